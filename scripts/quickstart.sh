@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# From a fresh clone to a trained model and its report: set up, then run the demo. Options go to the demo.
+#
+#   bash scripts/quickstart.sh            the whole path
+#   bash scripts/quickstart.sh --quick    the same path, shortened
+#
+# Run again after an interruption: it goes on where it stopped.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash scripts/setup.sh --runtime
+exec "${VT_VENV:-.venv}/bin/videothinker" demo --out runs/demo "$@"

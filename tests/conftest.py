@@ -1,0 +1,87 @@
+"""What the tests share: the repository's root, its scripts as modules, and a browser."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def load_script(name: str) -> ModuleType:
+    """Import `scripts/NAME.py` without making scripts/ a package."""
+    spec = importlib.util.spec_from_file_location(f"scripts_{name}", ROOT / "scripts" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def notebooks() -> list[Path]:
+    """Every notebook of the project, in order."""
+    found = (p.relative_to(ROOT / "nbs") for p in (ROOT / "nbs").rglob("*.ipynb"))
+    return sorted(ROOT / "nbs" / p for p in found if not any(part[0] in "._" for part in p.parts))
+
+
+def find_chromium() -> str | None:
+    """The path of a Chromium, from CHROMIUM or the PATH."""
+    names = (os.environ.get("CHROMIUM", ""), *BROWSERS)
+    return next((found for name in names if name and (found := shutil.which(name))), None)
+
+
+def without_browser() -> None:
+    """Skip on a desk, fail where CI=true: a check that silently does not run is no check."""
+    why = "no Chromium: install it (apt-get install chromium) or set CHROMIUM to its path"
+    if os.environ.get("CI") == "true":
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+@pytest.fixture(scope="session")
+def command() -> str:
+    """The installed `videothinker` command of this environment."""
+    path = Path(sys.executable).parent / "videothinker"
+    assert path.exists(), f"{path} is missing: pip install -e ."
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    """A headless Chromium, driven by Playwright."""
+    path = find_chromium()
+    if path is None:
+        without_browser()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_page(browser) -> Iterator[Callable]:
+    """Open a local file as a page whose `errors` and `requests` (anything that is not a local file) are recorded."""
+    pages = []
+
+    def open_file(path: Path, **options):
+        page = browser.new_page(**options)
+        page.errors, page.requested = [], []
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.on("console", lambda line: page.errors.append(line.text) if line.type == "error" else None)
+        page.on("request", lambda r: page.requested.append(r.url) if r.url.startswith(("http", "ws")) else None)
+        page.goto(Path(path).resolve().as_uri())
+        pages.append(page)
+        return page
+
+    yield open_file
+    for page in pages:
+        page.close()

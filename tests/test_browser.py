@@ -1,0 +1,349 @@
+"""The report and the viewer in a real browser: they draw, they answer clicks and keys, and they load nothing."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from videothinker.report import write_report
+from videothinker.schema import Sample, Segment
+from videothinker.video import Frames, Sampling, read_frames
+from videothinker.viewer import View, trace_viewer, view_html
+
+pytestmark = pytest.mark.browser
+
+EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
+N_VIEWS = 13
+
+
+def make_clip(path: Path, seconds: int, seed: int) -> str:
+    """A small H.264 clip at 10 frames a second in which a square and then a disc move."""
+    import av
+
+    colours = np.array([(220, 40, 40), (70, 120, 240), (40, 190, 90), (235, 200, 40), (180, 80, 220)])
+    first, second = np.random.default_rng(seed).permutation(5)[:2]
+    y, x = np.mgrid[:56, :56]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"crf": "18", "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = 56, 56, "yuv420p"
+        for time in np.arange(10 * seconds) / 10:
+            frame = np.zeros((56, 56, 3), np.uint8)
+            left, up = 44 - 7 * np.clip(time - 1, 0, 4), 44 - 7 * np.clip(time - 6, 0, 4)
+            frame[(abs(x - left) < 6) & (abs(y - 14) < 6)] = colours[first]
+            frame[np.hypot(x - 38, y - up) < 6] = colours[second]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return str(path)
+
+
+def make_frames(folder: Path, seconds: int = 12, seed: int = 0) -> Frames:
+    """The frames a model would see of such a clip."""
+    clip = make_clip(folder / f"clip-{seed}.mp4", seconds, seed)
+    return read_frames(clip, Sampling(fps=1, size=(56, 56)), timeout=None)
+
+
+def make_view(frames: Frames, k: int) -> View:
+    """A view with one right segment, one late one, and now and then one after the end of the clip."""
+    late, more = 6 + k % 4, ""
+    if k % 3 == 0:
+        more = (
+            f"<time>00:0{late}-00:11</time> <caption>the disc goes on, {'and on ' * 30}</caption> <think>long</think> "
+        )
+    if k % 4 == 1:
+        more += "<time>00:14-00:19</time> <caption>a cross moves down</caption> <think>it would be the last</think> "
+    trace = (
+        "<time>00:01-00:05</time> <caption>a square moves left</caption> <think>it ends at 5 seconds</think> "
+        f"<time>00:0{late}-00:10</time> <caption>a disc moves up</caption> <think>it starts after the square</think> "
+        f"{more}The disc is last. <answer>{'AB'[k % 2]}</answer>"
+    )
+    sample = Sample(
+        problem="Which shape moves last?",
+        options=["A. the square", "B. the disc", "C. the green cross", "D. the yellow ring"],
+        solution="<answer>B</answer>",
+        id=f"toy-{k:03d}",
+        segments=[Segment(1, 5, "a square moves left"), Segment(6, 10, "a disc moves up")],
+    )
+    return View.of(sample, frames, trace if k else "no tags at all", stage="after GRPO", sample=k)
+
+
+def make_summary() -> dict:
+    """A summary like that of a real run, with the base not run out of domain."""
+
+    def cell(accuracy: float, n: int, miou: float) -> dict:
+        half = 1.96 * math.sqrt(accuracy * (1 - accuracy) / n)
+        blind = {"accuracy": 0.26, "ci_low": 0.2, "ci_high": 0.32, "n": n}
+        controls = {"no_video": blind, "other_video": {**blind, "accuracy": 0.24}, "chance": 0.257}
+        scores = {"r@0.3": miou + 0.15, "r@0.5": miou, "r@0.7": miou - 0.2, "precision": miou - 0.05}
+        interval = {"ci_low": accuracy - half, "ci_high": accuracy + half}
+        return {
+            "n": n,
+            "accuracy": accuracy,
+            **interval,
+            "format_rate": 0.97,
+            "miou": miou,
+            **scores,
+            "controls": controls,
+        }
+
+    kinds = ("wrong time", "wrong colour", "leaked answer", "broken tags", "wrong event")
+    counts = {"planted": 12, "caught": 11, "answer_changing": 9, "answer_changing_caught": 9}
+    paired = [
+        {"a": "sft", "b": "base", "split": "id", "difference": 0.24, "ci_low": 0.15, "ci_high": 0.33},
+        {"a": "grpo", "b": "sft", "split": "id", "difference": 0.08, "ci_low": 0.01, "ci_high": 0.15},
+        {"a": "grpo", "b": "sft", "split": "ood", "difference": 0.03, "ci_low": -0.06, "ci_high": 0.12},
+    ]
+    return {
+        "stages": {
+            "base": {"id": cell(0.31, 256, 0.21)},
+            "sft": {"id": cell(0.55, 256, 0.52), "ood": cell(0.41, 128, 0.36)},
+            "grpo": {"id": cell(0.63, 256, 0.55), "ood": cell(0.44, 128, 0.37)},
+        },
+        "paired": [{**pair, "metric": "accuracy", "n": 256, "clusters": 80} for pair in paired],
+        "curation": {
+            "n": 400,
+            "kept": 371,
+            "accepted_after": [301, 48, 15, 7],
+            "reasons": {"reader": 88, "format": 31, "time": 12, "leak": 9},
+            "planted": dict.fromkeys(kinds, counts),
+            "correct": 300,
+            "false_rejects": 0,
+        },
+        "seeds": {"toy world": 0, "SFT": 1, "GRPO": 2},
+        "versions": {"videothinker": "0.1.0", "torch": "2.15.0", "transformers": "5.23.0"},
+        "seconds": {"toyworld": 21.3, "curate": 4.2, "sft": 312.4, "grpo": 1801.9, "eval": 240.1},
+    }  # fmt: skip
+
+
+def make_curves() -> dict[str, list[dict]]:
+    """Noisy logs as training writes them."""
+    rng = np.random.default_rng(0)
+    sft = [{"step": i, "loss": float(0.2 + 2.5 * np.exp(-i / 40) + 0.05 * rng.random())} for i in range(1, 301)]
+    grpo = []
+    for i in range(1, 91):
+        right = float(np.clip(0.5 + 0.2 * (1 - np.exp(-i / 30)) + 0.06 * rng.standard_normal(), 0, 1))
+        form = float(np.clip(0.93 + 0.05 * (1 - np.exp(-i / 10)) + 0.01 * rng.standard_normal(), 0, 1))
+        length, idle = float(88 + 4 * rng.standard_normal()), float(np.clip(0.35 + 0.1 * rng.standard_normal(), 0, 1))
+        grpo.append({"step": i, "reward": right + form, "reward_correct": right, "reward_format": form,
+                     "completion_length": length, "frac_reward_zero_std": idle})  # fmt: skip
+    steps = range(0, 91, 15)
+    return {
+        "sft": sft,
+        "grpo": grpo,
+        "eval": [{"step": i, "accuracy": 0.55 + i / 1100, "format_rate": 0.95 + i / 3000} for i in steps],
+    }
+
+
+def make_report(folder: Path, n_views: int = N_VIEWS) -> Path:
+    """A report of a synthetic run with real clips."""
+    clips = [make_frames(folder, 12, seed) for seed in range(3)]
+    views = [make_view(clips[k % 3], k) for k in range(n_views)]
+    return write_report(folder / "report.html", make_summary(), make_curves(), views)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    return make_report(tmp_path_factory.mktemp("report"))
+
+
+CROSS = """const cross = boxes => boxes.flatMap(([a, p], i) => boxes.slice(i + 1).filter(([b, q]) =>
+    p.left < q.right - 1.5 && q.left < p.right - 1.5 && p.top < q.bottom - 2 && q.top < p.bottom - 2).map(([b]) => a + ' over ' + b));
+"""
+OVERLAPS = f"""() => {{ {CROSS}
+    return [...document.querySelectorAll('figure.chart svg')].flatMap(svg => {{
+        const boxes = [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()]);
+        const frame = svg.getBoundingClientRect(), outside = boxes.filter(([text, p]) => p.left < frame.left - 1
+            || p.right > frame.right + 1 || p.top < frame.top - 1 || p.bottom > frame.bottom + 1);
+        return [...outside.map(([text]) => text + ' leaves its chart'), ...cross(boxes)];
+    }});
+}}"""
+LANE_OVERLAPS = f"""() => {{ {CROSS}
+    return [...document.querySelectorAll('.vt-track')].flatMap(track => {{
+        const seen = [...track.querySelectorAll('.vt-seg, span')].filter(e => e.offsetParent);
+        return cross(seen.map(e => [e.textContent, e.getBoundingClientRect()]));
+    }});
+}}"""
+
+
+@pytest.mark.parametrize("width", [1400, 800, 390])
+def test_report_is_whole_and_nothing_overlaps(open_page, report, width):
+    page = open_page(report, viewport={"width": width, "height": 900})
+    assert page.errors == [] and page.requested == []
+    assert page.locator("figure.chart").count() == 6
+    for figure in page.locator("figure.chart").all():
+        labels = figure.locator(".axis-label").all_text_contents()
+        assert labels and all(label.strip() for label in labels) and figure.locator(".tick").count() >= 4
+    assert page.evaluate(OVERLAPS) == []
+    assert page.locator("[data-testid=videothinker-viewer]").count() == N_VIEWS >= 12
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
+        "the page itself scrolls sideways"
+    )
+    assert page.locator("img").evaluate_all("images => images.every(i => i.complete && i.naturalWidth > 0)")
+
+
+def test_report_units_are_on_the_axes(open_page, report):
+    labels = open_page(report).locator(".axis-label").all_text_contents()
+    for unit in (
+        "nats per token",
+        "tokens per completion",
+        "mean reward per completion",
+        "(%)",
+        "GRPO step",
+        "SFT step",
+    ):
+        assert any(unit in label for label in labels), unit
+
+
+@pytest.mark.parametrize("width", [1400, 800, 390])
+def test_labels_of_lanes_and_axes_do_not_overlap(open_page, report, width, tmp_path):
+    assert open_page(report, viewport={"width": width, "height": 900}).evaluate(LANE_OVERLAPS) == []
+    times = np.array([0.0, 40.0, 900.0, 905.0, 2000.0, 3600.0])
+    frames = Frames(np.zeros((6, 224, 392, 3), np.uint8), times, 3723.4)
+    ranges = [(60, 1200), (500, 1700), (800, 900), (3000, 9000), (10, 5), (5000, 6000), (7000, 7500)]
+    predicted = [Segment(start, end, "a very long caption " * 9) for start, end in ranges]
+    film = View(
+        "film", "What happens?", ["A. long " * 40, "B. b"], frames, [Segment(1, 9, "short")], predicted, "", "A", "B"
+    )
+    (tmp_path / "film.html").write_text(view_html(film), encoding="utf-8")
+    page = open_page(tmp_path / "film.html", viewport={"width": width, "height": 900})
+    assert page.errors == [] and page.evaluate(LANE_OVERLAPS) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.locator(".vt-frame").count() == 6 and page.locator('[data-segment="predicted 6"]').is_visible()
+
+
+def test_clicking_a_segment_moves_the_cursor(open_page, report):
+    page = open_page(report)
+    viewer = page.locator("[data-testid=videothinker-viewer]").nth(2)
+    assert viewer.locator(".vt-cursor").get_attribute("data-time") == "0"
+    viewer.locator('[data-segment="predicted 2"]').click()
+    assert float(viewer.locator(".vt-cursor").get_attribute("data-time")) == 8.0
+    assert "selected predicted 2" in viewer.locator(".vt-status").text_content()
+    assert viewer.locator(".vt-block.on .vt-caption").all_text_contents() == ["a disc moves up"]
+    assert viewer.locator(".vt-frame.in").count() == 2  # the frames at 8 and 9 s lie in 8 to 10 s
+    assert viewer.locator(".vt-frame.on").count() == 1
+    cursor, segment = (
+        viewer.locator(".vt-cursor").bounding_box(),
+        viewer.locator('[data-segment="predicted 2"]').bounding_box(),
+    )
+    assert abs(cursor["x"] - segment["x"]) < 3
+    viewer.locator(".vt-frame").nth(3).click()
+    assert "frame 4 of 12" in viewer.locator(".vt-status").text_content() and viewer.locator(".vt-seg.on").count() == 2
+    others = page.locator("[data-testid=videothinker-viewer]").nth(3)
+    assert others.locator(".vt-cursor").get_attribute("data-time") == "0"  # viewers do not move each other
+
+
+def test_viewer_answers_keys(open_page, report):
+    page = open_page(report)
+    viewer = page.locator("[data-testid=videothinker-viewer]").nth(2)
+    axis, status = viewer.get_by_role("slider"), viewer.locator(".vt-status")
+    axis.focus()
+    page.keyboard.press("ArrowRight")
+    assert axis.get_attribute("aria-valuetext") == "1.0 s"
+    page.keyboard.press("End")
+    assert axis.get_attribute("aria-valuenow") == "12.00"
+    page.keyboard.press("ArrowLeft")
+    assert axis.get_attribute("aria-valuetext") == "11.0 s"
+    page.keyboard.press("]")
+    assert "selected predicted 1" in status.text_content()
+    page.keyboard.press("[")
+    assert "selected true 2" in status.text_content()
+    viewer.locator('[data-segment="true 1"]').focus()
+    page.keyboard.press("Enter")
+    assert "selected true 1" in status.text_content()
+    assert page.errors == []
+
+
+WIDGET = """async source => {
+    const module = await import(URL.createObjectURL(new Blob([source.esm], { type: 'text/javascript' })));
+    const state = { data: source.data, time: 0, selected: '' }, listeners = {};
+    window.model = { state, saved: 0, listeners, get: k => state[k], save_changes() { this.saved++; },
+        set(k, v) { state[k] = v; (listeners['change:' + k] || []).forEach(f => f()); },
+        on: (name, f) => (listeners[name] = listeners[name] || []).push(f),
+        off: (name, f) => { listeners[name] = listeners[name].filter(g => g !== f); } };
+    window.clean = module.default.render({ model: window.model, el: document.body });
+}"""
+
+
+def test_live_widget_follows_python_and_reports_back(open_page, tmp_path):
+    """The widget's own module with a model that behaves like anywidget's."""
+    widget = trace_viewer(make_view(make_frames(tmp_path), 2))
+    (tmp_path / "empty.html").write_text("<!doctype html><title>empty</title>", encoding="utf-8")
+    page = open_page(tmp_path / "empty.html")
+    page.evaluate(WIDGET, {"esm": widget._esm, "data": widget.data})
+    page.evaluate("model.set('time', 6.5)")  # as when Python moves the cursor
+    assert (
+        page.locator(".vt-cursor").get_attribute("data-time") == "6.5"
+        and "6.5 s: frame 7" in page.locator(".vt-status").text_content()
+    )
+    page.locator('[data-segment="true 2"]').click()
+    assert page.evaluate("[model.state.time, model.state.selected, model.saved]") == [6, "true 2", 1]
+    page.evaluate("clean()")
+    assert page.evaluate("Object.values(model.listeners).flat().length") == 0 and page.errors == []
+
+
+def test_times_outside_the_clip_are_flagged(open_page, report):
+    viewer = open_page(report).locator("[data-testid=videothinker-viewer]").nth(1)
+    assert "lies after the end of the clip" in viewer.locator(".vt-row").all_text_contents()[2]
+    track, last = (
+        viewer.locator(".vt-track").nth(1).bounding_box(),
+        viewer.locator('[data-segment="predicted 3"]').bounding_box(),
+    )
+    assert last["x"] + last["width"] <= track["x"] + track["width"] + 1
+    nothing = viewer.page.locator("[data-testid=videothinker-viewer]").nth(0)
+    assert "none named" in nothing.locator(".vt-board").text_content() and "— no answer" in nothing.text_content()
+
+
+CONTRAST = """() => {
+    const channel = v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+    const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).slice(0, 3).map(v => channel(+v)); return .2126 * r + .7152 * g + .0722 * b; };
+    const ground = light(getComputedStyle(document.body).backgroundColor);
+    const texts = [...document.querySelectorAll('svg text, .note, .vt-status, td, th, p, h2')];
+    return Math.min(...texts.map(e => {
+        const style = getComputedStyle(e), ink = light(e.namespaceURI.endsWith('svg') ? style.fill : style.color);
+        return (Math.max(ink, ground) + .05) / (Math.min(ink, ground) + .05);
+    }));
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_are_readable_in_light_and_dark(open_page, report, scheme):
+    assert open_page(report, color_scheme=scheme).evaluate(CONTRAST) >= 4.5  # WCAG AA
+
+
+def test_hostile_texts_stay_texts(open_page, tmp_path):
+    frames = make_frames(tmp_path)
+    view = View(
+        EVIL, EVIL, [f"A. {EVIL}"], frames, [Segment(0, 2, EVIL)], [Segment(1, 3, EVIL)], EVIL, "A", EVIL, {EVIL: EVIL}
+    )
+    (tmp_path / "view.html").write_text(view_html(view), encoding="utf-8")
+    worst = {
+        "title": EVIL,
+        "story": EVIL,
+        "stages": {EVIL: {EVIL: {"n": EVIL, "accuracy": 0.5}}},
+        "seeds": {EVIL: EVIL},
+    }
+    write_report(tmp_path / "report.html", worst, {}, [view])
+    for name in ("view.html", "report.html"):
+        page = open_page(tmp_path / name)
+        assert page.evaluate("window.hacked") is None and page.errors == [] and page.requested == []
+        assert "onerror" in page.locator(".vt-question").text_content()
+
+
+def test_report_of_nothing(open_page, tmp_path):
+    page = open_page(write_report(tmp_path / "report.html", {}, {}, []))
+    assert page.errors == [] and "not run" in page.locator("body").text_content() and page.evaluate(OVERLAPS) == []
+
+
+def test_one_point_and_crossing_lines(open_page, tmp_path):
+    curves = {
+        "sft": [{"step": 5, "loss": 1.234567}],
+        "grpo": [{"step": 1, "reward": 1, "reward_correct": 0.5, "reward_format": 0.5}],
+        "eval": [
+            {"step": 0, "accuracy": 1.0, "format_rate": 1.0},
+            {"step": 10_000, "accuracy": 0.999, "format_rate": 1.0},
+        ],
+    }
+    page = open_page(write_report(tmp_path / "report.html", make_summary(), curves, []))
+    assert page.errors == [] and page.evaluate(OVERLAPS) == []

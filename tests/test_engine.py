@@ -1,0 +1,178 @@
+"""The engine against a real server: killed in the middle it goes on, and what was answered is never asked again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from videothinker.engine import OpenAIEngine, Request, chat, read_answers
+
+N, CONCURRENCY = 60, 4
+CANARY = "sk-canary-31415926535"
+CLIENT = """
+import sys
+from videothinker.engine import OpenAIEngine, Request, chat
+
+url, cache, n, concurrency = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+with OpenAIEngine(url, "toy", "TOY_KEY", cache, concurrency=concurrency, pause=0.01) as engine:
+    answers = engine.complete([Request(chat("s", f"question {i}"), max_tokens=8) for i in range(n)])
+    print("\\n".join(map(str, answers)))
+    print("sent", engine.usage.sent, file=sys.stderr)
+"""
+
+
+class Server(ThreadingHTTPServer):
+    """Speaks /v1/chat/completions; `fail(question, times seen)` gives a reply's status, `delay` its seconds."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.seen: Counter[str] = Counter()
+        self.lock, self.delay, self.busy, self.busiest = threading.Lock(), 0.0, 0, 0
+        self.fail: Any = lambda question, seen: 200
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        server = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        question = body["messages"][-1]["content"]
+        with server.lock:
+            server.seen[question] += 1
+            server.busy += 1
+            server.busiest = max(server.busiest, server.busy)
+            status = server.fail(question, server.seen[question])
+        time.sleep(server.delay)
+        answer = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
+                  "choices": [{"index": 0, "finish_reason": "stop",
+                               "message": {"role": "assistant", "content": question.upper()}}],
+                  "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}}
+        code = "insufficient_quota" if status == 429 else "other"
+        problem = {"error": {"message": f"refused: {self.headers['Authorization']}", "code": code}}
+        data = json.dumps(answer if status == 200 else problem).encode()
+        with server.lock:
+            server.busy -= 1
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(data)
+        except OSError:
+            pass  # the client was killed
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("TOY_KEY", CANARY)
+    with Server() as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+def start(server: Server, cache: Path) -> subprocess.Popen[str]:
+    """The client in a process of its own, that can be killed."""
+    args = [sys.executable, "-c", CLIENT, server.url, str(cache), str(N), str(CONCURRENCY)]
+    env = {**os.environ, "TOY_KEY": CANARY}
+    return subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def recorded(cache: Path) -> int:
+    """Whole answers on disk."""
+    return cache.read_bytes().count(b"\n") if cache.exists() else 0
+
+
+def ask(*questions: str) -> list[Request]:
+    return [Request(chat("s", question), max_tokens=8) for question in questions]
+
+
+def test_a_killed_run_goes_on_and_pays_nothing_twice(server: Server, tmp_path: Path) -> None:
+    cache = tmp_path / "cache.jsonl"
+    server.delay = 0.02
+    for wanted in (7, 25, 40):  # killed three times, each time a bit further
+        client = start(server, cache)
+        deadline = time.monotonic() + 60
+        while recorded(cache) < wanted and client.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        client.send_signal(signal.SIGKILL)
+        client.communicate()
+        assert client.returncode == -signal.SIGKILL, "it finished before it could be killed: make the server slower"
+        answers, _ = read_answers(cache.read_bytes())
+        paid = {answer.text for answer in answers.values()}
+        before = Counter(server.seen)
+    with cache.open("ab") as file:
+        file.write(b'{"key": "torn li')  # and once in the middle of a line
+    client = start(server, cache)
+    out, err = client.communicate(timeout=60)
+    assert client.returncode == 0, err
+    assert out.splitlines() == [f"QUESTION {i}" for i in range(N)]
+    assert f"sent {N - len(paid)}" in err
+    for question, seen in server.seen.items():  # what was on disk has not been asked again
+        assert question.upper() not in paid or seen == before[question]
+    assert sum(server.seen.values()) <= N + 3 * CONCURRENCY  # only what was under way at a kill
+    assert recorded(cache) == N and CANARY not in cache.read_text()
+
+
+def test_a_finished_run_costs_nothing_and_changes_nothing(server: Server, tmp_path: Path) -> None:
+    cache = tmp_path / "cache.jsonl"
+    first, _ = start(server, cache).communicate(timeout=60)
+    data, seen = cache.read_bytes(), Counter(server.seen)
+    second, _ = start(server, cache).communicate(timeout=60)
+    assert second == first and cache.read_bytes() == data and server.seen == seen
+
+
+def test_concurrency_is_used_and_limited(server: Server) -> None:
+    server.delay = 0.05
+    with OpenAIEngine(server.url, "toy", "TOY_KEY", concurrency=3) as engine:
+        assert None not in engine.complete(ask(*map(str, range(12))))
+    assert server.busiest == 3
+
+
+def test_storms_of_failures_are_waited_out(server: Server) -> None:
+    server.fail = lambda question, seen: (200, 503, 408, 500)[(seen + int(question)) % 4]
+    with OpenAIEngine(server.url, "toy", "TOY_KEY", retries=5, pause=0.01) as engine:
+        assert engine.complete(ask(*map(str, range(20)))) == [str(i) for i in range(20)]
+        assert engine.errors == [] and engine.usage.sent > 20
+
+
+def test_a_slow_server_is_a_passing_failure(server: Server) -> None:
+    server.delay = 1.0
+    with OpenAIEngine(server.url, "toy", "TOY_KEY", retries=1, timeout=0.1, pause=0.01) as engine:
+        assert engine.complete(ask("slow")) == [None]
+        assert engine.usage.sent == 2 and "Timeout" in engine.errors[0][1]
+
+
+def test_an_empty_account_stops_the_run(server: Server, tmp_path: Path) -> None:
+    server.fail = lambda question, seen: 429  # with the code insufficient_quota
+    with OpenAIEngine(server.url, "toy", "TOY_KEY", tmp_path / "c.jsonl", concurrency=1, pause=0.01) as engine:
+        assert engine.complete(ask(*map(str, range(50)))) == [None] * 50
+        assert engine.usage.sent == 1 and len(engine.errors) == 50
+        assert CANARY not in repr(engine) + repr(engine.errors) + repr(vars(engine)["errors"])
+    assert recorded(tmp_path / "c.jsonl") == 0  # failures are asked again another day
+
+
+def test_the_budget_outlives_a_restart(server: Server, tmp_path: Path) -> None:
+    cache, room = tmp_path / "c.jsonl", 200
+    for _ in range(3):
+        with OpenAIEngine(server.url, "toy", "TOY_KEY", cache, budget_tokens=room) as engine:
+            engine.complete(ask(*map(str, range(100))))
+            assert any("budget" in reason for _, reason in engine.errors)
+    answers, _ = read_answers(cache.read_bytes())
+    assert 0 < 15 * len(answers) <= room and sum(server.seen.values()) == len(answers)

@@ -1,0 +1,419 @@
+"""The scripts: set-up that can be interrupted, counting that cannot miss a failure, checks that can fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, load_script
+
+SHELL = [ROOT / ".ci" / "run", *sorted((ROOT / "scripts").glob("*.sh")), *sorted((ROOT / ".githooks").iterdir())]
+
+
+def run(*args: object, **env: object) -> subprocess.CompletedProcess[str]:
+    """Run a command in the repository with some variables changed."""
+    changed = {**os.environ, **{k: str(v) for k, v in env.items()}}
+    return subprocess.run(
+        [str(a) for a in args], cwd=ROOT, env=changed, text=True, capture_output=True, timeout=120, check=False
+    )
+
+
+# Shell scripts in general
+
+
+@pytest.mark.parametrize("path", SHELL, ids=lambda p: p.name)
+def test_shell_scripts_parse_and_stop_at_errors(path: Path) -> None:
+    done = run("bash", "-n", path)
+    assert done.returncode == 0, done.stderr
+    assert os.access(path, os.X_OK)
+    assert "set -euo pipefail" in path.read_text()
+
+
+def test_ci_closes_with_the_totals() -> None:
+    assert 'echo "$passed passed, $failed failed"' in (ROOT / ".ci" / "run").read_text()
+    assert "bash scripts/test.sh" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").glob("*.y*ml")), ids=lambda p: p.name)
+def test_workflows_pin_their_actions(path: Path) -> None:
+    jobs = yaml.safe_load(path.read_text())["jobs"]
+    used = [step["uses"] for job in jobs.values() for step in job["steps"] if "uses" in step]
+    assert used
+    assert all(re.fullmatch(r"[\w.-]+/[\w./-]+@v\d+", u) for u in used), used
+
+
+# scripts/setup.sh, with a Python whose `venv` and `pip` only write down what they were asked
+
+FAKE_VENV_PYTHON = """#!/usr/bin/env bash
+case "$*" in
+    "-m pip --version") exit 0 ;;
+    "-m pip install"*)
+        all="$*"
+        echo "pip ${all##*--disable-pip-version-check }" >> "$FAKE_LOG"
+        case "${FAKE_FAIL:-}" in
+            kill) [[ "$*" == *" -e "* ]] && kill -9 "$PPID" ;;
+            fail) [[ "$*" == *" -e "* ]] && { echo "no such package" >&2; exit 1; } ;;
+        esac
+        exit 0 ;;
+esac
+exit 99
+"""
+FAKE_PYTHON = f"""#!/usr/bin/env bash
+if [ "$1 $2" = "-m venv" ]; then
+    echo "venv ${{*:3:$#-3}}" >> "$FAKE_LOG"
+    dir="${{@: -1}}"
+    [ "$3" = --clear ] && rm -rf "$dir"
+    mkdir -p "$dir/bin"
+    touch "$dir/pyvenv.cfg"
+    cp "$(dirname "$0")/venv-python" "$dir/bin/python"
+    exit 0
+fi
+exec {sys.executable} "$@"
+"""
+
+
+class Setup:
+    """scripts/setup.sh with a fake Python, and the log of what it asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.venv, self.log = folder / "venv", folder / "log"
+        self.python = folder / "bin" / "python3"
+        self.python.parent.mkdir()
+        for path, text in ((self.python, FAKE_PYTHON), (self.python.with_name("venv-python"), FAKE_VENV_PYTHON)):
+            path.write_text(text)
+            path.chmod(0o755)
+
+    def __call__(self, *args: str, **env: object) -> subprocess.CompletedProcess[str]:
+        given = {"VT_VENV": self.venv, "VT_PYTHON": self.python, "FAKE_LOG": self.log, **env}
+        return run("bash", "scripts/setup.sh", *args, **given)
+
+    def asked(self) -> list[str]:
+        """What was asked for since the last call."""
+        lines = [line.strip() for line in self.log.read_text().splitlines()] if self.log.exists() else []
+        self.log.unlink(missing_ok=True)
+        return lines
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Setup:
+    return Setup(tmp_path)
+
+
+def test_setup_installs_once(setup: Setup) -> None:
+    done = setup()
+    assert done.returncode == 0, done.stderr
+    assert setup.asked() == ["venv", "pip torch torchvision", "pip -e .[dev]"]
+    again = setup()
+    assert again.returncode == 0 and "up to date" in again.stdout
+    assert setup.asked() == []
+
+
+def test_setup_runtime_is_less_than_dev(setup: Setup) -> None:
+    assert setup("--runtime").returncode == 0
+    assert setup.asked() == ["venv", "pip torch torchvision", "pip -e ."]
+    assert "up to date" in setup("--runtime").stdout
+    assert setup().returncode == 0
+    assert setup.asked() == ["pip torch torchvision", "pip -e .[dev]"]
+    assert "up to date" in setup("--runtime").stdout
+
+
+def test_setup_killed_in_the_middle_begins_afresh(setup: Setup) -> None:
+    assert setup(FAKE_FAIL="kill").returncode == -signal.SIGKILL
+    setup.asked()
+    done = setup()
+    assert done.returncode == 0 and "interrupted" in done.stdout
+    assert setup.asked() == ["venv --clear", "pip torch torchvision", "pip -e .[dev]"]
+    assert "up to date" in setup().stdout
+
+
+def test_setup_goes_on_after_a_failed_installation(setup: Setup) -> None:
+    done = setup(FAKE_FAIL="fail")
+    assert done.returncode == 1
+    assert "no such package" in done.stderr and "Run this command again" in done.stderr
+    setup.asked()
+    assert setup().returncode == 0
+    assert setup.asked() == ["pip torch torchvision", "pip -e .[dev]"]
+
+
+def test_setup_refuses_an_old_python(tmp_path: Path) -> None:
+    old = tmp_path / "python3"
+    old.write_text("#!/bin/sh\necho 3.9.18\n")
+    old.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = run("bash", "scripts/setup.sh", PATH=path, VT_VENV=tmp_path / "venv", VT_PYTHON="")
+    assert done.returncode == 1
+    assert "3.9.18" in done.stderr and "Python 3.11 or newer" in done.stderr and "VT_PYTHON" in done.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def test_setup_says_what_is_missing_or_unknown(tmp_path: Path) -> None:
+    missing = run("bash", "scripts/setup.sh", VT_PYTHON=tmp_path / "python4", VT_VENV=tmp_path / "venv")
+    assert missing.returncode == 1 and "was not found" in missing.stderr
+    unknown = run("bash", "scripts/setup.sh", "--fast", VT_VENV=tmp_path / "venv")
+    assert unknown.returncode == 2 and "--fast" in unknown.stderr
+    assert "VT_VENV" in run("bash", "scripts/setup.sh", "--help").stdout
+
+
+def test_setup_leaves_a_folder_alone_that_is_no_environment(setup: Setup) -> None:
+    setup.venv.mkdir()
+    (setup.venv / "thesis.txt").write_text("three years")
+    done = setup()
+    assert done.returncode == 1 and "not a virtual environment" in done.stderr
+    assert (setup.venv / "thesis.txt").read_text() == "three years"
+
+
+def test_quickstart_sets_up_and_runs_the_demo(setup: Setup) -> None:
+    assert setup("--runtime").returncode == 0
+    demo = setup.venv / "bin" / "videothinker"
+    demo.write_text('#!/bin/sh\necho "demo got: $*"\n')
+    demo.chmod(0o755)
+    done = run("bash", "scripts/quickstart.sh", "--quick", VT_VENV=setup.venv, VT_PYTHON=setup.python)
+    assert done.returncode == 0, done.stderr
+    assert "demo got: demo --out runs/demo --quick" in done.stdout
+
+
+# scripts/chromium.sh
+
+
+def test_chromium_is_found_by_its_variable(tmp_path: Path) -> None:
+    fake = tmp_path / "my-chrome"
+    fake.write_text("#!/bin/sh\n")
+    fake.chmod(0o755)
+    assert run("bash", "scripts/chromium.sh", CHROMIUM=fake).stdout.strip() == str(fake)
+
+
+def test_chromium_missing_says_how_to_get_it(tmp_path: Path) -> None:
+    for tool in ("bash", "id"):
+        (tmp_path / tool).symlink_to(str(shutil.which(tool)))
+    done = run(tmp_path / "bash", "scripts/chromium.sh", PATH=tmp_path, CHROMIUM="")
+    assert done.returncode == 1 and done.stdout == ""
+    assert "apt-get install chromium" in done.stderr
+
+
+# scripts/count_tests.py
+
+LOG = "Starting /r/nbs/00_a.ipynb\n- Completed /r/nbs/00_a.ipynb\n- Completed /r/nbs/tutorials/b.ipynb\nSuccess.\n"
+FAILED = LOG.replace("Success.", "\nnbdev Tests Failed On The Following Notebooks:\n" + "=" * 50 + "\n\tb.ipynb")
+XML = '<testsuites><testsuite tests="7" failures="{}" errors="{}" skipped="1"/></testsuites>'
+
+
+def test_count_tells_passed_from_failed_from_missing() -> None:
+    count = load_script("count_tests").notebook_results
+    both = {"00_a.ipynb", "tutorials/b.ipynb"}
+    assert count(LOG, both) == (both, set())
+    assert count(FAILED, both) == ({"00_a.ipynb"}, {"tutorials/b.ipynb"})
+    assert count(LOG, both | {"01_c.ipynb"}) == (both, {"01_c.ipynb"})
+    assert count("", both) == (set(), both)
+
+
+@pytest.mark.parametrize(
+    ("log", "nb_rc", "xml", "py_rc", "last", "status"),
+    [
+        (LOG, "0", XML.format(0, 0), "0", "8 passed, 0 failed", 0),
+        (LOG, "124", XML.format(0, 0), "0", "8 passed, 1 failed", 1),
+        (FAILED, "1", XML.format(0, 0), "0", "7 passed, 1 failed", 1),
+        (LOG, "0", XML.format(1, 1), "1", "6 passed, 2 failed", 1),
+        (LOG, "0", XML.format(0, 0), "2", "8 passed, 1 failed", 1),
+        (LOG, "0", None, "4", "2 passed, 1 failed", 1),
+    ],
+)
+def test_count_ends_with_the_totals(
+    log: str, nb_rc: str, xml: str | None, py_rc: str, last: str, status: int,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    count = load_script("count_tests")
+    monkeypatch.setattr(count, "expected_notebooks", lambda: {"00_a.ipynb", "tutorials/b.ipynb"})
+    (tmp_path / "nb").write_text(log)
+    if xml:
+        (tmp_path / "xml").write_text(xml)
+    assert count.main(str(tmp_path / "nb"), nb_rc, str(tmp_path / "xml"), py_rc) == status
+    assert capsys.readouterr().out.splitlines()[-1] == last
+
+
+# Notebooks, package and README
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def notebook(*cells: dict, **metadata: object) -> dict:
+    """A notebook with these cells."""
+    cells = tuple({**cell, "id": f"c-{i}"} for i, cell in enumerate(cells))
+    return {"cells": list(cells), "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+
+
+def code(source: str, **data: str) -> dict:
+    """A code cell with an output."""
+    outputs = [{"output_type": "display_data", "data": data, "metadata": {}}] if data else []
+    return {"cell_type": "code", "execution_count": 3, "metadata": {}, "source": [source],
+            "outputs": outputs}  # fmt: skip
+
+
+def text(source: str) -> dict:
+    """A markdown cell."""
+    return {"cell_type": "markdown", "metadata": {}, "source": [source]}
+
+
+def test_clean_removes_widget_state_and_keeps_the_html() -> None:
+    clean = load_script("clean_nbs").cleaned
+    nb = notebook(
+        code("w", **{WIDGET: "id 17", "text/html": "<b>w</b>", "text/plain": "<W at 0x7f>"}), widgets={"x": 1}
+    )
+    once = clean(json.dumps(nb))
+    data = json.loads(once)["cells"][0]["outputs"][0]["data"]
+    assert data == {"text/html": "<b>w</b>", "text/plain": "<W>"}
+    assert json.loads(once)["metadata"] == {}
+    assert clean(once) == once
+
+
+def test_clean_check_reports_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps(notebook(code("1"), widgets={"x": 1})))
+    before = path.read_bytes()
+    script = ROOT / "scripts" / "clean_nbs.py"
+    done = run(sys.executable, script, "--check", path)
+    assert done.returncode == 1 and "not clean" in done.stdout
+    assert path.read_bytes() == before
+    assert run(sys.executable, script, path).returncode == 0
+    assert run(sys.executable, script, "--check", path).returncode == 0
+
+
+def test_readme_hides_what_is_hidden_and_links_into_the_repository() -> None:
+    make = load_script("readme").readme
+    links = "[a](00_a.ipynb#x) [b](../data/README.md) [c](https://e.org/d.ipynb)"
+    nb = notebook(text("# T\n\n> sub"), code("#| hide\nsecret"), code("#| echo: true\nshown  "), text(links))
+    made = make(nb)
+    assert made.startswith("# T\n\n> sub\n")
+    assert "secret" not in made and "echo" not in made and "```python\nshown\n```" in made
+    assert made.endswith("[a](nbs/00_a.ipynb#x) [b](data/README.md) [c](https://e.org/d.ipynb)\n")
+    with pytest.raises(ValueError, match="subtitle"):
+        make(notebook(text("no heading")))
+
+
+def test_readme_is_the_notebook() -> None:
+    nb = json.loads((ROOT / "nbs" / "index.ipynb").read_text(encoding="utf-8"))
+    assert load_script("readme").readme(nb) == (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_readme_links_lead_somewhere() -> None:
+    for name in ("README.md", "CONTRIBUTING.md", "data/README.md"):
+        page = ROOT / name
+        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{name} links to {link}"
+
+
+def test_check_export_sees_every_kind_of_change() -> None:
+    check = load_script("check_export")
+    assert check.changed({"a": b"1", "b": b"1", "c": b"1"}, {"a": b"1", "b": b"2", "d": b"1"}) == ["b", "c", "d"]
+    seen = check.snapshot()
+    assert {"nbs/index.ipynb", "videothinker/__init__.py", "README.md", "pyproject.toml"} <= set(seen)
+
+
+def test_docs_run_only_what_a_page_needs() -> None:
+    from execnb.nbio import dict2nb
+    from nbdev.process import NBProcessor
+
+    docs = load_script("build_docs")
+    sources = ["#| export\nx = 1", "import os", "import os\nos.remove('x')", "y = 2", "#| eval: false\nimport os"]
+    nb = NBProcessor(nb=dict2nb(notebook(*(code(s) for s in sources)))).nb
+    assert [docs.needed(c) for c in nb.cells] == [True, True, False, False, False]
+
+
+def test_docs_links_follow_the_pages() -> None:
+    relink = load_script("build_docs").relink
+    page = "[a](00_a.ipynb) [b](../00_a.ipynb#x) [c](../data/README.md) [d](10_a.ipynb)"
+    assert relink(page, {"00_a.ipynb": "a.ipynb"}, "https://e.org/r") == (
+        "[a](a.ipynb) [b](../a.ipynb#x) [c](https://e.org/r/data/README.md) [d](10_a.ipynb)"
+    )
+
+
+def test_dist_check_names_what_is_missing(tmp_path: Path) -> None:
+    missing = load_script("check_dist").missing
+    dist, root = tmp_path / "dist", tmp_path / "root"
+    dist.mkdir()
+    (root / "videothinker").mkdir(parents=True)
+    (root / "videothinker" / "a.py").write_text("")
+    with zipfile.ZipFile(dist / "v.whl", "w") as wheel:
+        for name in ("videothinker/a.py", "tests/t.py", "v.dist-info/METADATA"):
+            wheel.writestr(name, "")
+    with tarfile.open(dist / "v.tar.gz", "w:gz") as tar:
+        for name in ("setup.py", "LICENSE", "README.md"):
+            (tmp_path / name).write_text("")
+            tar.add(tmp_path / name, f"v-0.1/{name}")
+    assert missing(dist, root) == [
+        "wheel: no videothinker/py.typed",
+        "sdist: no settings.ini",
+        "sdist: no videothinker/a.py",
+        "sdist: no videothinker/py.typed",
+        "wheel: unexpected tests",
+    ]
+
+
+# Git
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small git repository with the project's notebook merge driver installed, and a home of its own."""
+    home, repo = tmp_path / "home", tmp_path / "repo"
+    home.mkdir()
+    for name in ("scripts", ".githooks", "nbs", "videothinker"):
+        (repo / name).mkdir(parents=True)
+    for name in (".gitattributes", ".gitconfig", "settings.ini", "scripts/install_hooks.sh", ".githooks/pre-commit"):
+        shutil.copy2(ROOT / name, repo / name)
+    for name in [n for n in os.environ if n.startswith("GIT_") or n == "VT_VENV"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    git(repo, "init", "--quiet", "--initial-branch=main")
+    git(repo, "config", "user.name", "A")
+    git(repo, "config", "user.email", "a@example.org")
+    subprocess.run(["bash", "scripts/install_hooks.sh"], cwd=repo, check=True, capture_output=True)
+    return repo
+
+
+def git(repo: Path, *args: str, check: bool = True) -> str:
+    """Run git in `repo` and return what it printed."""
+    done = subprocess.run(["git", *args], cwd=repo, text=True, capture_output=True, check=False)
+    assert done.returncode == 0 or not check, done.stderr
+    return done.stdout
+
+
+def test_hooks_are_installed_for_this_clone_only(clone: Path) -> None:
+    assert git(clone, "config", "core.hooksPath").strip() == ".githooks"
+    assert "nbdev_merge" in git(clone, "config", "--includes", "merge.nbdev-merge.driver")
+    assert list((clone.parent / "home").iterdir()) == []
+
+
+def test_conflicting_notebooks_stay_notebooks(clone: Path) -> None:
+    path = clone / "nbs" / "00_a.ipynb"
+
+    def commit(source: str) -> None:
+        path.write_text(json.dumps(notebook(code(source)), indent=1))
+        git(clone, "add", "-A")
+        git(clone, "commit", "--quiet", "--no-verify", "-m", source)
+
+    commit("x = 1")
+    git(clone, "checkout", "--quiet", "-b", "other")
+    commit("x = 2")
+    git(clone, "checkout", "--quiet", "main")
+    commit("x = 3")
+    git(clone, "merge", "other", check=False)
+    sources = ["".join(c["source"]) for c in json.loads(path.read_text())["cells"]]
+    assert "x = 2" in sources and "x = 3" in sources
+    assert any("<<<<<<<" in s for s in sources), "the conflict is marked between the cells"
+
+
+def test_commit_without_the_environment_says_what_to_do(clone: Path) -> None:
+    git(clone, "add", "-A")
+    done = run("git", "-C", clone, "commit", "-m", "x")
+    assert done.returncode != 0 and "bash scripts/setup.sh" in done.stderr
