@@ -149,7 +149,8 @@ def report(tmp_path_factory) -> Path:
 
 
 CROSS = """const cross = boxes => boxes.flatMap(([a, p], i) => boxes.slice(i + 1).filter(([b, q]) =>
-    p.left < q.right - 1.5 && q.left < p.right - 1.5 && p.top < q.bottom - 2 && q.top < p.bottom - 2).map(([b]) => a + ' over ' + b));
+    p.left < q.right - 1.5 && q.left < p.right - 1.5 && p.top < q.bottom - 2 && q.top < p.bottom - 2
+    ).map(([b]) => a + ' over ' + b));
 """
 OVERLAPS = f"""() => {{ {CROSS}
     return [...document.querySelectorAll('figure.chart svg')].flatMap(svg => {{
@@ -297,7 +298,8 @@ def test_times_outside_the_clip_are_flagged(open_page, report):
 
 CONTRAST = """() => {
     const channel = v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
-    const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).slice(0, 3).map(v => channel(+v)); return .2126 * r + .7152 * g + .0722 * b; };
+    const numbers = colour => colour.match(/[\\d.]+/g).slice(0, 3).map(Number);
+    const light = colour => numbers(colour).map(channel).reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
     const ground = light(getComputedStyle(document.body).backgroundColor);
     const texts = [...document.querySelectorAll('svg text, .note, .vt-status, td, th, p, h2')];
     return Math.min(...texts.map(e => {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,27 @@ def _frame(
     return parts
 
 
+def _lines(drawn: dict[str, list[Point]], place: Callable[[Point], Point]) -> tuple[list[str], list[Point]]:
+    """Lines and dots of the series, and where each line ends."""
+    parts, ends = [], []
+    for k, points in enumerate(drawn.values()):
+        window = _window(points)
+        lines = [(points, "raw")] * (window > 1) + [(running_mean(points, window), "line")]
+        for values, kind in lines:
+            path = "L".join(f"{x:.1f} {y:.1f}" for x, y in map(place, values))
+            parts.append(f'<path class="{kind} s{k % 5}" d="M{path}"/>')
+        if window == 1:
+            parts += [
+                f'<circle class="dot s{k % 5}" r="3.2" cx="{x:.1f}" cy="{y:.1f}"/>' for x, y in map(place, points)
+            ]
+        ends.append(place(lines[-1][0][-1]))
+    return parts, ends
+
+
+def _window(points: Sequence[Point]) -> int:
+    return len(points) // 15 // 2 * 2 + 1 if len(points) > 40 else 1
+
+
 def line_chart(
     title: str, x_label: str, y_label: str, series: dict[str, list[Point]], y_range: tuple[float, float] | None = None
 ) -> str:
@@ -121,43 +142,28 @@ def line_chart(
     `<figure>…</figure>`; with nothing to draw, the axes' names and "not run".
     """
     drawn = {name: points for name, points in series.items() if points}
-    width, height = 560, 310
     every = [p for points in drawn.values() for p in points]
     if not every:
-        parts = [
-            _text(280, 150, "not run", "empty"),
-            _text(280, 296, x_label, "axis-label"),
-            _text(16, 140, y_label, "axis-label", turn=True),
-        ]
-        return _figure(title, "", width, height, parts)
-    low, high = y_range or (min(y for _, y in every), max(y for _, y in every))
-    xs, ys = nice_ticks(min(x for x, _ in every), max(x for x, _ in every), 6), nice_ticks(low, high)
-    room = 7.2 * max(len(name) for name in drawn) + 16 if len(drawn) > 1 else 14.0
-    box = (64.0, 12.0, width - room, height - 54.0)
+        labels = [_text(280, 296, x_label, "axis-label"), _text(16, 140, y_label, "axis-label", turn=True)]
+        return _figure(title, "", 560, 310, [_text(280, 150, "not run", "empty"), *labels])
+    xs = nice_ticks(min(x for x, _ in every), max(x for x, _ in every), 6)
+    ys = nice_ticks(*(y_range or (min(y for _, y in every), max(y for _, y in every))))
+    right = 560.0 - (7.2 * max(map(len, drawn)) + 16 if len(drawn) > 1 else 14)
+    box = (64.0, 12.0, right, 256.0)  # left, top, right, bottom
 
     def place(p: Point) -> Point:
-        x = box[0] + (p[0] - xs[0]) / (xs[-1] - xs[0]) * (box[2] - box[0])
-        return x, box[3] - (min(max(p[1], ys[0]), ys[-1]) - ys[0]) / (ys[-1] - ys[0]) * (box[3] - box[1])
+        y = min(max(p[1], ys[0]), ys[-1])
+        return (64 + (p[0] - xs[0]) / (xs[-1] - xs[0]) * (right - 64), 256 - (y - ys[0]) / (ys[-1] - ys[0]) * 244)
 
-    parts, ends, window = _frame(xs, ys, box, (x_label, y_label)), [], 1
-    for k, points in enumerate(drawn.values()):
-        window = max(1, len(points) // 15) if len(points) > 40 else 1
-        lines = [(points, "raw")] * (window > 1) + [(running_mean(points, window), "line")]
-        for values, kind in lines:
-            path = "L".join(f"{x:.1f} {y:.1f}" for x, y in map(place, values))
-            parts.append(f'<path class="{kind} s{k % 5}" d="M{path}"/>')
-        if len(points) <= 40:
-            parts += [
-                f'<circle class="dot s{k % 5}" r="3.2" cx="{x:.1f}" cy="{y:.1f}"/>' for x, y in map(place, points)
-            ]
-        ends.append(place(lines[-1][0][-1]))
+    parts, ends = _lines(drawn, place)
     if len(drawn) > 1:
-        heights = spread([y for _, y in ends], 16, box[1] + 4, box[3] - 4)
+        heights = spread([y for _, y in ends], 16, 16, 252)
         for k, (name, (x, y), at) in enumerate(zip(drawn, ends, heights, strict=True)):
-            parts.append(f'<path class="lead s{k % 5}" d="M{x:.1f} {y:.1f}L{box[2] + 6:.1f} {at:.1f}"/>')
-            parts.append(_text(box[2] + 9, at + 4, name, f"name t{k % 5}", "start"))
-    note = f"thick: running mean over {window // 2 * 2 + 1} logged steps" if window > 1 else ""
-    return _figure(title, note, width, height, parts)
+            parts.append(f'<path class="lead s{k % 5}" d="M{x:.1f} {y:.1f}L{right + 6:.1f} {at:.1f}"/>')
+            parts.append(_text(right + 9, at + 4, name, f"name t{k % 5}", "start"))
+    window = max(map(_window, drawn.values()))
+    note = f"thick: running mean over {window} logged steps" if window > 1 else ""
+    return _figure(title, note, 560, 310, [*_frame(xs, ys, box, (x_label, y_label)), *parts])
 
 # %% ../nbs/16_report.ipynb #c16-016
 CHART_CSS = """
@@ -189,28 +195,28 @@ def interval_chart(title: str, x_label: str, rows: Sequence[dict[str, Any]]) -> 
     """
     height = 26 * max(1, len(rows)) + 64
     box = (10 + 7.4 * max((len(row["label"]) for row in rows), default=8), 8.0, 476.0, height - 52.0)
-    x = [box[0] + k * (box[2] - box[0]) / 100 for k in range(101)].__getitem__
     if not rows:
-        return _figure(
-            title, "", 560, 120, [_text(280, 60, "not run", "empty"), _text(280, 110, x_label, "axis-label")]
-        )
+        empty = [_text(280, 60, "not run", "empty"), _text(280, 110, x_label, "axis-label")]
+        return _figure(title, "", 560, 120, empty)
+
+    def x(value: float) -> float:
+        return box[0] + min(max(value, 0.0), 100.0) * (box[2] - box[0]) / 100
+
     parts = [f'<path class="rule" d="M{x(k):.1f} {box[1]:.1f}V{box[3]:.1f}"/>' for k in range(0, 101, 20)]
     parts += [_text(x(k), box[3] + 17, str(k), "tick") for k in range(0, 101, 20)]
     parts.append(_text((box[0] + box[2]) / 2, box[3] + 38, x_label, "axis-label"))
     for i, row in enumerate(rows):
-        y, value, colour = box[1] + 26 * i + 14, round(row["value"]), f"s{row.get('colour', 0) % 5}"
-        low, high = row.get("low"), row.get("high")
+        y, colour, value = box[1] + 26 * i + 14, f"s{row.get('colour', 0) % 5}", row["value"]
+        low, high, mark = row.get("low"), row.get("high"), row.get("mark")
         parts.append(_text(box[0] - 8, y + 4, row["label"], "row-label", "end"))
-        if row.get("mark") is not None:
-            parts.append(f'<path class="mark" d="M{x(round(row["mark"])):.1f} {y - 12:.1f}v24"/>')
+        if mark is not None:
+            parts.append(f'<path class="mark" d="M{x(mark):.1f} {y - 12:.1f}v24"/>')
         if low is not None and high is not None:
-            ends = [x(round(min(max(v, 0), 100))) for v in (low, high)]
-            parts.append(f'<path class="bar {colour}" d="M{ends[0]:.1f} {y:.1f}H{ends[1]:.1f}"/>')
-        parts.append(f'<circle class="dot {colour}" r="5" cx="{x(min(max(value, 0), 100)):.1f}" cy="{y:.1f}"/>')
-        parts.append(_text(484, y + 4, f"{row['value']:.1f} %", "value", "start"))
-    return _figure(
-        title, "bars: 95 % confidence; dashed: guessing" if any(r.get("mark") for r in rows) else "", 560, height, parts
-    )
+            parts.append(f'<path class="bar {colour}" d="M{x(low):.1f} {y:.1f}H{x(high):.1f}"/>')
+        parts.append(f'<circle class="dot {colour}" r="5" cx="{x(value):.1f}" cy="{y:.1f}"/>')
+        parts.append(_text(484, y + 4, f"{value:.1f} %", "value", "start"))
+    note = "bars: 95 % confidence; dashed: guessing" if any(row.get("mark") for row in rows) else ""
+    return _figure(title, note, 560, height, parts)
 
 # %% ../nbs/16_report.ipynb #c16-023
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> str:
