@@ -141,7 +141,6 @@ function draw(el, model) {
     b.setAttribute("aria-label", tip); b.onclick = () => go(time, selected); return b; };
   const marks = [];  // [element, test of (time, selected)]
 """
-
 _THEME_CSS = """
 .vt { --ink: var(--jp-ui-font-color1, #1b1f24); --soft: var(--jp-ui-font-color2, #59636e); --ground: var(--jp-layout-color0, #fff);
   --line: var(--jp-border-color2, #d0d7de); --pred: #d55e00; --true: #0072b2;
@@ -171,7 +170,6 @@ _HEAD = r"""
   if (!d.options.length && (d.answer || d.predicted_answer)) options.append(h("li", "", d.predicted_answer || "none", h("em", "vt-chosen", "model’s answer")),
     h("li", "", d.answer || "not known", h("em", "vt-right", "right answer")));
 """
-
 _HEAD_CSS = """\
 .vt-head { display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: baseline; color: var(--soft); font-size: 12.5px; }
 .vt-head strong { font-size: 15px; color: var(--ink); }
@@ -197,7 +195,6 @@ _STRIP = r"""
     strip.append(b);
   });
 """
-
 _STRIP_CSS = """\
 .vt-board { display: grid; grid-template-columns: 74px minmax(0, 1fr); grid-template-rows: repeat(4, auto); row-gap: 5px; }
 .vt-box { container-type: inline-size; }
@@ -230,7 +227,6 @@ _LANES = r"""
     return track;
   };
 """
-
 _LANES_CSS = """\
 .vt .vt-seg { position: absolute; height: 24px; min-width: 4px; border-radius: 3px; overflow: hidden; white-space: nowrap;
   text-overflow: ellipsis; padding: 0 5px; line-height: 21px; font-size: 12.5px; }
@@ -269,7 +265,6 @@ _AXIS = r"""
     e.preventDefault();
   };
 """
-
 _AXIS_CSS = """\
 .vt-axis { height: 31px; border-top: 1px solid var(--soft); cursor: pointer; touch-action: none; }
 .vt-axis span { position: absolute; top: 10px; transform: translateX(-50%); font-size: 12px; color: var(--soft); white-space: nowrap; }
@@ -288,7 +283,6 @@ _BOARD = r"""
   board.append(over);
   const status = h("div", "vt-status"); status.setAttribute("aria-live", "polite");
 """
-
 _BOARD_CSS = """\
 .vt-over { grid-column: 2; grid-row: 1 / -1; position: relative; pointer-events: none; }
 .vt-cursor { position: absolute; top: 0; bottom: 27px; width: 0; border-left: 2px solid var(--ink); filter: drop-shadow(0 0 1px var(--ground)); }
@@ -312,7 +306,6 @@ _LISTS = r"""
   };
   const lists = h("div", "vt-lists", list("predicted", "Predicted segments (hatched)", "true"), list("true", "True segments (solid)", "predicted"));
 """
-
 _LISTS_CSS = """\
 .vt-lists { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 4px 28px; }
 .vt-lists h4, .vt-trace h4 { font-size: 12.5px; font-weight: 600; color: var(--soft); margin: 4px 0 2px; }
@@ -338,7 +331,6 @@ _TRACE = r"""
   }
   if (!d.trace.length) trace.append(h("div", "vt-none", "nothing"));
 """
-
 _TRACE_CSS = """\
 .vt-trace { margin-top: 10px; overflow-wrap: anywhere; }
 .vt-block { border-left: 4px solid var(--line); padding: 2px 8px; margin: 3px 0; }

@@ -214,7 +214,7 @@ def add_teacher_flags(parser: argparse.ArgumentParser) -> None:
     add("--cache", help="file that keeps every paid answer, so that none is paid for twice")
     add("--truth", help="captions that the scripted teacher looks up for question-labelled rows")
     add("--mistake-rate", type=float, default=0.25, help="scripted teacher: share of traces with a planted mistake")
-    add("--check-share", type=float, default=0.35, help="scripted teacher: share of traces that check the options one by one")
+    add("--check-share", type=float, default=0.5, help="scripted teacher: share of traces that check the options one by one")
     add("--workers", type=int, default=4, help="rows worked on at the same time")
     add("--seed", type=int, default=0, help="of the scripted teacher")
 

@@ -30,7 +30,7 @@ class Plan:
     world: WorldSize = field(default_factory=WorldSize)
     questions_per_clip: int = 2       # of caption-labelled clips
     mistake_rate: float = 0.25        # of the scripted teacher, each attempt
-    check_share: float = 0.35         # traces that check the options one by one; the others go straight to the letter
+    check_share: float = 0.5          # traces that check the options one by one; the others go straight to the letter
     probe_questions: int = 100        # validation questions of a learning curve's point
     sft: Recipe = field(default_factory=lambda: Recipe("sft"))
     grpo: Recipe = field(default_factory=lambda: Recipe("grpo"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -236,7 +236,7 @@ def write_results(records: Sequence[Record], samples: Sequence[Sample], folder: 
                                                      "accuracy": right / max(len(rows), 1), "unreadable_videos": sum(bool(r.error) for r in records)})
 
 # %% ../nbs/14_evaluation.ipynb #c14-040
-def evaluate_stage(model: Any, encoder: Encoder, splits: dict[str, Sequence[Sample]], folder: str | Path, name: str,
+def evaluate_stage(model: Any, encoder: Encoder, splits: Mapping[str, Sequence[Sample]], folder: str | Path, name: str,
                    max_new_tokens: int = 1024) -> tuple[dict[str, Any], dict[str, list[Record]]]:
     """Everything that is measured of one model: each split under its own clips and the two controls, beside chance.
 

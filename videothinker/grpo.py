@@ -391,5 +391,6 @@ def train_grpo(model_path: str | Path, samples: Sequence[Sample], settings: Sett
     reference = load_model(model_path)[0].requires_grad_(False) if args.beta else None
     trainer = VideoGRPOTrainer(model, args, kept, encoder, rewards, reference, [checkpoint_mark(), *callbacks])
     trainer.train(resume_from_checkpoint=finished_checkpoint(args.output_dir))
-    save_model(trainer.accelerator.unwrap_model(trainer.model), processor, out / "model", settings)
+    if trainer.is_world_process_zero():
+        save_model(trainer.accelerator.unwrap_model(trainer.model), processor, out / "model", settings)
     return {"rows": len(kept), "skipped": skipped, "log": trainer.state.log_history}

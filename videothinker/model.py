@@ -57,7 +57,7 @@ class Style:
 STYLES: dict[str, Style] = {
     "video-thinker": Style(PAPER_SYSTEM.format(slip=""), PAPER_ASK.format(gap=" ")),
     "video-thinker-official": Style(PAPER_SYSTEM.format(slip="such as "), PAPER_ASK.format(gap="")),
-    "short": Style("", "Watch the key segments, think and answer."),
+    "short": Style("", "Describe the video and check the options."),
     "letter": Style("", "Answer with the letter."),
 }
 
@@ -241,7 +241,7 @@ class Encoder:
     """
 
     def __init__(self, processor: Any, video_root: Any, sampling: Sampling, style: str = "video-thinker",
-                 cache_dir: str | Path | None = None, timeout: float | None = 60.0, keep: int = 1024):
+                 cache_dir: str | Path | None = None, timeout: float | None = 60.0, keep: int = 1024) -> None:
         self.processor, self.video_root, self.sampling, self.style = processor, video_root, sampling, style
         self.cache_dir, self.timeout = cache_dir, timeout
         self._prompt = lru_cache(maxsize=keep)(self._encode)

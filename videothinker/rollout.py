@@ -15,9 +15,9 @@ from torch import Tensor
 from .model import Batch, Family, Prompt, collate
 
 # %% auto #0
-__all__ = ['Completion', 'Decoding', 'prefill', 'draw', 'generate', 'texts']
+__all__ = ['Completion', 'Decoding', 'prefill', 'draw', 'record', 'generate', 'texts']
 
-# %% ../nbs/11_rollout.ipynb #c11-003
+# %% ../nbs/11_rollout.ipynb #c11-005
 @dataclass
 class Completion:
     """One sampled answer to a prompt."""
@@ -26,10 +26,13 @@ class Completion:
     logprobs: list[float]  # log-probability of each id under the distribution it was drawn from
     finished: bool        # False when it ran into the length limit
 
-
+# %% ../nbs/11_rollout.ipynb #c11-006
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are drawn; `temperature=0` takes the most likely one."""
+    """How tokens are drawn; `temperature=0` takes the most likely one.
+
+    `top_p` below 1 and a `top_k` above 0 cut the distribution off; for training leave them alone, since what is cut off has no log-probability.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -47,33 +50,45 @@ class Decoding:
             logits = TopPLogitsWarper(self.top_p)(None, logits)
         return logits.log_softmax(-1)
 
-# %% ../nbs/11_rollout.ipynb #c11-004
+# %% ../nbs/11_rollout.ipynb #c11-008
 def prefill(model: Any, batch: Batch) -> tuple[Tensor, Any]:
-    """Run the prompts once: the next-token logits [B, V] and the key-value cache."""
+    """Run the prompts (padded on the left) once: the next-token logits [B, V], float32, and the key-value cache."""
     out = model(**batch.model_inputs(), use_cache=True, logits_to_keep=1)
     return out.logits[:, -1].float(), out.past_key_values
 
-
+# %% ../nbs/11_rollout.ipynb #c11-009
 def draw(log_probs: Tensor, greedy: bool, generator: torch.Generator | None) -> Tensor:
-    """One token a row. [B, V] → [B]"""
+    """One token a row, the most likely one when `greedy`. Log-probabilities [B, V] → ids [B]"""
     if greedy:
         return log_probs.argmax(-1)
     return torch.multinomial(log_probs.exp(), 1, generator=generator).squeeze(-1)
 
+# %% ../nbs/11_rollout.ipynb #c11-012
+def record(done: list[Completion], rows: Tensor, token: Tensor, logprob: Tensor, eos_token: int) -> Tensor:
+    """Write one step's tokens into the completions of their `rows` that are not finished.
 
+    Parameters: `rows`, `token`, `logprob`, each [live]: which completion a row of the batch writes, its new token and the token's log-probability.
+    Returns: bool [live], which rows go on.
+    """
+    for row, t, lp in zip(rows.tolist(), token.tolist(), logprob.tolist(), strict=True):
+        if not done[row].finished:
+            done[row].ids.append(t)
+            done[row].logprobs.append(lp)
+            done[row].finished = t == eos_token
+    return torch.tensor([not done[r].finished for r in rows.tolist()], device=rows.device)
+
+# %% ../nbs/11_rollout.ipynb #c11-014
 @torch.inference_mode()
 def generate(model: Any, prompts: Sequence[Prompt], family: Family, n: int = 1, decoding: Decoding = Decoding(),
              seed: int = 0) -> list[list[Completion]]:
-    """Sample `n` completions of every prompt.
-
-    Each prompt is encoded and prefilled once; its cache is then repeated `n` times (Video-R1, TRL and their relatives repeat the *prompt*,
-    vision tower included). Rows that are finished leave the batch, so the longest completion does not hold up the others' memory.
+    """Sample `n` completions of every prompt; each prompt is encoded and prefilled once.
 
     Parameters
     ----------
     model, family : a loaded model and its constants.
     prompts : B encoded questions.
     n : completions of each.
+    decoding : temperature, cut-offs, length limit.
     seed : the draw is a pure function of it (with the model and the prompts).
 
     Returns
@@ -83,40 +98,32 @@ def generate(model: Any, prompts: Sequence[Prompt], family: Family, n: int = 1, 
     device = model.device
     batch = collate(prompts, None, family, left=True).to(device)
     logits, cache = prefill(model, batch)
-    generator = torch.Generator(device).manual_seed(seed)
-    forbidden = torch.tensor(family.suppressed, device=device)
     cache.batch_repeat_interleave(n)
     logits, mask = logits.repeat_interleave(n, 0), batch.attention_mask.repeat_interleave(n, 0)  # [B·n, …]
     position = batch.position_ids.amax((0, 2)).repeat_interleave(n)  # [B·n] the last position so far
+    generator = torch.Generator(device).manual_seed(seed)
+    forbidden = torch.tensor(family.suppressed, device=device, dtype=torch.long)
     done = [Completion([], [], False) for _ in range(len(prompts) * n)]
     rows = torch.arange(len(done), device=device)  # which completion each live row writes
     for step in range(decoding.max_new_tokens):
         logits[:, forbidden] = -torch.inf
         log_probs = decoding.log_probs(logits)
         token = draw(log_probs, decoding.temperature == 0, generator)  # [live]
-        chosen = log_probs.gather(1, token[:, None]).squeeze(1).tolist()
-        ended = token == family.eos_token
-        for row, t, lp, end in zip(rows.tolist(), token.tolist(), chosen, ended.tolist(), strict=True):
-            if not done[row].finished:
-                done[row].ids.append(t)
-                done[row].logprobs.append(lp)
-                done[row].finished = end
-        live = torch.tensor([not done[r].finished for r in rows.tolist()], device=device)
+        live = record(done, rows, token, log_probs.gather(1, token[:, None]).squeeze(1), family.eos_token)
         if not live.any() or step + 1 == decoding.max_new_tokens:
             break
         if live.float().mean() < 0.75:  # drop finished rows once they are worth a copy of the cache
             keep = live.nonzero().squeeze(1)
             cache.batch_select_indices(keep)
             rows, token, mask, position = rows[keep], token[keep], mask[keep], position[keep]
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        position = position + 1
-        out = model(input_ids=token[:, None], attention_mask=mask, position_ids=position[None, :, None].expand(3, -1, 1),
-                    past_key_values=cache, use_cache=True)
-        logits = out.logits[:, -1].float()
+        mask, position = torch.cat([mask, mask.new_ones(len(mask), 1)], 1), position + 1
+        logits = model(input_ids=token[:, None], attention_mask=mask, position_ids=position[None, :, None].expand(3, -1, 1),
+                       past_key_values=cache, use_cache=True).logits[:, -1].float()
     return [done[i * n:(i + 1) * n] for i in range(len(prompts))]
 
-
+# %% ../nbs/11_rollout.ipynb #c11-015
 def texts(completions: Sequence[Completion], processor: Any) -> list[str]:
     """What the completions say, without the end token."""
     tok = processor.tokenizer
-    return [tok.decode([i for i in c.ids if i != tok.convert_tokens_to_ids("<|im_end|>")]) for c in completions]
+    end = tok.convert_tokens_to_ids("<|im_end|>")
+    return [tok.decode([i for i in c.ids if i != end]) for c in completions]

@@ -16,40 +16,44 @@ from .model import Encoder, Family, Settings, collate, family_of, load_model, re
 from .schema import Sample
 
 # %% auto #0
-__all__ = ['target_text', 'TraceCollator', 'finished_checkpoint', 'checkpoint_mark', 'probe_callback', 'train_sft']
+__all__ = ['target_text', 'TraceCollator', 'finished_checkpoint', 'checkpoint_mark', 'resume_point', 'probe_callback',
+           'train_sft']
 
-# %% ../nbs/09_sft.ipynb #c09-003
+# %% ../nbs/09_sft.ipynb #c09-005
 def target_text(sample: Sample) -> str:
-    """What the model should write for a row: the trace, then its answer tag (SFT rows keep them apart: `process`, `solution`)."""
+    """What the model should write for a row: the trace, then its answer tag (SFT rows keep them apart: `process`, `solution`).
+
+    Raises: ValueError when the row has no trace.
+    """
     if not sample.process:
         raise ValueError(f"row {sample.id or sample.problem[:40]!r} has no `process`: SFT needs rows with traces (run `videothinker curate`)")
     return f"{sample.process.rstrip()} {sample.solution}"
 
-
+# %% ../nbs/09_sft.ipynb #c09-008
 class TraceCollator:
-    """Indices of rows → the model's inputs, with labels on the trace and nowhere else.
+    """Indices of rows → the model's inputs, with labels on the trace and its end token and nowhere else.
 
-    Video-R1's collator masks padding and *image* tokens only, so that its loss also runs over the prompt and thousands of video
-    placeholders. Here `Batch.completion_mask` says what may be learned.
+    Parameters
+    ----------
+    samples : rows with traces.
+    encoder : makes the prompts (see `model.Encoder`).
+    family : the model's constants.
     """
 
-    def __init__(self, samples: Sequence[Sample], encoder: Encoder, family: Family):
+    def __init__(self, samples: Sequence[Sample], encoder: Encoder, family: Family) -> None:
         self.samples, self.encoder, self.family = samples, encoder, family
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Collate `[{"index": i}, …]`."""
+        """Collate `[{"index": i}, …]` to the arguments of the model's forward, `labels` [B, L] among them."""
         samples = [self.samples[r["index"]] for r in rows]
         tok = self.encoder.processor.tokenizer
         targets = [tok(target_text(s), add_special_tokens=False)["input_ids"] + [self.family.eos_token] for s in samples]
         batch = collate([self.encoder(s) for s in samples], targets, self.family)
         return batch.model_inputs() | {"labels": batch.labels}
 
-# %% ../nbs/09_sft.ipynb #c09-004
+# %% ../nbs/09_sft.ipynb #c09-015
 def finished_checkpoint(folder: str | Path) -> str | None:
-    """The last checkpoint that was written to its end; half-written ones (killed while saving) are removed.
-
-    transformers writes checkpoints in place, so a folder name proves nothing. `CheckpointMark` puts a file into each finished one.
-    """
+    """The last checkpoint in `folder` that was written to its end, None without one; half-written ones (killed while saving) are removed."""
     done = []
     for path in sorted(Path(folder).glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1])):
         if (path / "finished").exists():
@@ -59,7 +63,7 @@ def finished_checkpoint(folder: str | Path) -> str | None:
             shutil.rmtree(path)
     return done[-1] if done else None
 
-
+# %% ../nbs/09_sft.ipynb #c09-016
 def checkpoint_mark() -> Any:
     """A trainer callback that marks each checkpoint as finished once all its files are on disk."""
     from transformers import TrainerCallback
@@ -70,12 +74,22 @@ def checkpoint_mark() -> Any:
 
     return CheckpointMark()
 
+# %% ../nbs/09_sft.ipynb #c09-018
+def resume_point(model_path: str | Path, folder: str | Path) -> tuple[str | Path, str | None]:
+    """Where to load weights from, and the checkpoint in `folder` to resume (None: start at the beginning).
 
+    The weights are the checkpoint's when it holds a whole model, else those of `model_path` (first start, adapters, sharded states).
+    """
+    last = finished_checkpoint(folder)
+    whole = last is not None and any(Path(last).glob("model*.safetensors"))
+    return (last if last and whole else model_path), last
+
+# %% ../nbs/09_sft.ipynb #c09-021
 def probe_callback(probe: Callable[[Any], dict[str, float]], every: int) -> Any:
-    """A trainer callback that measures the model before the first and after every `every`-th step.
+    """A trainer callback that measures the model before the first, after every `every`-th and after the last step.
 
-    What `probe(model)` returns goes into the trainer's own history as `probe_…`, so that it is saved with each checkpoint and a resumed run has one
-    unbroken curve.
+    What `probe(model)` returns goes into the trainer's own history as `probe_…`, so that it is saved with each checkpoint and a resumed
+    run has one unbroken curve. The model is put into evaluation mode for it, and back.
     """
     from transformers import TrainerCallback
 
@@ -96,7 +110,7 @@ def probe_callback(probe: Callable[[Any], dict[str, float]], every: int) -> Any:
 
     return Probe()
 
-# %% ../nbs/09_sft.ipynb #c09-005
+# %% ../nbs/09_sft.ipynb #c09-024
 def train_sft(model_path: str | Path, samples: Sequence[Sample], settings: Settings, video_root: Any, config: dict[str, Any],
               out: str | Path, peft: dict[str, Any] | None = None, freeze_vision: bool = True, callbacks: Sequence[Any] = (),
               **encoder_options: Any) -> dict[str, Any]:
@@ -108,35 +122,43 @@ def train_sft(model_path: str | Path, samples: Sequence[Sample], settings: Setti
     samples : rows with `process` and `solution`.
     settings : prompt style and sampling; saved with the model.
     video_root : where the rows' videos are (see `schema.resolve_path`).
-    config : fields of `trl.SFTConfig`.
+    config : fields of `trl.SFTConfig` (learning rate, batch size, steps, …).
     out : folder; the model goes to `out/model`, checkpoints beside it.
     peft : fields of `peft.LoraConfig`, None for full fine-tuning.
     freeze_vision : leave the vision tower as it is.
+    callbacks : further trainer callbacks (see `probe_callback`).
     encoder_options : further arguments of `model.Encoder` (`cache_dir`, `timeout`, `keep`).
 
     Returns
     -------
     {"rows", "skipped", "log"}: rows trained on, unreadable videos with reasons, and the trainer's log.
+
+    Raises
+    ------
+    ValueError when no row has a readable video, or a row has no trace.
     """
     from datasets import Dataset
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
-    model, processor = load_model(model_path)
+    for sample in samples:
+        target_text(sample)  # a row without a trace is found now, not in the middle of an epoch
+    out = Path(out)
+    weights, checkpoint = resume_point(model_path, out / "checkpoints")
+    model, processor = load_model(weights)
     encoder = Encoder(processor, **settings.encoder_options(video_root, **encoder_options))
     if freeze_vision:
         model.model.visual.requires_grad_(False)
     kept, skipped = readable(samples, encoder)
     if not kept:
         raise ValueError(f"none of the {len(samples)} rows has a readable video; first reason: {next(iter(skipped.values()), 'no rows')}")
-    out = Path(out)
     options = {"bf16": torch.cuda.is_available(), "use_cpu": not torch.cuda.is_available(), "report_to": "none", "logging_steps": 5} | config
     args = SFTConfig(output_dir=str(out / "checkpoints"), max_length=None, remove_unused_columns=False,
                      dataset_kwargs={"skip_prepare_dataset": True}, **options)
     trainer = SFTTrainer(model, args, TraceCollator(kept, encoder, family_of(model, processor)),
                          Dataset.from_dict({"index": list(range(len(kept)))}), processing_class=processor,
                          peft_config=LoraConfig(**peft) if peft else None, callbacks=[checkpoint_mark(), *callbacks])
-    trainer.train(resume_from_checkpoint=finished_checkpoint(args.output_dir))
+    trainer.train(resume_from_checkpoint=checkpoint)
     final = trainer.model.merge_and_unload() if peft else trainer.model
     save_model(final, processor, out / "model", settings)
     return {"rows": len(kept), "skipped": skipped, "log": trainer.state.log_history}

@@ -215,7 +215,8 @@ PHASES: tuple[tuple[int, str, dict[str, int], dict[str, int]], ...] = (
     (2000, "long", {"caption": 30, "words": 4, "letter": 2}, {"check": 14, "read": 8}),
     (2500, "long", {"caption": 20, "letter": 2}, {"reason": 24, "check": 4, "read": 4}),
     (2830, "long", {"describe": 10, "aloud": 16, "caption": 4, "letter": 2}, {"reason": 6, "check": 2}),
-    (10**9, "long", {"describe": 4, "aloud": 10, "letter": 1}, {"read": 40, "reason": 14}),
+    (2900, "long", {"describe": 4, "aloud": 10, "letter": 1}, {"read": 40, "reason": 14}),
+    (10**9, "long", {"describe": 2, "aloud": 8, "letter": 1}, {"read": 40, "reason": 12}),
 )
 
 # %% ../nbs/08b_tiny.ipynb #c08b-031
@@ -224,18 +225,15 @@ class BasePlan:
     """How the base is trained: steps of the vision tower, then steps of the language model (see `PHASES`)."""
 
     vision_steps: int = 600
-    steps: int = 3900
+    steps: int = 3450
     seed: int = 0
     save_every: int = 100
 
     def lr_at(self, step: int) -> float:
         """Linear warm-up and cosine decay, once for each stretch of `RATES`."""
-        start = 0
-        for until, peak, warmup, floor in RATES:
-            if step < until:
-                break
-            start = until
-        end = min(until, self.steps)
+        i = next(i for i, stretch in enumerate(RATES) if step < stretch[0])
+        until, peak, warmup, floor = RATES[i]
+        start, end = RATES[i - 1][0] if i else 0, min(until, self.steps)
         if start == 0:  # the first stretch decays from the end of its warm-up
             x, rise = (step - warmup) / max(1, end - warmup), (step + 1) / warmup
             return peak * (rise if step < warmup else floor + (1 - floor) * (1 + math.cos(math.pi * min(x, 1))) / 2)

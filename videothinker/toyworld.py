@@ -22,8 +22,7 @@ from .schema import Sample, Segment, atomic_write, option_line, write_json, writ
 __all__ = ['COLOURS', 'SHAPES', 'MOTIONS', 'HELD_OUT', 'PAIRS', 'SEEN', 'FAMILIES', 'SIDE', 'RADIUS', 'SUBTICK', 'CAPTION',
            'ORDINALS', 'COUNT_WEIGHTS', 'Question', 'SPLITS', 'Event', 'Scene', 'named_rng', 'draw_motions',
            'draw_scene', 'shape_mask', 'render_frame', 'frame_ticks', 'encode_scene', 'parse_caption', 'unique_extreme',
-           'solve', 'ask', 'balanced_questions', 'to_sample', 'WorldSize', 'file_digest', 'make_world', 'write_lines',
-           'TextGuesser']
+           'solve', 'ask', 'balanced_questions', 'to_sample', 'WorldSize', 'make_world', 'write_lines']
 
 # %% ../nbs/03_toyworld.ipynb #c03-005
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -44,14 +43,14 @@ SUBTICK = 24      # time base of the files: 1/24 s
 # %% ../nbs/03_toyworld.ipynb #c03-008
 @dataclass(frozen=True)
 class Event:
-    """One coloured shape crossing the picture from `start` to `end` (whole seconds)."""
+    """One coloured shape crossing the picture from `start` to `end` (whole seconds); `lane` is where across it moves, 0 to 1."""
 
     start: int
     end: int
     colour: str
     shape: str
     motion: str
-    lane: float = 0.5  # where across the picture it moves, 0..1
+    lane: float = 0.5
 
     @property
     def phrase(self) -> str:
@@ -71,7 +70,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Scene:
-    """A clip before it is encoded: its events, its length in seconds and the grey of its background."""
+    """A clip before it is encoded: events in time order, `duration` in seconds, `grey` of the background (0 to 255).
+
+    With `variable_rate` the frames come at irregular times (see `frame_ticks`).
+    """
 
     id: str
     events: tuple[Event, ...]
@@ -86,13 +88,13 @@ class Scene:
 
 # %% ../nbs/03_toyworld.ipynb #c03-011
 def named_rng(*names: object) -> np.random.Generator:
-    """A random generator that depends only on `names` (not on what was drawn before)."""
+    """A random generator that depends only on `names`, joined by `/` (not on what was drawn before)."""
     digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 # %% ../nbs/03_toyworld.ipynb #c03-014
 def draw_motions(rng: np.random.Generator, n_events: int) -> list[str]:
-    """Motions for a scene: one theme motion is used by exactly n events, n uniform on 0..3; the others are free."""
+    """Motions for a scene of `n_events` (at least 3): exactly n events share one motion, n uniform on 0..3; the others are free."""
     theme, n = rng.choice(MOTIONS), int(rng.integers(4))
     others = [m for m in MOTIONS if m != theme]
     return [str(m) for m in rng.permutation([theme] * n + list(rng.choice(others, n_events - n)))]
@@ -110,6 +112,10 @@ def draw_scene(scene_id: str, seed: int, n_events: Sequence[int] = (3, 4), pairs
     lengths : lengths of an event in seconds (drawn uniformly).
     min_duration, max_duration : bounds of the clip in seconds; draws outside are drawn again.
     variable_rate : encode with irregular frame times.
+
+    Returns
+    -------
+    Events with different (colour, shape) pairs that do not overlap, in time order.
     """
     rng = named_rng(seed, scene_id)
     while True:
@@ -121,13 +127,24 @@ def draw_scene(scene_id: str, seed: int, n_events: Sequence[int] = (3, 4), pairs
         if min_duration <= t <= max_duration:
             break
     picked, motions = rng.permutation(len(pairs))[:n], draw_motions(rng, n) if n >= 3 else list(rng.choice(MOTIONS, n))
-    events = tuple(Event(s, e, *pairs[p], str(m), round(float(rng.uniform(0.1, 0.9)), 3))
+    events = tuple(Event(s, e, pairs[p][0], pairs[p][1], str(m), round(float(rng.uniform(0.1, 0.9)), 3))
                    for (s, e), p, m in zip(spans, picked, motions, strict=True))
     return Scene(scene_id, events, t, int(rng.integers(15, 75)), variable_rate)
 
 # %% ../nbs/03_toyworld.ipynb #c03-017
 def shape_mask(shape: str, x: float, y: float, radius: float, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Which of the pixels `rows` × `columns` a shape centred on (`x`, `y`) covers: bool [rows, columns]."""
+    """Which pixels a shape covers.
+
+    Parameters
+    ----------
+    shape : one of `SHAPES`; anything else is a ValueError.
+    x, y, radius : its centre and half its size, pixels.
+    rows, columns : [R], [C] the pixels that are asked about.
+
+    Returns
+    -------
+    [R, C] bool.
+    """
     u = columns[None, :] + 0.5 - x  # [1, columns]
     v = rows[:, None] + 0.5 - y     # [rows, 1]
     r, far = np.hypot(u, v), np.maximum(np.abs(u), np.abs(v))
@@ -144,7 +161,7 @@ def shape_mask(shape: str, x: float, y: float, radius: float, rows: np.ndarray, 
 
 
 def render_frame(scene: Scene, time: float, side: int = SIDE) -> np.ndarray:
-    """The picture at `time` seconds: uint8 [side, side, 3]."""
+    """The picture of a scene at `time` (seconds): [side, side, 3] uint8 RGB, `side` in pixels."""
     frame = np.full((side, side, 3), scene.grey, np.uint8)
     for e in scene.events:
         if e.start <= time < e.end:
@@ -161,7 +178,7 @@ def render_frame(scene: Scene, time: float, side: int = SIDE) -> np.ndarray:
 
 # %% ../nbs/03_toyworld.ipynb #c03-022
 def frame_ticks(scene: Scene) -> list[int]:
-    """Presentation times of the clip's frames, in 1/24 s."""
+    """Presentation times of a clip's frames, in 1/24 s: every third, or at irregular distances of 2 to 6 from a stream of its own."""
     end = scene.duration * SUBTICK
     if not scene.variable_rate:
         return list(range(0, end, 3))
@@ -173,14 +190,14 @@ def frame_ticks(scene: Scene) -> list[int]:
 
 
 def encode_scene(scene: Scene, path: str | Path) -> None:
-    """Write the scene as an H.264 mp4 (atomically: `path` is whole or absent)."""
+    """Write a scene as an H.264 mp4 without sound (atomically: `path` is whole or absent); the same scene gives the same bytes."""
     import av
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.tmp")
     with av.open(str(tmp), "w", format="mp4", options={"fflags": "+bitexact"}) as out:
-        stream = out.add_stream("libx264", rate=SUBTICK, options={"preset": "veryfast", "crf": "18", "threads": "1", "flags": "+bitexact"})
+        stream = out.add_stream("libx264", rate=SUBTICK, options={"preset": "ultrafast", "crf": "18", "threads": "1", "flags": "+bitexact"})
         stream.width = stream.height = SIDE
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, SUBTICK)
@@ -197,13 +214,13 @@ ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "
 
 
 def parse_caption(caption: str) -> tuple[str, str, str] | None:
-    """(colour, shape, motion) of a caption such as `a red square moves left`, or None."""
+    """(colour, shape, motion) of a caption such as `a red square moves left`; None if it says no event, or more than one."""
     found = CAPTION.findall(caption)
     return found[0] if len(found) == 1 else None
 
 
 def unique_extreme(values: Sequence[float], largest: bool) -> int | None:
-    """Index of the largest (or smallest) value, None when there is a tie."""
+    """Index of the largest (or smallest) of the values, None when there is a tie; a ValueError when there are none."""
     best = (max if largest else min)(values)
     return values.index(best) if list(values).count(best) == 1 else None
 
@@ -247,13 +264,16 @@ def ask(segments: Sequence[Segment], rng: np.random.Generator, family: str,
         pairs: Sequence[tuple[str, str]] = SEEN) -> Question | None:
     """Write one question about a clip.
 
+    Parameters
+    ----------
+    segments : the clip's events, with captions.
+    rng : where options, their order and details of the question are drawn from.
+    family : one of `FAMILIES`; anything else is a ValueError.
+    pairs : the (colour, shape) pairs that wrong options are drawn from.
+
     Returns
     -------
     (problem, option phrases, index of the right one), or None when the clip allows no such question.
-
-    Raises
-    ------
-    ValueError for an unknown family.
     """
     parsed = [p for s in segments if (p := parse_caption(s.caption))]
     names = [f"the {c} {s}" for c, s, _ in parsed]
@@ -274,7 +294,7 @@ def ask(segments: Sequence[Segment], rng: np.random.Generator, family: str,
     if answer is None:
         return None
     wrong = [n for n in names if n != answer and n not in problem]
-    absent = [p for c, s in pairs if (p := f"the {c} {s}") not in names]
+    absent = [name for name in (f"the {c} {s}" for c, s in pairs) if name not in names]
     k = int(rng.integers(4, 7))
     wrong += [str(a) for a in rng.permutation(absent)[: k - 1 - len(wrong)]]
     options = [str(o) for o in rng.permutation(wrong[: k - 1])]
@@ -289,7 +309,11 @@ SPLITS: dict[str, dict[str, Any]] = {
 
 
 def balanced_questions(scene: Scene, rng: np.random.Generator, n: int, pairs: Sequence[tuple[str, str]], tally: dict[Any, int]) -> list[Question]:
-    """`n` different questions about a scene whose right letters and counts even out over all scenes that share `tally`."""
+    """Write `n` different questions about a scene, none with an answer that is likelier than another.
+
+    Families take turns. `tally` (changed in place) counts what has been asked: over all scenes that share it, right letters and
+    counts even out. `rng` and `pairs` are as for `ask`.
+    """
     out: list[Question] = []
     while len(out) < n:
         family = FAMILIES[(tally.setdefault("n", 0)) % len(FAMILIES)]
@@ -312,7 +336,14 @@ def balanced_questions(scene: Scene, rng: np.random.Generator, n: int, pairs: Se
 
 
 def to_sample(scene: Scene, question: Question, number: int, split: str, captions: bool = True) -> Sample:
-    """A question about a scene as a row; `captions=False` keeps only the time references, as QA-labelled sources do."""
+    """A question about a scene as a row of the data set.
+
+    Parameters
+    ----------
+    scene, question, number : the scene, what is asked, and the how manieth question of the scene it is (for its id).
+    split : folder of the video.
+    captions : False keeps only the time references (seconds) of the segments, as QA-labelled sources do.
+    """
     problem, options, index = question
     segments = [s if captions else replace(s, caption="") for s in scene.segments]
     return Sample(problem, [option_line("ABCDEF"[i], o) for i, o in enumerate(options)], f"<answer>{'ABCDEF'[index]}</answer>",
@@ -322,7 +353,7 @@ def to_sample(scene: Scene, question: Question, number: int, split: str, caption
 # %% ../nbs/03_toyworld.ipynb #c03-036
 @dataclass(frozen=True)
 class WorldSize:
-    """Numbers of clips, and of questions per clip."""
+    """Numbers of clips in each split, and of questions per clip."""
 
     train: int = 500
     val: int = 60
@@ -331,15 +362,18 @@ class WorldSize:
     questions: int = 2
 
 
-def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
 def make_world(out: str | Path, size: WorldSize = WorldSize(), seed: int = 0) -> dict[str, Any]:
-    """Write the toy world to `out`; killed and started again, it goes on (a clip that is there is whole).
+    """Write the toy world; killed and started again, it goes on (a clip that is there is whole).
 
-    Returns the manifest: sizes, seed, and a digest of every annotation file and of all videos.
+    Parameters
+    ----------
+    out : folder for `videos/` and the annotation files.
+    size : numbers of clips and questions.
+    seed : of everything that is drawn; the same seed and size give the same bytes.
+
+    Returns
+    -------
+    The manifest, as written to `manifest.json`: sizes, seed, and a SHA-256 of every annotation file and of all videos.
     """
     from tqdm.auto import tqdm
 
@@ -359,44 +393,15 @@ def make_world(out: str | Path, size: WorldSize = WorldSize(), seed: int = 0) ->
     write_lines(out / "truth.jsonl", captions[half:])
     for name, split, members in (("qa", "train", scenes["train"][half:]), ("val", "val", scenes["val"]),
                                  ("eval_id", "test", scenes["test"]), ("eval_ood", "ood", scenes["ood"])):
-        pairs, tally = SPLITS[split].get("pairs", SEEN), {}
+        pairs, tally = SPLITS[split].get("pairs", SEEN), dict[Any, int]()
         write_rows(out / f"{name}.jsonl", [to_sample(s, q, i, split, captions=name != "qa") for s in members for i, q in
                                            enumerate(balanced_questions(s, named_rng(seed, name, s.id), size.questions, pairs, tally))])
     manifest = {"seed": seed, "size": vars(size), "videos": {k: len(v) for k, v in scenes.items()}, "videos_sha256": digests.hexdigest(),
-                "files": {p.name: file_digest(p) for p in sorted(out.glob("*.jsonl"))}}
+                "files": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.glob("*.jsonl"))}}
     write_json(out / "manifest.json", manifest)
     return manifest
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write dictionaries as JSONL, atomically."""
+    """Write dictionaries as JSON lines, whole or not at all."""
     atomic_write(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
-
-# %% ../nbs/03_toyworld.ipynb #c03-039
-class TextGuesser:
-    """A text-only adversary: naive Bayes over words of the question paired with words and place of an option."""
-
-    def __init__(self, samples: Iterable[Sample]):
-        self.counts: dict[tuple[str, bool], int] = {}
-        self.totals = {True: 0, False: 0}
-        for sample in samples:
-            for letter in sample.letters:
-                right = letter == sample.answer
-                self.totals[right] += 1
-                for f in self.features(sample, letter):
-                    self.counts[f, right] = self.counts.get((f, right), 0) + 1
-
-    @staticmethod
-    def features(sample: Sample, letter: str) -> set[str]:
-        """What can be said of an option without the video."""
-        words, k = sample.option_text(letter).split(), len(sample.options)
-        others = " ".join(sample.option_text(x) for x in sample.letters if x != letter)
-        shared = sum(w in others for w in words)
-        return {f"{letter}/{k}", f"shares {shared}", *words, *(f"{q} {w}" for q in sample.problem.split() for w in words)}
-
-    def guess(self, sample: Sample) -> str:
-        """The option that looks right."""
-        def odds(letter: str) -> float:
-            return sum(float(np.log((self.counts.get((f, True), 0) + 1) / (self.totals[True] + 2))
-                             - np.log((self.counts.get((f, False), 0) + 1) / (self.totals[False] + 2))) for f in self.features(sample, letter))
-        return max(sample.letters, key=odds)

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# SFT on curated traces, on one GPU or several: `videothinker sft` under `accelerate launch`.
+#
+#   bash scripts/run_sft_video.sh --data data/train/train.jsonl --videos /videos --out runs/sft
+#   ACCELERATE=fsdp2 RECIPE=scripts/recipes/qwen2.5-vl-7b/sft.yaml bash scripts/run_sft_video.sh …
+#
+# ACCELERATE  single (default), ddp, fsdp2, zero3: a file of scripts/accelerate
+# RECIPE      default: scripts/recipes/qwen2.5-vl-7b/sft.yaml
+# Every flag of `videothinker sft` can be given. Killed and started again, it goes on from the last finished checkpoint.
+set -euo pipefail
+scripts="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+exec accelerate launch --config_file "$scripts/accelerate/${ACCELERATE:-single}.yaml" -m videothinker.cli sft \
+    --recipe "${RECIPE:-$scripts/recipes/qwen2.5-vl-7b/sft.yaml}" "$@"
