@@ -19,7 +19,7 @@ from trl import GRPOConfig
 from .model import Batch, Encoder, Family, Prompt, Settings, collate, family_of, with_features
 from .rollout import Completion, Decoding, generate, texts
 from .schema import Sample
-from .sft import checkpoint_mark, finished_checkpoint
+from .sft import checkpoint_mark, resume_point
 
 # %% auto #0
 __all__ = ['USED', 'ALLOWED', 'REDUCTIONS', 'RewardFunction', 'VideoGRPOConfig', 'group_advantages', 'per_token_loss',
@@ -349,11 +349,6 @@ class VideoGRPOTrainer(Trainer):
         if self.args.log_completions and self.accelerator.is_main_process:
             write_completions(rollouts, Path(self.args.output_dir) / "completions", self.state.global_step + 1)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Load a checkpoint's weights by way of `from_pretrained`, which knows under which names they were written."""
-        model = self.model if model is None else model
-        model.load_state_dict(type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype).state_dict())
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the step's GRPO statistics to what the Trainer logs; one that is not a number is left out (it is not JSON)."""
         means = {name: nan_mean(values) for name, values in self.step_metrics.items()}
@@ -380,17 +375,18 @@ def train_grpo(model_path: str | Path, samples: Sequence[Sample], settings: Sett
     """
     from videothinker.model import load_model, readable, save_model
 
-    model, processor = load_model(model_path)
+    out, cuda = Path(out), torch.cuda.is_available()
+    weights, checkpoint = resume_point(model_path, out / "checkpoints")
+    model, processor = load_model(weights)
     encoder = Encoder(processor, **settings.encoder_options(video_root, **encoder_options))
     kept, skipped = readable(samples, encoder)
     if not kept:
         raise ValueError(f"none of the {len(samples)} rows has a readable video; first reason: {next(iter(skipped.values()), 'no rows')}")
-    out, cuda = Path(out), torch.cuda.is_available()
     options: dict[str, Any] = {"bf16": cuda, "use_cpu": not cuda, "report_to": "none", "logging_steps": 1} | config
     args = VideoGRPOConfig(output_dir=str(out / "checkpoints"), remove_unused_columns=False, **options)
     reference = load_model(model_path)[0].requires_grad_(False) if args.beta else None
     trainer = VideoGRPOTrainer(model, args, kept, encoder, rewards, reference, [checkpoint_mark(), *callbacks])
-    trainer.train(resume_from_checkpoint=finished_checkpoint(args.output_dir))
+    trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
         save_model(trainer.accelerator.unwrap_model(trainer.model), processor, out / "model", settings)
     return {"rows": len(kept), "skipped": skipped, "log": trainer.state.log_history}

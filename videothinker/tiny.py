@@ -139,7 +139,7 @@ def draw_second(rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, int, i
 class SecondStream(torch.utils.data.Dataset):
     """Step → patches, grids and labels of single seconds (a pure function of seed and step)."""
 
-    def __init__(self, steps: int, batch: int, seed: int):
+    def __init__(self, steps: int, batch: int, seed: int) -> None:
         self.steps, self.batch, self.seed = steps, batch, seed
 
     def __len__(self) -> int:
@@ -191,7 +191,7 @@ def train_vision(model: Any, steps: int = 700, batch: int = 128, lr: float = 1e-
 class BatchStream(torch.utils.data.Dataset):
     """Step → the video batch and the text batch of that step (a pure function of seed and step)."""
 
-    def __init__(self, plan: BasePlan, processor: Any, family: Family):
+    def __init__(self, plan: BasePlan, processor: Any, family: Family) -> None:
         self.plan, self.processor, self.family = plan, processor, family
 
     def __len__(self) -> int:

@@ -70,16 +70,13 @@ class Event:
 
 @dataclass(frozen=True)
 class Scene:
-    """A clip before it is encoded: events in time order, `duration` in seconds, `grey` of the background (0 to 255).
-
-    With `variable_rate` the frames come at irregular times (see `frame_ticks`).
-    """
+    """A clip before it is encoded: events in time order, `duration` in seconds, `grey` (0 to 255) of the background."""
 
     id: str
     events: tuple[Event, ...]
     duration: int
     grey: int = 40
-    variable_rate: bool = False
+    variable_rate: bool = False  # frames at irregular times, see `frame_ticks`
 
     @property
     def segments(self) -> list[Segment]:
@@ -96,13 +93,13 @@ def named_rng(*names: object) -> np.random.Generator:
 def draw_motions(rng: np.random.Generator, n_events: int) -> list[str]:
     """Motions for a scene of `n_events` (at least 3): exactly n events share one motion, n uniform on 0..3; the others are free."""
     theme, n = rng.choice(MOTIONS), int(rng.integers(4))
-    others = [m for m in MOTIONS if m != theme]
-    return [str(m) for m in rng.permutation([theme] * n + list(rng.choice(others, n_events - n)))]
+    free = list(rng.choice([m for m in MOTIONS if m != theme], n_events - n))
+    return [str(m) for m in rng.permutation([theme] * n + free)]
 
 
 def draw_scene(scene_id: str, seed: int, n_events: Sequence[int] = (3, 4), pairs: Sequence[tuple[str, str]] = SEEN,
                lengths: Sequence[int] = (1, 2, 3, 4), min_duration: int = 6, max_duration: int = 14, variable_rate: bool = False) -> Scene:
-    """Draw one scene; the same arguments give the same scene.
+    """Draw a scene: events with different (colour, shape) pairs that do not overlap, in time order. The same arguments give the same scene.
 
     Parameters
     ----------
@@ -112,10 +109,6 @@ def draw_scene(scene_id: str, seed: int, n_events: Sequence[int] = (3, 4), pairs
     lengths : lengths of an event in seconds (drawn uniformly).
     min_duration, max_duration : bounds of the clip in seconds; draws outside are drawn again.
     variable_rate : encode with irregular frame times.
-
-    Returns
-    -------
-    Events with different (colour, shape) pairs that do not overlap, in time order.
     """
     rng = named_rng(seed, scene_id)
     while True:
@@ -133,17 +126,9 @@ def draw_scene(scene_id: str, seed: int, n_events: Sequence[int] = (3, 4), pairs
 
 # %% ../nbs/03_toyworld.ipynb #c03-017
 def shape_mask(shape: str, x: float, y: float, radius: float, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Which pixels a shape covers.
+    """Which of the pixels `rows` [R] × `columns` [C] a shape covers: [R, C] bool.
 
-    Parameters
-    ----------
-    shape : one of `SHAPES`; anything else is a ValueError.
-    x, y, radius : its centre and half its size, pixels.
-    rows, columns : [R], [C] the pixels that are asked about.
-
-    Returns
-    -------
-    [R, C] bool.
+    Its centre (`x`, `y`) and its half size `radius` are in pixels. A shape that is not one of `SHAPES` is a ValueError.
     """
     u = columns[None, :] + 0.5 - x  # [1, columns]
     v = rows[:, None] + 0.5 - y     # [rows, 1]
@@ -197,7 +182,7 @@ def encode_scene(scene: Scene, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.tmp")
     with av.open(str(tmp), "w", format="mp4", options={"fflags": "+bitexact"}) as out:
-        stream = out.add_stream("libx264", rate=SUBTICK, options={"preset": "ultrafast", "crf": "18", "threads": "1", "flags": "+bitexact"})
+        stream = out.add_stream("libx264", rate=SUBTICK, options={"preset": "veryfast", "crf": "18", "threads": "1", "flags": "+bitexact"})
         stream.width = stream.height = SIDE
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, SUBTICK)
@@ -336,13 +321,9 @@ def balanced_questions(scene: Scene, rng: np.random.Generator, n: int, pairs: Se
 
 
 def to_sample(scene: Scene, question: Question, number: int, split: str, captions: bool = True) -> Sample:
-    """A question about a scene as a row of the data set.
+    """A question about a scene as a row; `number` goes into its id, `split` into the path of its video.
 
-    Parameters
-    ----------
-    scene, question, number : the scene, what is asked, and the how manieth question of the scene it is (for its id).
-    split : folder of the video.
-    captions : False keeps only the time references (seconds) of the segments, as QA-labelled sources do.
+    With `captions=False` the segments keep only their times (seconds), as in QA-labelled sources.
     """
     problem, options, index = question
     segments = [s if captions else replace(s, caption="") for s in scene.segments]
@@ -369,7 +350,7 @@ def make_world(out: str | Path, size: WorldSize = WorldSize(), seed: int = 0) ->
     ----------
     out : folder for `videos/` and the annotation files.
     size : numbers of clips and questions.
-    seed : of everything that is drawn; the same seed and size give the same bytes.
+    seed : of everything that is drawn; the same seed and size give the same annotations.
 
     Returns
     -------
@@ -386,12 +367,11 @@ def make_world(out: str | Path, size: WorldSize = WorldSize(), seed: int = 0) ->
             if not path.exists():
                 encode_scene(scene, path)
             digests.update(path.read_bytes())
-    half = size.train // 2
     captions = [{"video_id": s.id, "path": f"videos/train/{s.id}.mp4", "duration": float(s.duration), "split": "train",
                  "timestamps": [[e.start, e.end] for e in s.events], "sentences": [e.caption for e in s.events]} for s in scenes["train"]]
-    write_lines(out / "captions.jsonl", captions[:half])
-    write_lines(out / "truth.jsonl", captions[half:])
-    for name, split, members in (("qa", "train", scenes["train"][half:]), ("val", "val", scenes["val"]),
+    write_lines(out / "captions.jsonl", captions[: size.train // 2])
+    write_lines(out / "truth.jsonl", captions[size.train // 2:])
+    for name, split, members in (("qa", "train", scenes["train"][size.train // 2:]), ("val", "val", scenes["val"]),
                                  ("eval_id", "test", scenes["test"]), ("eval_ood", "ood", scenes["ood"])):
         pairs, tally = SPLITS[split].get("pairs", SEEN), dict[Any, int]()
         write_rows(out / f"{name}.jsonl", [to_sample(s, q, i, split, captions=name != "qa") for s in members for i, q in
