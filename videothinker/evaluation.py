@@ -142,7 +142,7 @@ def evaluate(model: Any, encoder: Encoder, samples: Sequence[Sample], out: str |
     ------
     ValueError : for an unknown condition, or two rows of one id.
     """
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     if condition not in CONDITIONS:
         raise ValueError(f"unknown condition {condition!r}; known: {', '.join(CONDITIONS)}")

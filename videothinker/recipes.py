@@ -130,7 +130,7 @@ def check_train(stage: str, train: Mapping[str, Any]) -> None:
             near = get_close_matches(name, known, 1)
             raise ValueError(f"unknown trainer field {name!r} in `train`" + (f"; did you mean {near[0]!r}?" if near else ""))
 
-# %% ../nbs/17_recipes.ipynb #c17-021
+# %% ../nbs/17_recipes.ipynb #c17-022
 def fingerprint(path: str | Path) -> str:
     """A cheap digest of a model's weights: size, first and last mebibyte of each safetensors file; "" for a hub name."""
     digest, files = hashlib.sha256(), sorted(Path(path).glob("*.safetensors"))
@@ -159,7 +159,7 @@ def claim_folder(folder: str | Path, settings: Mapping[str, Any], name: str = "r
         raise ValueError(f"{folder} holds a run with other settings: {key} is {saved.get(key)!r} there and {now.get(key)!r} here; "
                          "choose another --out, or remove that folder")
 
-# %% ../nbs/17_recipes.ipynb #c17-024
+# %% ../nbs/17_recipes.ipynb #c17-025
 def run_recipe(recipe: Recipe, data: str | Path, out: str | Path, video_root: Any, model: str | Path | None = None,
                train: dict[str, Any] | None = None, callbacks: tuple[Any, ...] = (), **encoder_options: Any) -> dict[str, Any]:
     """Train as the recipe says on the rows of `data`; the model goes to `out/model`.
