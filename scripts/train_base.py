@@ -1,6 +1,6 @@
 """Train the tiny base from scratch and put it into data/tiny-base. Usage: train_base.py [OUT] [--threads N] [--to DIR]
 
-OUT (default runs/tiny-base) keeps the checkpoint: killed and started again, the training goes on. The recipe and its seed
+OUT (default runs/tiny-base) keeps the checkpoint: killed and started again, the training goes on. Its recipe and seed
 are `videothinker.tiny.BasePlan`; nbs/08b_tiny.ipynb explains them. An hour or so on two cores.
 """
 
@@ -17,7 +17,7 @@ SETTINGS = {"style": "letter", "sampling": {"fps": 2, "max_frames": 48, "size": 
 
 
 def publish(out: Path, to: Path) -> list[str]:
-    """Copy model, processor and logs (not the checkpoint), say how the model is asked, and return the names of the files."""
+    """Copy model, processor and logs (not the checkpoint), say how the model is asked; return the names."""
     to.mkdir(parents=True, exist_ok=True)
     files = sorted(path for pattern in FILES for path in out.glob(pattern))
     for path in files:
