@@ -11,15 +11,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .frames import Frames, Sampling
 from .schema import Sample, read_json, resolve_path, write_json
-
-if TYPE_CHECKING:
-    from videothinker.video import Frames, Sampling
 
 # %% auto #0
 __all__ = ['PAPER_SYSTEM', 'PAPER_ASK', 'STYLES', 'Style', 'question_text', 'build_messages', 'load_model', 'Settings',

@@ -191,7 +191,7 @@ def train_vision(model: Any, steps: int = 700, batch: int = 128, lr: float = 1e-
 class BatchStream(torch.utils.data.Dataset):
     """Step → the video batch and the text batch of that step (a pure function of seed and step)."""
 
-    def __init__(self, plan: BasePlan, processor: Any, family: Family) -> None:
+    def __init__(self, plan: Any, processor: Any, family: Family) -> None:
         self.plan, self.processor, self.family = plan, processor, family
 
     def __len__(self) -> int:
