@@ -22,8 +22,8 @@ INI = ConfigParser(delimiters=["="])
 INI.read(ROOT / "settings.ini", encoding="utf-8")
 SETTINGS = INI["DEFAULT"]
 MODULES = sorted(p for p in (ROOT / "videothinker").rglob("*.py") if p.name not in ("__init__.py", "_modidx.py"))
-LIGHT = ("schema", "trace", "video", "toyworld", "engine", "synthesis", "hindsight", "rewards", "metrics", "viewer",
-         "report", "cli")  # fmt: skip
+LIGHT = ("schema", "trace", "frames", "video", "toyworld", "engine", "synthesis", "hindsight", "rewards", "metrics",
+         "canvas", "charts", "viewer", "report", "cli")  # fmt: skip
 HEAVY = ("torch", "transformers", "trl", "datasets", "matplotlib", "av", "decord", "openai", "anywidget", "ipywidgets")
 FLAGS = {"notest", "slow", "gpu", "hub"}
 DIRECTIVES = FLAGS | {"default_exp", "export", "exporti", "exports", "hide", "hide_line", "exec_doc", "eval", "echo",

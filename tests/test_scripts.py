@@ -179,7 +179,9 @@ def test_quickstart_sets_up_and_runs_the_demo(setup: Setup) -> None:
     demo.chmod(0o755)
     done = run("bash", "scripts/quickstart.sh", "--quick", VT_VENV=setup.venv, VT_PYTHON=setup.python)
     assert done.returncode == 0, done.stderr
-    assert "demo got: demo --out runs/demo --quick" in done.stdout
+    assert "demo got: demo --out runs/demo-quick --quick" in done.stdout
+    whole = run("bash", "scripts/quickstart.sh", VT_VENV=setup.venv, VT_PYTHON=setup.python)
+    assert "demo got: demo --out runs/demo\n" in whole.stdout
 
 
 # scripts/chromium.sh

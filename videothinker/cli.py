@@ -52,9 +52,12 @@ def make_teacher(args: argparse.Namespace) -> Any:
     from videothinker.synthesis import ScriptedTeacher, read_captions
 
     if args.teacher_url:
-        from videothinker.teacher import EngineTeacher
+        from videothinker.schema import resolve_path
+        from videothinker.teacher import EngineTeacher, segment_images
 
-        return EngineTeacher(make_engine(args.teacher_url, args.teacher_model, args.cache))
+        roots = video_roots(args.videos) if args.videos else None
+        show = (lambda sample, segment: segment_images(resolve_path(sample, roots), segment)) if roots else None
+        return EngineTeacher(make_engine(args.teacher_url, args.teacher_model, args.cache), show)
     truth = {c.video_id: c.segments for c in read_captions(args.truth)} if args.truth else {}
     return ScriptedTeacher(args.seed, args.mistake_rate, args.check_share, truth)
 
@@ -75,6 +78,8 @@ def run_synthesize(args: argparse.Namespace) -> None:
         raise ValueError("nothing to do: give --captions FILE (captioned clips), --qa FILE (questions with times), or both")
     failed: list[tuple[str, str]] = []
     rows = synthesize(clips, qa, make_teacher(args), args.questions, args.seed, args.workers, failed)
+    if failed and not rows:
+        raise ValueError(f"not one row could be made; the first failure: {failed[0][0]}: {failed[0][1]}")
     write_rows(args.out, rows)
     print(f"{len(rows)} rows in {args.out}" + "".join(f"\nfailed {name}: {why}" for name, why in failed))
 
@@ -84,8 +89,9 @@ def run_curate(args: argparse.Namespace) -> None:
     from videothinker.hindsight import EngineReader, SymbolicReader, curate
     from videothinker.schema import read_rows, write_json, write_rows
 
-    reader: Any = EngineReader(make_engine(args.reader_url, args.reader_model, args.cache)) if args.reader_url else SymbolicReader()
-    kept, report = curate(read_rows(args.data), make_teacher(args), reader, args.retries, out=Path(f"{args.out}.journal"), workers=args.workers)
+    reader: Any = EngineReader(make_engine(args.reader_url, args.reader_model, args.cache and f"{args.cache}.reader")) if args.reader_url else SymbolicReader()
+    teacher = None if args.check_only else make_teacher(args)
+    kept, report = curate(read_rows(args.data), teacher, reader, args.retries, out=Path(f"{args.out}.journal"), workers=args.workers)
     write_rows(args.out, kept)
     write_json(f"{args.out}.report.json", report.to_dict())
     print(report._repr_markdown_())
@@ -150,7 +156,7 @@ def run_eval(args: argparse.Namespace) -> None:
     model, processor = load_model(args.model)
     claim_folder(out, asdict(settings) | {"model": args.model, "weights": fingerprint(args.model), "data": hashlib.sha256(Path(args.data).read_bytes()).hexdigest(),
                                           "max_new_tokens": args.max_new_tokens}, f"settings-{name}.json")
-    encoder = Encoder(processor, **settings.encoder_options(video_roots(args.videos), cache_dir=args.cache))
+    encoder = Encoder(processor, **settings.encoder_options(video_roots(args.videos), cache_dir=args.cache, keep=0))
     summary = {}
     for condition in CONDITIONS if args.controls else CONDITIONS[:1]:
         records = evaluate(model, encoder, samples, out / f"{name}-{condition}.jsonl", condition, args.batch_size, args.max_new_tokens)
@@ -211,6 +217,7 @@ def add_teacher_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--teacher-url", help="OpenAI-compatible server of the teacher (default: the scripted teacher of the toy world)")
     add("--teacher-model", default="", help="model name on that server")
+    add("--videos", help="where a teacher behind a server sees the clips it captions: their folder, or a JSON map data_source → folder")
     add("--cache", help="file that keeps every paid answer, so that none is paid for twice")
     add("--truth", help="captions that the scripted teacher looks up for question-labelled rows")
     add("--mistake-rate", type=float, default=0.25, help="scripted teacher: share of traces with a planted mistake")
@@ -237,6 +244,7 @@ def add_data_commands(command: Any) -> None:
     cur.add_argument("--data", required=True, help="rows with traces (from synthesize)")
     cur.add_argument("--out", required=True, help="kept rows (JSONL); the report and the journal go beside them")
     cur.add_argument("--retries", type=int, default=3, help="new traces asked for when one is refused")
+    cur.add_argument("--check-only", action="store_true", help="ask no teacher for new traces: refused rows are dropped at once")
     cur.add_argument("--reader-url", help="OpenAI-compatible server of the reader (default: the symbolic reader of the toy world)")
     cur.add_argument("--reader-model", default="", help="model name on that server")
     add_teacher_flags(cur)

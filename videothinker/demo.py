@@ -30,7 +30,7 @@ class Plan:
     world: WorldSize = field(default_factory=WorldSize)
     questions_per_clip: int = 2       # of caption-labelled clips
     mistake_rate: float = 0.25        # of the scripted teacher, each attempt
-    check_share: float = 0.5          # traces that check the options one by one; the others go straight to the letter
+    check_share: float = 0.35         # traces that check the options one by one; the others go straight to the letter
     probe_questions: int = 100        # validation questions of a learning curve's point
     sft: Recipe = field(default_factory=lambda: Recipe("sft"))
     grpo: Recipe = field(default_factory=lambda: Recipe("grpo"))
@@ -270,8 +270,8 @@ def run_demo(out: str | Path, plan: Plan) -> dict[str, Any]:
     stages = {s: run.step(f"eval-{s}", partial(evaluate_model, s, models[s], world, out / "eval", options)) for s in STAGES}
     summary = {"stages": stages, "paired": paired_rows(out / "eval"), "curation": curation, "seeds": {"seed": plan.seed},
                "world": {k: manifest[k] for k in ("size", "videos_sha256")}, "versions": versions() | {"threads": str(torch.get_num_threads())},
-               "seconds": run.seconds}
+               "seconds": run.seconds, "curves": curves_of(sft["log"], grpo["log"])}
     write_json(out / "summary.json", summary)
-    write_report(out / "report.html", summary, curves_of(sft["log"], grpo["log"]), make_views(world, out / "eval", models["grpo"], options))
+    write_report(out / "report.html", summary, summary["curves"], make_views(world, out / "eval", models["grpo"], options))
     print("\n".join(["", *results_lines(summary), "", f"report: {out / 'report.html'}", f"figures: {out / 'summary.json'}"]))
     return summary

@@ -151,7 +151,8 @@ def evaluate(model: Any, encoder: Encoder, samples: Sequence[Sample], out: str |
         raise ValueError(f"{len(twice)} ids are used by several rows, the first is {min(twice)!r}; give every row its own id")
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    done, others = read_records(out), another_clip(samples) if condition == "other_video" else {}
+    done = {i: r for i, r in read_records(out).items() if not r.error}  # a video that could not be read is tried again
+    others = another_clip(samples) if condition == "other_video" else {}
     todo = sorted((s for s in samples if sample_id(s) not in done), key=lambda s: s.duration or 0)  # like lengths together
     for i in tqdm(range(0, len(todo), batch_size), desc=f"{out.stem} {condition}", disable=not todo):
         records = ask(model, encoder, todo[i:i + batch_size], condition, others, max_new_tokens)

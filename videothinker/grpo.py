@@ -5,6 +5,7 @@
 # %% ../nbs/12_grpo.ipynb #c12-002
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
@@ -19,7 +20,7 @@ from trl import GRPOConfig
 from .model import Batch, Encoder, Family, Prompt, Settings, collate, family_of, with_features
 from .rollout import Completion, Decoding, generate, texts
 from .schema import Sample
-from .sft import checkpoint_mark, resume_point
+from .sft import checkpoint_mark, start_training, train_on
 
 # %% auto #0
 __all__ = ['USED', 'ALLOWED', 'REDUCTIONS', 'RewardFunction', 'VideoGRPOConfig', 'group_advantages', 'per_token_loss',
@@ -263,13 +264,16 @@ class VideoGRPOTrainer(Trainer):
 
     Raises
     ------
-    ValueError : when groups do not fit into micro-batches, rows are fewer than the prompts of one, or the reference is missing.
+    ValueError : when groups do not fit into micro-batches, rows are fewer than the prompts of one, the reference is missing, or weights are sharded (FSDP, DeepSpeed).
     """
 
     def __init__(self, model: Any, args: VideoGRPOConfig, samples: Sequence[Sample], encoder: Encoder, rewards: dict[str, RewardFunction],
                  reference: Any = None, callbacks: Sequence[Any] = ()) -> None:
         from datasets import Dataset
 
+        for kind in ("FSDP", "DEEPSPEED"):  # a rollout takes as many forward passes as its longest answer: processes that share weights would wait for each other
+            if os.environ.get(f"ACCELERATE_USE_{kind}", "").lower() in ("1", "true"):
+                raise ValueError(f"GRPO needs whole weights on every process; launch it with DDP (ACCELERATE=ddp) instead of {kind}")
         size, G = args.per_device_train_batch_size, args.num_generations
         if size % G:
             raise ValueError(f"per_device_train_batch_size ({size}) counts completions and must be a multiple of num_generations ({G})")
@@ -373,20 +377,16 @@ def train_grpo(model_path: str | Path, samples: Sequence[Sample], settings: Sett
     ------
     ValueError : when no row has a readable video, with the first reason.
     """
-    from videothinker.model import load_model, readable, save_model
+    from videothinker.model import load_model, save_model
 
     out, cuda = Path(out), torch.cuda.is_available()
-    weights, checkpoint = resume_point(model_path, out / "checkpoints")
-    model, processor = load_model(weights)
-    encoder = Encoder(processor, **settings.encoder_options(video_root, **encoder_options))
-    kept, skipped = readable(samples, encoder)
-    if not kept:
-        raise ValueError(f"none of the {len(samples)} rows has a readable video; first reason: {next(iter(skipped.values()), 'no rows')}")
+    start = start_training(model_path, samples, settings, video_root, out, **encoder_options)
     options: dict[str, Any] = {"bf16": cuda, "use_cpu": not cuda, "report_to": "none", "logging_steps": 1} | config
     args = VideoGRPOConfig(output_dir=str(out / "checkpoints"), remove_unused_columns=False, **options)
+    args._n_gpu = min(args.n_gpu, 1)  # see `train_sft`
     reference = load_model(model_path)[0].requires_grad_(False) if args.beta else None
-    trainer = VideoGRPOTrainer(model, args, kept, encoder, rewards, reference, [checkpoint_mark(), *callbacks])
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer = VideoGRPOTrainer(start.model, args, start.rows, start.encoder, rewards, reference, [checkpoint_mark(), *callbacks])
+    train_on(trainer, start.checkpoint)
     if trainer.is_world_process_zero():
-        save_model(trainer.accelerator.unwrap_model(trainer.model), processor, out / "model", settings)
-    return {"rows": len(kept), "skipped": skipped, "log": trainer.state.log_history}
+        save_model(trainer.accelerator.unwrap_model(trainer.model), start.encoder.processor, out / "model", settings)
+    return {"rows": len(start.rows), "skipped": start.skipped, "log": trainer.state.log_history}

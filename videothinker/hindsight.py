@@ -259,9 +259,12 @@ def read_journal(path: str | Path, header: dict[str, Any]) -> list[Verdict]:
     whole = data[: data.rfind(b"\n") + 1]
     if len(whole) < len(data):
         os.truncate(path, len(whole))
-    lines = whole.decode().splitlines()
+    lines = whole.decode().split("\n")[:-1]  # splitlines would also cut at U+2028 and its like, which JSON allows in strings
     if lines and json.loads(lines[0]) != header:
-        raise ValueError(f"{path}: this journal belongs to other samples or another number of retries; remove it or choose another file")
+        if len(lines) == 1:  # nothing was judged yet
+            os.truncate(path, 0)
+            return []
+        raise ValueError(f"{path}: this journal belongs to other samples, another teacher or reader, or another number of retries; remove it or choose another file")
     verdicts = []
     for number, line in enumerate(lines[1:], 2):
         try:
@@ -306,7 +309,7 @@ def curate(samples: Sequence[Sample], teacher: Teacher | None, reader: Reader, r
     -------
     The kept samples in order, with the accepted trace in `process` and its attempt in `provenance`, and the report.
     """
-    header = journal_header(samples, retries)
+    header = journal_header(samples, retries, teacher, reader)
     done = {v.id: v for v in read_journal(out, header)} if out is not None else {}
     todo = [s for s in samples if sample_id(s) not in done]
     unfinished: dict[str, str] = {}
@@ -330,14 +333,16 @@ def curate(samples: Sequence[Sample], teacher: Teacher | None, reader: Reader, r
     return kept, report_verdicts([done[i] for i in map(sample_id, samples) if i in done], retries, unfinished)
 
 
-def journal_header(samples: Sequence[Sample], retries: int) -> dict[str, Any]:
-    """What a journal is of: the number of samples and retries, and a digest of the samples' ids and traces."""
+def journal_header(samples: Sequence[Sample], retries: int, *judges: Any) -> dict[str, Any]:
+    """What a journal is of: the number of samples and retries, who writes and judges, and a digest of the samples' ids and traces."""
+    known = ("seed", "mistake_rate", "check_share", "rotations", "temperature")
+    who = [{"is": type(j).__name__, "model": getattr(getattr(j, "engine", None), "model", None)} | {k: getattr(j, k) for k in known if hasattr(j, k)} for j in judges]
     ids = [sample_id(s) for s in samples]
     twice = [i for i, count in Counter(ids).items() if count > 1]
     if twice:
         raise ValueError(f"{len(twice)} ids occur more than once, the first is {twice[0]!r}")
     content = json.dumps([[i, whole_trace(s)] for i, s in zip(ids, samples, strict=True)])
-    return {"journal": "curation", "samples": len(ids), "retries": retries, "digest": hashlib.sha256(content.encode()).hexdigest()}
+    return {"journal": "curation", "samples": len(ids), "retries": retries, "by": who, "digest": hashlib.sha256(content.encode()).hexdigest()}
 
 # %% ../nbs/07_hindsight.ipynb #c07-050
 def evidence_controls(samples: Sequence[Sample], reader: Reader) -> dict[str, float]:

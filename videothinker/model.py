@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -102,7 +103,7 @@ def load_model(path: str | Path, dtype: str = "auto", device: str | None = None)
     looks_local = str(path).startswith((".", "/", "~")) or len(local.parts) > 2 or local.exists()
     if looks_local and not (local / "config.json").exists():
         raise FileNotFoundError(f"{path}: no model there (no config.json); train one with `videothinker demo` or give another --model")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")  # each process of a launch on its own
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, dtype=dtype).to(device)
     return model.eval(), AutoProcessor.from_pretrained(path)
 
@@ -136,8 +137,12 @@ def save_model(model: Any, processor: Any, out: str | Path, settings: Settings) 
     model.save_pretrained(tmp)
     processor.save_pretrained(tmp)
     write_json(tmp / "videothinker.json", asdict(settings))
-    shutil.rmtree(out, ignore_errors=True)
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
     tmp.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
 
 # %% ../nbs/08_model.ipynb #c08-022
 def mrope_positions(input_ids: Tensor, video_token: int, grids: Tensor | None, seconds_per_grid: Sequence[float] = (),

@@ -182,12 +182,14 @@ def run_recipe(recipe: Recipe, data: str | Path, out: str | Path, video_root: An
     ------
     ValueError : without a model, for a trainer field that does not exist, or when `out` holds a run with other settings.
     """
-    rows, start, config = read_rows(data)[: recipe.rows], str(model or recipe.model), recipe.train | (train or {})
+    rows, start, config = read_rows(data)[: recipe.rows], str(Path(model or recipe.model)) if model or recipe.model else "", recipe.train | (train or {})
     if not start:
         raise ValueError("no model to start from: give --model, or `model:` in the recipe")
     if recipe.stage == "grpo" and recipe.peft:
         raise ValueError("`peft` is not supported for GRPO yet; leave it out")
     check_train(recipe.stage, config)
+    if not any((Path(out) / "checkpoints").glob("checkpoint-*")) and not (Path(out) / "model").exists():
+        (Path(out) / "run.json").unlink(missing_ok=True)  # of a start that came to nothing: the next may have other settings
     claim_folder(out, asdict(recipe) | {"model": start, "weights": fingerprint(start), "train": config,
                                         "data": hashlib.sha256(Path(data).read_bytes()).hexdigest(), "videos": json.loads(json.dumps(video_root, default=str))})
     if recipe.stage == "sft":

@@ -165,7 +165,7 @@ def story(summary: dict[str, Any]) -> str:
         f"; guessing would give {percent(chance)} %." if chance is not None else "."
     )
     if chance is not None and last.get("ci_low") is not None and last["ci_low"] <= chance:
-        text += " That cannot be told apart from guessing."
+        text += " That is worse than guessing." if last["ci_high"] < chance else " That cannot be told apart from guessing."
     return text
 
 # %% ../nbs/16a_report.ipynb #c16a-023
@@ -209,7 +209,7 @@ def charts_html(summary: dict[str, Any], curves: dict[str, list[dict[str, Any]]]
     -------
     `<figure>` elements; a curve that was not logged says "not run".
     """
-    sft, grpo, held_out = (curves.get(name) or [] for name in ("sft", "grpo", "eval"))
+    sft, grpo, during_sft, held_out = (curves.get(name) or [] for name in ("sft", "grpo", "eval_sft", "eval"))
     rows = []
     for split, stage, cell in _cells(summary):
         if cell.get("accuracy") is not None:
@@ -218,11 +218,13 @@ def charts_html(summary: dict[str, Any], curves: dict[str, list[dict[str, Any]]]
             rows.append({"label": f"{STAGES.get(stage, stage)}, {SPLITS.get(split, split)}", "value": 100 * cell["accuracy"], **ends,
                          "mark": None if chance is None else 100 * chance, "colour": int(split != "id")})  # fmt: skip
     rewards = {"total": "reward", "correct": "reward_correct", "format": "reward_format"}
-    scores = {"accuracy": curve(held_out, "accuracy", 100), "format": curve(held_out, "format_rate", 100)}
+    names = {"accuracy": "accuracy", "format": "format_rate", "mIoU": "miou"}
+    before, scores = ({name: curve(rows, key, 100) for name, key in names.items()} for rows in (during_sft, held_out))
     idle = curve(grpo, "frac_reward_zero_std", 100)
     return "".join([
         interval_chart("Accuracy by stage", "questions answered right (%)", rows),
         line_chart("SFT loss", "SFT step", "loss (nats per token)", {"loss": curve(sft, "loss")}),
+        line_chart("Held-out clips during SFT", "SFT step", "share of held-out questions (%)", before, (0, 100)) if during_sft else "",
         line_chart("GRPO reward", "GRPO step", "mean reward per completion", {n: curve(grpo, k) for n, k in rewards.items()}),
         line_chart("Held-out clips during GRPO", "GRPO step", "share of held-out questions (%)", scores, (0, 100)),
         line_chart("Completion length", "GRPO step", "tokens per completion", {"length": curve(grpo, "completion_length")}),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from .model import Encoder, Family, Settings, collate, family_of, load_model, re
 from .schema import Sample
 
 # %% auto #0
-__all__ = ['target_text', 'TraceCollator', 'finished_checkpoint', 'checkpoint_mark', 'resume_point', 'probe_callback',
-           'train_sft']
+__all__ = ['target_text', 'TraceCollator', 'finished_checkpoint', 'checkpoint_mark', 'resume_point', 'Start', 'start_training',
+           'train_on', 'probe_callback', 'train_sft']
 
 # %% ../nbs/09_sft.ipynb #c09-005
 def target_text(sample: Sample) -> str:
@@ -60,17 +61,20 @@ def finished_checkpoint(folder: str | Path) -> str | None:
             done.append(str(path))
         else:
             print(f"{path} was not finished when the run was stopped: removed")
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # another process of the run may be at it too
     return done[-1] if done else None
 
 # %% ../nbs/09_sft.ipynb #c09-016
 def checkpoint_mark() -> Any:
-    """A trainer callback that marks each checkpoint as finished once all its files are on disk."""
+    """A trainer callback that marks each checkpoint as finished once all files of all processes are on disk."""
     from transformers import TrainerCallback
 
     class CheckpointMark(TrainerCallback):
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "finished").touch()
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.barrier()
+            if state.is_world_process_zero:
+                (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "finished").touch()
 
     return CheckpointMark()
 
@@ -83,6 +87,49 @@ def resume_point(model_path: str | Path, folder: str | Path) -> tuple[str | Path
     last = finished_checkpoint(folder)
     whole = last is not None and any(Path(last).glob("model*.safetensors"))
     return (last if last and whole else model_path), last
+
+
+@dataclass
+class Start:
+    """What a training begins with: the model as it was left, its encoder, the rows that can be read and the reasons for the others."""
+
+    model: Any
+    encoder: Encoder
+    rows: list[Sample]
+    skipped: dict[str, str]
+    checkpoint: str | None  # to resume from
+
+
+def start_training(model_path: str | Path, samples: Sequence[Sample], settings: Settings, video_root: Any, out: Path, **encoder_options: Any) -> Start:
+    """Load model and videos of a training, or of the rest of one; arguments as for `train_sft`.
+
+    Raises
+    ------
+    ValueError : when no row has a readable video, with the first reason.
+    """
+    weights, checkpoint = resume_point(model_path, out / "checkpoints")
+    model, processor = load_model(weights)
+    encoder = Encoder(processor, **settings.encoder_options(video_root, **encoder_options))
+    rows, skipped = readable(samples, encoder)
+    if not rows:
+        raise ValueError(f"none of the {len(samples)} rows has a readable video; first reason: {next(iter(skipped.values()), 'no rows')}")
+    return Start(model, encoder, rows, skipped, checkpoint)
+
+
+def train_on(trainer: Any, checkpoint: str | None) -> None:
+    """Train from the start or from a checkpoint; a training that had reached its end stays as it is.
+
+    The Trainer of transformers 5.23 would do one step more: it looks at the number of steps only after each one.
+    """
+    from transformers import TrainerState
+
+    state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json")) if checkpoint else None
+    if state is None or state.global_step < state.max_steps:
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return
+    if hasattr(trainer.model, "peft_config"):  # a whole model has been loaded by `resume_point`
+        trainer._load_from_checkpoint(checkpoint)
+    trainer.state = state
 
 # %% ../nbs/09_sft.ipynb #c09-021
 def probe_callback(probe: Callable[[Any], dict[str, float]], every: int) -> Any:
@@ -143,22 +190,20 @@ def train_sft(model_path: str | Path, samples: Sequence[Sample], settings: Setti
 
     for sample in samples:
         target_text(sample)  # a row without a trace is found now, not in the middle of an epoch
-    out = Path(out)
-    weights, checkpoint = resume_point(model_path, out / "checkpoints")
-    model, processor = load_model(weights)
-    encoder = Encoder(processor, **settings.encoder_options(video_root, **encoder_options))
+    out, cuda = Path(out), torch.cuda.is_available()
+    start = start_training(model_path, samples, settings, video_root, out, **encoder_options)
+    model, processor = start.model, start.encoder.processor
     if freeze_vision:
         model.model.visual.requires_grad_(False)
-    kept, skipped = readable(samples, encoder)
-    if not kept:
-        raise ValueError(f"none of the {len(samples)} rows has a readable video; first reason: {next(iter(skipped.values()), 'no rows')}")
-    options = {"bf16": torch.cuda.is_available(), "use_cpu": not torch.cuda.is_available(), "report_to": "none", "logging_steps": 5} | config
+    options = {"bf16": cuda, "use_cpu": not cuda, "report_to": "none", "logging_steps": 5} | config
     args = SFTConfig(output_dir=str(out / "checkpoints"), max_length=None, remove_unused_columns=False,
                      dataset_kwargs={"skip_prepare_dataset": True}, **options)
-    trainer = SFTTrainer(model, args, TraceCollator(kept, encoder, family_of(model, processor)),
-                         Dataset.from_dict({"index": list(range(len(kept)))}), processing_class=processor,
+    args._n_gpu = min(args.n_gpu, 1)  # several GPUs in one process (DataParallel) would cut positions apart; launch a process for each instead
+    trainer = SFTTrainer(model, args, TraceCollator(start.rows, start.encoder, family_of(model, processor)),
+                         Dataset.from_dict({"index": list(range(len(start.rows)))}), processing_class=processor,
                          peft_config=LoraConfig(**peft) if peft else None, callbacks=[checkpoint_mark(), *callbacks])
-    trainer.train(resume_from_checkpoint=checkpoint)
-    final = trainer.model.merge_and_unload() if peft else trainer.model
-    save_model(final, processor, out / "model", settings)
-    return {"rows": len(kept), "skipped": skipped, "log": trainer.state.log_history}
+    train_on(trainer, start.checkpoint)
+    final = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.is_world_process_zero():
+        save_model(final.merge_and_unload() if peft else final, processor, out / "model", settings)
+    return {"rows": len(start.rows), "skipped": start.skipped, "log": trainer.state.log_history}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, zip_longest
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -21,7 +22,7 @@ from .toyworld import COLOURS, FAMILIES, MOTIONS, ORDINALS, SHAPES, ask, named_r
 from .trace import Block, parse_trace, render_trace
 
 # %% auto #0
-__all__ = ['LEAK', 'MISTAKES', 'J', 'R', 'Clip', 'read_clip', 'read_captions', 'Teacher', 'TeacherError', 'leak',
+__all__ = ['LEAK', 'MISTAKES', 'J', 'R', 'Clip', 'read_clip', 'read_captions', 'Teacher', 'TeacherError', 'leak', 'compared',
            'scripted_thinks', 'scripted_conclusion', 'spoil_time', 'spoil_colour', 'spoil_event', 'spoil_leak',
            'spoil_tags', 'Planted', 'ScriptedTeacher', 'new_sample', 'split_trace', 'whole_trace', 'in_order',
            'synthesize', 'make_row']
@@ -70,8 +71,10 @@ def read_clip(row: Mapping[str, Any], where: str = "") -> Clip:
 def read_captions(path: str | Path) -> list[Clip]:
     """All clips of a caption file (JSONL); raises `SchemaError` with file and line for the first bad one."""
     clips = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
         where = f"{path}:{number}"
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except ValueError as error:
@@ -112,19 +115,54 @@ def leak(caption: str) -> str:
     return found[0] if found else ""
 
 # %% ../nbs/06_synthesis.ipynb #c06-017
+def compared(phrase: str, wanted: str) -> str:
+    """The words of `phrase` up to the first that is not the one of `wanted`, then `no`; or all of them, then `yes`."""
+    said: list[str] = []
+    for word, other in zip_longest(phrase.split(), wanted.split()):
+        said += [word] if word else []
+        if word != other:
+            return " ".join([*said, "no"])
+    return " ".join([*said, "yes"])
+
+
 def scripted_thinks(problem: str, segments: Sequence[Segment]) -> list[str]:
-    """One thought per segment (in time order), of the kind that the toy question `problem` needs."""
+    """One thought per segment (in time order), of the kind that the toy question `problem` needs; the last `the …` in them is the answer."""
+    names = [f"the {p[0]} {p[1]}" if (p := parse_caption(s.caption)) else "" for s in segments]
+    word = problem.rstrip("?").split()[-1]
     if problem.startswith("How many"):
-        word, count, thinks = problem.rstrip("?").split()[-1], 0, []
-        for segment in segments:
-            hit = word in segment.caption.split()
-            count += hit
-            thinks.append(f"this is {count}" if hit else f"not this {count} so far")
-        return thinks
+        return _count_thinks(word, segments)
     if "longest" in problem or "shortest" in problem:
-        lengths = [segment.end - segment.start for segment in segments]
-        return [f"it lasts {length:g} second{'s' * (length != 1)}" for length in lengths]
-    return [f"it is {ORDINALS[i]}" if i < len(ORDINALS) else f"it is number {i + 1}" for i in range(len(segments))]
+        return _length_thinks("longest" if "longest" in problem else "shortest", names, segments)
+    if related := re.fullmatch(r"Which shape moves right (after|before) (the \w+ \w+)\?", problem):
+        return _neighbour_thinks(related[1], related[2], names)
+    ranks = [ORDINALS[i] if i < len(ORDINALS) else f"number {i + 1}" for i in range(len(segments))]
+    if word == "last":
+        return [f"it is {rank}" for rank in ranks[:-1]] + [f"it is {ranks[-1]} and last , so {names[-1]}"]
+    return [f"it is {rank} , so {name}" if rank == word else f"it is {rank}" for rank, name in zip(ranks, names, strict=True)]
+
+
+def _count_thinks(word: str, segments: Sequence[Segment]) -> list[str]:
+    hits = [word in segment.caption.split() for segment in segments]
+    return [f"this is {n}" if hit else f"not this , {n} so far" for hit, n in zip(hits, accumulate(map(int, hits)), strict=True)]
+
+
+def _length_thinks(extreme: str, names: Sequence[str], segments: Sequence[Segment]) -> list[str]:
+    lengths, pick, thinks = [s.end - s.start for s in segments], max if extreme == "longest" else min, []
+    for i, length in enumerate(lengths):
+        best = lengths.index(pick(lengths[: i + 1]))  # the first of equals
+        thinks.append(f"it lasts {length:g} second{'s' * (length != 1)} , {'so' if best == i else 'not'} {extreme} , {lengths[best]:g} by {names[best]}")
+    return thinks
+
+
+def _neighbour_thinks(side: str, asked: str, names: Sequence[str]) -> list[str]:
+    thinks = [f"it is {compared(name, asked).removeprefix('the ')}" for name in names]
+    if asked in names:
+        i = names.index(asked)
+        if side == "before" and i:
+            thinks[i] += f" , right before that {names[i - 1]}"
+        if side == "after" and i + 1 < len(names):
+            thinks[i + 1] = f"right after that , so {names[i + 1]}"
+    return thinks
 
 # %% ../nbs/06_synthesis.ipynb #c06-021
 def scripted_conclusion(sample: Sample, letter: str, checked: bool) -> str:
@@ -272,7 +310,7 @@ class ScriptedTeacher:
         """
         text = self.trace(sample, attempt)
         if attempt == 0 and sample.process and split_trace(text, sample.solution) != sample.process:
-            raise ValueError(f"{sample.id}: another teacher wrote this trace; use the same seed, mistake_rate and check_share")
+            raise ValueError(f"{sample.id}: another teacher wrote this trace; use the same seed, mistake_rate and check_share, or check without a teacher")
         return self.planted.get((sample_id(sample), attempt))
 
 

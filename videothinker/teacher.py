@@ -168,7 +168,7 @@ class EngineTeacher:
             try:
                 if reply is not None:
                     return read(reply)
-                reason = "the engine gave no answer"
+                reason = "the engine gave no answer" + "".join(f" ({why})" for _, why in getattr(self.engine, "errors", ())[-1:])
             except ValueError as error:
                 reason = str(error)
         raise TeacherError(f"{what}: nothing usable in {self.tries} tries; the last time {reason}")

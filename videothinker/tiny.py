@@ -16,15 +16,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .model import Batch, Family, Prompt, collate, family_of, question_text
+from .model import STYLES, Batch, Family, Prompt, collate, family_of, question_text
 from .schema import Sample, option_line
+from .synthesis import scripted_conclusion, scripted_thinks
 from .toymodel import build_model, build_processor, patchify, scene_frames
-from .toyworld import COLOURS, FAMILIES, MOTIONS, PAIRS, SEEN, SHAPES, Scene, ask, draw_scene, named_rng
+from videothinker.toyworld import (
+    COLOURS,
+    FAMILIES,
+    HELD_OUT,
+    MOTIONS,
+    PAIRS,
+    SEEN,
+    SHAPES,
+    Scene,
+    ask,
+    draw_scene,
+    named_rng,
+)
 
 # %% auto #0
-__all__ = ['RATES', 'PHASES', 'ROW_LOSS_FROM', 'Task', 'caption_text', 'check_text', 'draw_question', 'as_sample', 'draw_check',
-           'draw_task', 'encode_task', 'batch_of', 'draw_second', 'SecondStream', 'append_row', 'train_vision',
-           'BatchStream', 'BasePlan', 'token_sets', 'task_loss', 'base_step', 'train_base']
+__all__ = ['PHASES', 'Task', 'caption_text', 'draw_sample', 'aloud_text', 'alike_pairs', 'draw_task', 'encode_task', 'batch_of',
+           'draw_second', 'SecondStream', 'append_row', 'train_vision', 'BatchStream', 'BasePlan', 'token_sets',
+           'base_step', 'train_base']
 
 # %% ../nbs/08b_tiny.ipynb #c08b-005
 @dataclass
@@ -36,71 +49,53 @@ class Task:
     scene: Scene | None = None
 
 # %% ../nbs/08b_tiny.ipynb #c08b-006
-def caption_text(scene: Scene) -> str:
-    """All events with their times, one sentence each: what a dense-captioning model writes."""
-    return "\n".join(f"{e.start // 60:02d}:{e.start % 60:02d}-{e.end // 60:02d}:{e.end % 60:02d} {e.caption}" for e in scene.events)
-
-# %% ../nbs/08b_tiny.ipynb #c08b-008
-def check_text(answer: str, options: Sequence[str]) -> str:
-    """The options checked one by one against a known answer, then the letter."""
-    letters = "ABCDEFGH"[: len(options)]
-    checks = " ".join(f"{x} : {o} {'yes' if o == answer else 'no'}" for x, o in zip(letters, options, strict=True))
-    return f"{checks} . so {letters[list(options).index(answer)]}"
+def caption_text(scene: Scene, remarks: Sequence[str] = ()) -> str:
+    """All events, in lines: when, what, and a remark where there are `remarks` (one an event)."""
+    lines = [[f"{e.start // 60:02d}:{e.start % 60:02d}-{e.end // 60:02d}:{e.end % 60:02d}", e.caption] for e in scene.events]
+    if remarks:
+        lines = [[*line, remark] for line, remark in zip(lines, remarks, strict=True)]
+    return "\n".join("\n".join(line) for line in lines)
 
 # %% ../nbs/08b_tiny.ipynb #c08b-010
-def draw_question(scene: Scene, rng: np.random.Generator, tries: int = 20) -> tuple[str, list[str], int]:
-    """A question of any family about the scene: problem, option phrases, index of the right one."""
+def draw_sample(scene: Scene, rng: np.random.Generator, pairs: Sequence[tuple[str, str]] = SEEN) -> Sample:
+    """A question of any family about the scene, options lettered; wrong ones are drawn from `pairs` too."""
     while True:
-        q = ask(scene.segments, rng, str(rng.choice(FAMILIES)), SEEN)
-        if q is not None:
-            return q
-
-# %% ../nbs/08b_tiny.ipynb #c08b-011
-def as_sample(question: tuple[str, list[str], int]) -> Sample:
-    """A row that asks the question, options lettered."""
-    problem, options, index = question
-    return Sample(problem, [option_line("ABCDEF"[i], o) for i, o in enumerate(options)], f"<answer>{'ABCDEF'[index]}</answer>")
-
-# %% ../nbs/08b_tiny.ipynb #c08b-013
-def draw_check(rng: np.random.Generator) -> Task:
-    """Text only: check the options of a question whose answer is given (all pairs, held-out ones included)."""
-    k, numbers = int(rng.integers(4, 7)), rng.random() < 0.2
-    options = [str(i) for i in range(4)] if numbers else [f"the {PAIRS[i][0]} {PAIRS[i][1]}" for i in rng.permutation(len(PAIRS))[:k]]
-    i = int(rng.integers(len(options)))
-    return Task(question_text(as_sample((f"the answer is {options[i]} .", options, i))) + "Check the options.", f"the answer is {options[i]} . {check_text(options[i], options)}")
+        if (question := ask(scene.segments, rng, str(rng.choice(FAMILIES)), pairs)) is not None:
+            problem, options, index = question
+            return Sample(problem, [option_line("ABCDEF"[i], o) for i, o in enumerate(options)], f"<answer>{'ABCDEF'[index]}</answer>")
 
 # %% ../nbs/08b_tiny.ipynb #c08b-014
+def aloud_text(scene: Scene, sample: Sample) -> str:
+    """The events with a remark each on what they mean for the question, then the options one by one, in plain words without a tag."""
+    return f"{caption_text(scene, scripted_thinks(sample.problem, scene.segments))}\n{scripted_conclusion(sample, sample.answer, checked=True)}"
+
+
+def alike_pairs(rng: np.random.Generator) -> list[tuple[str, str]]:
+    """The pairs of four colours and three shapes: among so few, half a name fits several."""
+    colours, shapes = rng.permutation(list(COLOURS))[:4], rng.permutation(SHAPES)[:3]
+    return [(str(c), str(s)) for c in colours for s in shapes]
+
+
 def draw_task(kind: str, rng: np.random.Generator, name: str, stage: str = "long") -> Task:
     """One training example.
 
-    Parameters: `kind`, of `caption`, `describe`, `words`, `letter`, `aloud` (with a clip), `read`, `reason`, `check` (text only); `rng`,
-    which decides all but the scene, drawn by `name`; `stage`, `short` (clips of 1–5 s, one or two events) or `long` (4–24 s, three to five).
+    Parameters: `kind`, of `caption`, `letter`, `aloud` (with a clip) and `reason` (text only); `rng`, which decides all but the scene, drawn
+    by `name`; `stage`, `short` (clips of 1–5 s, one or two events), `long` (4–24 s, three to five), or `alike` (long, with names that are easily mixed up).
     """
-    if kind == "check":
-        return draw_check(rng)
     wide = rng.random() < 0.25
     shape: dict[str, Any] = dict(n_events=(1, 2), min_duration=1, max_duration=5, lengths=(1, 2, 3)) if stage == "short" else \
         dict(n_events=(4, 5), min_duration=8, max_duration=24) if wide else dict(n_events=(3, 4), min_duration=4, max_duration=14)
-    scene = draw_scene(name, 0, pairs=PAIRS if kind in ("read", "reason") else SEEN, variable_rate=bool(rng.random() < 0.3), **shape)
+    pairs = [p for p in (alike_pairs(rng) if stage == "alike" else PAIRS) if kind == "reason" or p not in HELD_OUT]
+    scene = draw_scene(name, 0, pairs=pairs, variable_rate=bool(rng.random() < 0.3), **shape)
     if kind == "caption":
         return Task("Describe the video.", caption_text(scene), scene)
-    if kind == "read" and rng.random() < 0.2:
-        e = scene.events[int(rng.integers(len(scene.events)))]
-        return Task(f"{caption_text(scene)}\nHow long does {e.phrase} move?", f"it lasts {e.end - e.start} seconds")
-    problem, options, index = draw_question(scene, rng)
-    if kind == "read":
-        return Task(f"{caption_text(scene)}\n{problem}", options[index])
-    if kind == "reason":
-        return Task(f"{question_text(as_sample((problem, options, index)))}{caption_text(scene)}\nCheck the options.",
-                    f"the answer is {options[index]} . {check_text(options[index], options)}")
-    if kind == "describe":
-        return Task(question_text(as_sample((problem, options, index))) + "Describe the video.", caption_text(scene), scene)
+    sample = draw_sample(scene, rng, pairs)
+    asked = question_text(sample)
+    if kind == "letter":
+        return Task(asked + STYLES["letter"].ask, sample.answer, scene)
     if kind == "aloud":
-        return Task(question_text(as_sample((problem, options, index))) + "Describe the video and check the options.",
-                    f"{caption_text(scene)}\nthe answer is {options[index]} . {check_text(options[index], options)}", scene)
-    if kind == "words":
-        return Task(f"{problem}\nAnswer in words.", options[index], scene)
-    return Task(question_text(as_sample((problem, options, index))) + "Answer with the letter.", "ABCDEF"[index], scene)
+        return Task(asked + STYLES["short"].ask, aloud_text(scene, sample), scene)
+    return Task(f"{asked}{caption_text(scene)}\nCheck the options.", aloud_text(scene, sample))
 
 # %% ../nbs/08b_tiny.ipynb #c08b-017
 def encode_task(task: Task, processor: Any) -> tuple[Prompt, list[int]]:
@@ -200,23 +195,16 @@ class BatchStream(torch.utils.data.Dataset):
     def __getitem__(self, step: int) -> tuple[Batch, Batch]:
         torch.set_num_threads(1)
         stage, video, text = next(p[1:] for p in PHASES if step < p[0])
-        rows = [[k for k, n in kinds.items() for _ in range(n)] for kinds in (video, text)]
-        one, two = (batch_of(kinds, step, self.plan.seed, stage, self.processor, self.family) for kinds in rows)
+        one, two = (batch_of([k for k, n in kinds.items() for _ in range(n)], step, self.plan.seed, clips, self.processor, self.family)
+                    for kinds, clips in ((video, stage), (text, stage.replace("short", "long"))))
         return one, two
 
 # %% ../nbs/08b_tiny.ipynb #c08b-030
-# until which step, peak learning rate, warm-up steps, and the share of the peak that is left at the end
-RATES: tuple[tuple[int, float, int, float], ...] = ((2000, 1e-3, 100, 0.05), (2500, 6e-4, 30, 0.02), (2830, 6e-4, 30, 0.02), (10**9, 1e-3, 50, 0.02))
-# until which step, which clips, and how many rows of each kind a step holds
+# until which step, which clips, and how many rows of each kind a step holds (with a clip, text only)
 PHASES: tuple[tuple[int, str, dict[str, int], dict[str, int]], ...] = (
-    (150, "short", {"caption": 40}, {"check": 12, "read": 12}),
-    (700, "long", {"caption": 24, "words": 6, "letter": 6}, {"check": 12, "read": 12}),
-    (1100, "long", {"caption": 20, "words": 4, "letter": 4}, {"check": 28, "read": 8}),
-    (2000, "long", {"caption": 30, "words": 4, "letter": 2}, {"check": 14, "read": 8}),
-    (2500, "long", {"caption": 20, "letter": 2}, {"reason": 24, "check": 4, "read": 4}),
-    (2830, "long", {"describe": 10, "aloud": 16, "caption": 4, "letter": 2}, {"reason": 6, "check": 2}),
-    (2900, "long", {"describe": 4, "aloud": 10, "letter": 1}, {"read": 40, "reason": 14}),
-    (10**9, "long", {"describe": 2, "aloud": 8, "letter": 1}, {"read": 40, "reason": 12}),
+    (200, "short", {"caption": 40}, {"reason": 12}),
+    (2300, "long", {"caption": 8, "aloud": 18, "letter": 2}, {"reason": 12}),
+    (10**9, "alike", {"caption": 2, "aloud": 16, "letter": 1}, {"reason": 20}),
 )
 
 # %% ../nbs/08b_tiny.ipynb #c08b-031
@@ -225,62 +213,46 @@ class BasePlan:
     """How the base is trained: steps of the vision tower, then steps of the language model (see `PHASES`)."""
 
     vision_steps: int = 600
-    steps: int = 3450
+    steps: int = 3350
     seed: int = 0
+    rates: tuple[tuple[int, float, int], ...] = ((2300, 1e-3, 500), (3100, 8e-4, 700), (3350, 8e-4, 250))  # until which step, peak, steps of decay before that
+    warmup: int = 100
+    floor: float = 0.02    # share of the peak that is left at the end of a decay
     save_every: int = 100
 
     def lr_at(self, step: int) -> float:
-        """Linear warm-up and cosine decay, once for each stretch of `RATES`."""
-        i = next(i for i, stretch in enumerate(RATES) if step < stretch[0])
-        until, peak, warmup, floor = RATES[i]
-        start, end = RATES[i - 1][0] if i else 0, min(until, self.steps)
-        if start == 0:  # the first stretch decays from the end of its warm-up
-            x, rise = (step - warmup) / max(1, end - warmup), (step + 1) / warmup
-            return peak * (rise if step < warmup else floor + (1 - floor) * (1 + math.cos(math.pi * min(x, 1))) / 2)
-        x = (step - start) / max(1, end - start)
-        return peak * min(1, (step - start + 1) / warmup) * (floor + (1 - floor) * (1 + math.cos(math.pi * x)) / 2)
+        """Warm up, stay, decay, once for each entry of `rates`."""
+        i = next(i for i, rate in enumerate(self.rates) if step < rate[0])
+        until, peak, decay = self.rates[i]
+        since = step - (self.rates[i - 1][0] if i else 0)
+        return peak * min(1, (since + 1) / self.warmup) * min(1, self.floor + (1 - self.floor) * (until - step) / decay)
 
 # %% ../nbs/08b_tiny.ipynb #c08b-034
 def token_sets(processor: Any) -> dict[str, Tensor]:
-    """Token ids by what they say, for accuracies that mean something: colour, shape, motion, time."""
+    """Token ids by what they say, for accuracies that mean something: colour, shape, motion, time, yes or no."""
     first = lambda w: processor.tokenizer(w, add_special_tokens=False)["input_ids"][0]  # noqa: E731 (each is a single token)
     words = {"colour": [f" {c}" for c in COLOURS], "shape": [f" {s}" for s in SHAPES], "motion": [f" {m}" for m in MOTIONS],
-             "time": [f"{t // 60:02d}:{t % 60:02d}" for t in range(60)], "letter": list("ABCDEF") + [f" {x}" for x in "ABCDEF"],
-             "yesno": [" yes", " no"]}
+             "time": [f"{t // 60:02d}:{t % 60:02d}" for t in range(60)], "yesno": [" yes", " no"], "answer": [" answer"]}
     return {k: torch.tensor([first(w) for w in ws]) for k, ws in words.items()}
 
-# %% ../nbs/08b_tiny.ipynb #c08b-037
-ROW_LOSS_FROM = 2830  # until this step the loss was a mean over tokens, and answers of three words went under in long targets
-
-
-def task_loss(logits: Tensor, labels: Tensor, answer_token: int | None) -> Tensor:
-    """Cross-entropy of the targets. logits [B, L, V], labels [B, L] (-100 elsewhere).
-
-    Without `answer_token` the mean over all tokens. With it the mean over rows of each row's mean, in which the words named after
-    "the answer is" count eight times: a row of three answer words then weighs as much as one that copies forty.
-    """
-    if answer_token is None:
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none").view(labels.shape)
-    weight = (labels != -100).float()
-    named = (labels == answer_token).float()
-    for offset in (2, 3, 4):  # "answer is the red ring": the words two to four places on
-        weight[:, offset:] += 7 * named[:, :-offset] * weight[:, offset:].clamp(max=1)
-    return ((loss * weight).sum(1) / weight.sum(1).clamp(min=1)).mean()
-
 # %% ../nbs/08b_tiny.ipynb #c08b-039
-def base_step(model: Any, batches: Sequence[Batch], sets: dict[str, Tensor], answer_token: int | None = None) -> dict[str, float]:
-    """Gradient of one step's video and text batch (see `task_loss`); returns losses and the share of right tokens a set (NaN where there are none)."""
+def base_step(model: Any, batches: Sequence[Batch], sets: dict[str, Tensor]) -> dict[str, float]:
+    """Gradient of one step's video and text batch; returns losses and the share of right next tokens a set (NaN where there are none).
+
+    `named` is the colour in "the answer is the red …": whether the remarks led it to the answer.
+    """
     row: dict[str, float] = {}
     for name, batch in zip(("video", "text"), batches, strict=True):
         logits = model(**batch.model_inputs()).logits[:, :-1]  # [B, L-1, V]
         labels = batch.labels[:, 1:]                           # [B, L-1]
-        loss = task_loss(logits, labels, answer_token)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
         loss.backward()
         row[f"loss_{name}"] = round(loss.item(), 4)
-        hit = logits.argmax(-1) == labels
-        for kind in ("colour", "shape", "motion", "time") if name == "video" else ("colour", "letter", "yesno"):
-            row[f"{name}_{kind}"] = round(hit[torch.isin(labels, sets[kind])].float().mean().item(), 4)
+        hit, where = logits.argmax(-1) == labels, {k: torch.isin(labels, ids) for k, ids in sets.items()}
+        named = torch.zeros_like(hit)
+        named[:, 3:] = where["colour"][:, 3:] & where.pop("answer")[:, :-3]
+        for kind, mask in (where | {"named": named}).items():
+            row[f"{name}_{kind}"] = round(hit[mask].float().mean().item(), 4)
     return row
 
 # %% ../nbs/08b_tiny.ipynb #c08b-041
@@ -295,7 +267,7 @@ def train_base(out: str | Path, plan: BasePlan = BasePlan(), log: str | Path | N
     processor = build_processor()
     model = build_model(processor, plan.seed).train()
     family = family_of(model, processor)
-    sets, answer_token = token_sets(processor), processor.tokenizer(" answer", add_special_tokens=False)["input_ids"][0]
+    sets = token_sets(processor)
     state, start = out / "state.pt", 0
     if not state.exists():
         train_vision(model, plan.vision_steps, seed=plan.seed, log=out / "vision_log.csv")
@@ -312,7 +284,7 @@ def train_base(out: str | Path, plan: BasePlan = BasePlan(), log: str | Path | N
     for step, batches in enumerate(loader, start):
         for group in optimizer.param_groups:
             group["lr"] = plan.lr_at(step)
-        row = {"step": step + 1} | base_step(model, batches, sets, answer_token if step >= ROW_LOSS_FROM else None)
+        row = {"step": step + 1} | base_step(model, batches, sets)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -321,6 +293,6 @@ def train_base(out: str | Path, plan: BasePlan = BasePlan(), log: str | Path | N
         if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
             torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, out / "state.tmp")
             (out / "state.tmp").replace(state)
-            model.save_pretrained(out)
-            processor.save_pretrained(out)
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
     return model.eval()

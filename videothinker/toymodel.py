@@ -32,13 +32,14 @@ def vocabulary_lines() -> list[str]:
     """Text that holds every word of the toy world, its questions and its traces, to train the tokenizer on."""
     times = [f"{t // 60:02d}:{t % 60:02d}" for t in range(90)]
     lines = [f"the {c} {s} a {c} {s} moves {m} .\n" for c, s in PAIRS for m in MOTIONS]
-    lines += [f"<time>{a}-{b}</time> <caption>a {w}</caption> <think>it is {w} it lasts {i} seconds {i} so far not this this is</think>"
-              f" <answer>{letter}</answer>" for i, (a, b, w) in enumerate(zip(times, times[1:], [*COLOURS, *SHAPES, *MOTIONS, *ORDINALS] * 9, strict=False)) for letter in "ABCDEF"]
+    lines += [f"<time>{a}-{b}</time> <caption>a {w}</caption> <think>it is {w}</think> <answer>{letter}</answer>"
+              for i, (a, b, w) in enumerate(zip(times, times[1:], [*COLOURS, *SHAPES, *MOTIONS, *ORDINALS] * 9, strict=False)) for letter in "ABCDEF"]
     lines += [f" <time>{t}-{t}</time> so {letter} {letter} : the yes no . {letter}. {letter} {t} {d}\n{d}" for t in times for letter in "ABCDEF" for d in range(6)]
     lines += ["Which shape moves right after the ? Which shape moves right before the ? How many shapes move left? How many shapes are ?"
               " Which shape moves the longest? Which shape moves for the shortest time? Which shape moves first? last?\nOptions:\n"
-              "Watch the key segments, think and answer. Answer with the letter. Describe the video. Answer in words. Check the options."
-              " How long does the move? the answer is it lasts second seconds user assistant system\n"] * 40
+              "Answer with the letter. Describe the video. Describe the video and check the options. Check the options."
+              " user assistant system\nthis is not this , so far\nit is and last , so the\nnot asked about\nasked about , right before that the\n"
+              "right after that , so the\nit lasts second seconds , longest shortest so far by the\nso the answer is .\n"] * 40
     return lines
 
 # %% ../nbs/08a_toymodel.ipynb #c08a-007

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .schema import Sample, Segment, atomic_write, option_line, write_json, write_rows
+from .schema import Sample, Segment, atomic_write, option_line, read_json, write_json, write_rows
 
 # %% auto #0
 __all__ = ['COLOURS', 'SHAPES', 'MOTIONS', 'HELD_OUT', 'PAIRS', 'SEEN', 'FAMILIES', 'SIDE', 'RADIUS', 'SUBTICK', 'CAPTION',
@@ -355,10 +355,18 @@ def make_world(out: str | Path, size: WorldSize = WorldSize(), seed: int = 0) ->
     Returns
     -------
     The manifest, as written to `manifest.json`: sizes, seed, and a SHA-256 of every annotation file and of all videos.
+
+    Raises
+    ------
+    ValueError : when `out` holds the world of another seed, whose clips have the same names.
     """
     from tqdm.auto import tqdm
 
     out = Path(out)
+    mark = out / "seed.json"
+    if mark.exists() and read_json(mark) != {"seed": seed}:
+        raise ValueError(f"{out} holds the world of another seed ({mark}: {read_json(mark).get('seed')}, not {seed}); choose another folder")
+    write_json(mark, {"seed": seed})
     scenes = {split: [draw_scene(f"{split}-{i:04d}", seed, **options) for i in range(getattr(size, split))] for split, options in SPLITS.items()}
     digests = hashlib.sha256()
     for split, members in scenes.items():

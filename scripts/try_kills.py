@@ -1,0 +1,100 @@
+"""Kill `videothinker demo` at random moments, start it again each time, and look for damage.
+
+    python scripts/try_kills.py OUT [--kills 10] [--seconds 900] [--random 0] [options of demo, such as --seed 2]
+
+After each kill every file under a final name must be whole (JSON that parses, safetensors with all their bytes, clips
+that are not empty). At the end the run must have ended, and no step that was finished before a kill may have been
+written again. `--seconds` is about what an undisturbed run takes; the kills are spread over it. The last lines say what
+was found; exit 1 if anything was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def damage(path: Path) -> str:
+    """What is wrong with a file, empty if nothing is (or if its content is not known here)."""
+    try:
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".jsonl":
+            for line in path.read_text().splitlines():
+                json.loads(line)
+        elif path.suffix == ".safetensors":
+            head = int.from_bytes(path.open("rb").read(8), "little")
+            with path.open("rb") as f:
+                f.seek(8)
+                tensors = json.loads(f.read(head))
+            ends = [t["data_offsets"][1] for name, t in tensors.items() if name != "__metadata__"]
+            if path.stat().st_size != 8 + head + max(ends):
+                return "is cut off"
+        elif not path.stat().st_size and path.suffix in (".mp4", ".html", ".npz"):
+            return "is empty"
+    except (ValueError, OSError, KeyError) as error:
+        return f"cannot be read: {error}"
+    return ""
+
+
+def temporary(path: Path, out: Path) -> bool:
+    """Whether a file is known to be unfinished: a temporary name, or a checkpoint without its mark."""
+    parts = path.relative_to(out).parts
+    folders = [out.joinpath(*parts[: i + 1]) for i, p in enumerate(parts) if p.startswith("checkpoint-")]
+    return any(not (f / "finished").exists() for f in folders) or any(p.startswith(".") or ".tmp" in p for p in parts)
+
+
+def journals(path: Path) -> bool:
+    """Whether a file is appended to line by line: its last line may be cut by a kill, and readers skip it."""
+    return path.name == "curation.jsonl" or path.parent.name == "eval"
+
+
+def steps_of(out: Path) -> dict[str, tuple[int, bytes]]:
+    """Time of writing and content of each finished step."""
+    return {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted((out / "steps").glob("*.json"))}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run, kill, look, repeat; then let it end."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=900.0)
+    parser.add_argument("--random", type=int, default=0, help="seed of the moments")
+    args, options = parser.parse_known_args(argv)
+
+    draw, found, seen = random.Random(args.random), [], dict[str, tuple[int, bytes]]()
+    command = [str(Path(sys.executable).parent / "videothinker"), "demo", "--out", str(args.out), *options]
+    for kill in range(args.kills + 1):
+        process = subprocess.Popen(command)
+        try:
+            process.wait(draw.uniform(8, 2 * args.seconds / args.kills) if kill < args.kills else None)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        done = steps_of(args.out)
+        for name, was in seen.items():
+            if done.get(name) != was:
+                found.append(f"kill {kill}: step {name} was finished and has been written again")
+        files = [p for p in args.out.rglob("*") if p.is_file() and not temporary(p, args.out)]
+        found += [f"kill {kill}: {p} {what}" for p in files if not journals(p) and (what := damage(p))]
+        seen = done
+        names = ", ".join(n.removesuffix(".json") for n in done) or "nothing"
+        print(f"\n--- {time.strftime('%H:%M:%S')} start {kill + 1} ended with {process.returncode}; finished: {names}; "
+              f"files looked at: {len(files)}", flush=True)
+        if process.returncode != -signal.SIGKILL:
+            break
+    if process.returncode:
+        found.append(f"the last start ended with {process.returncode}")
+    print("\n".join(found) or f"{kill} kills, no damage, nothing done twice")
+    return bool(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
