@@ -66,8 +66,9 @@ def draw_sample(scene: Scene, rng: np.random.Generator, pairs: Sequence[tuple[st
 
 # %% ../nbs/08b_tiny.ipynb #c08b-014
 def aloud_text(scene: Scene, sample: Sample) -> str:
-    """The events with a remark each on what they mean for the question, then the options one by one, in plain words without a tag."""
-    return f"{caption_text(scene, scripted_thinks(sample.problem, scene.segments))}\n{scripted_conclusion(sample, sample.answer, checked=True)}"
+    """The events with a remark each on what they mean for the question, the options one by one, and the letter: plain words without a tag."""
+    remarks = scripted_thinks(sample.problem, scene.segments)
+    return f"{caption_text(scene, remarks)}\n{scripted_conclusion(sample, sample.answer, checked=True)}\n{sample.answer}"
 
 
 def alike_pairs(rng: np.random.Generator) -> list[tuple[str, str]]:
@@ -213,9 +214,9 @@ class BasePlan:
     """How the base is trained: steps of the vision tower, then steps of the language model (see `PHASES`)."""
 
     vision_steps: int = 600
-    steps: int = 3350
+    steps: int = 3550
     seed: int = 0
-    rates: tuple[tuple[int, float, int], ...] = ((2300, 1e-3, 500), (3100, 8e-4, 700), (3350, 8e-4, 250))  # until which step, peak, steps of decay before that
+    rates: tuple[tuple[int, float, int], ...] = ((2300, 1e-3, 500), (3100, 8e-4, 700), (3350, 8e-4, 250), (3550, 8e-4, 200))  # until which step, peak, steps of decay before that
     warmup: int = 100
     floor: float = 0.02    # share of the peak that is left at the end of a decay
     save_every: int = 100
