@@ -117,12 +117,9 @@ def leak(caption: str) -> str:
 # %% ../nbs/06_synthesis.ipynb #c06-017
 def compared(phrase: str, wanted: str) -> str:
     """The words of `phrase` up to the first that is not the one of `wanted`, then `no`; or all of them, then `yes`."""
-    said: list[str] = []
-    for word, other in zip_longest(phrase.split(), wanted.split()):
-        said += [word] if word else []
-        if word != other:
-            return " ".join([*said, "no"])
-    return " ".join([*said, "yes"])
+    said = phrase.split()
+    same = next((i for i, (word, other) in enumerate(zip_longest(said, wanted.split())) if word != other), None)
+    return " ".join([*said, "yes"] if same is None else [*said[: same + 1], "no"])
 
 
 def scripted_thinks(problem: str, segments: Sequence[Segment]) -> list[str]:
@@ -130,7 +127,8 @@ def scripted_thinks(problem: str, segments: Sequence[Segment]) -> list[str]:
     names = [f"the {p[0]} {p[1]}" if (p := parse_caption(s.caption)) else "" for s in segments]
     word = problem.rstrip("?").split()[-1]
     if problem.startswith("How many"):
-        return _count_thinks(word, segments)
+        hits = [word in segment.caption.split() for segment in segments]
+        return [f"this is {n}" if hit else f"not this , {n} so far" for hit, n in zip(hits, accumulate(map(int, hits)), strict=True)]
     if "longest" in problem or "shortest" in problem:
         return _length_thinks("longest" if "longest" in problem else "shortest", names, segments)
     if related := re.fullmatch(r"Which shape moves right (after|before) (the \w+ \w+)\?", problem):
@@ -139,11 +137,6 @@ def scripted_thinks(problem: str, segments: Sequence[Segment]) -> list[str]:
     if word == "last":
         return [f"it is {rank}" for rank in ranks[:-1]] + [f"it is {ranks[-1]} and last , so {names[-1]}"]
     return [f"it is {rank} , so {name}" if rank == word else f"it is {rank}" for rank, name in zip(ranks, names, strict=True)]
-
-
-def _count_thinks(word: str, segments: Sequence[Segment]) -> list[str]:
-    hits = [word in segment.caption.split() for segment in segments]
-    return [f"this is {n}" if hit else f"not this , {n} so far" for hit, n in zip(hits, accumulate(map(int, hits)), strict=True)]
 
 
 def _length_thinks(extreme: str, names: Sequence[str], segments: Sequence[Segment]) -> list[str]:
@@ -302,12 +295,7 @@ class ScriptedTeacher:
         return text
 
     def mistake(self, sample: Sample, attempt: int) -> Planted | None:
-        """The mistake of one attempt, also of one that an earlier process wrote; None if there is none.
-
-        Raises
-        ------
-        ValueError when the first trace, kept in the sample, is not what this teacher writes.
-        """
+        """The mistake of one attempt, also of an earlier process; None if there is none, ValueError when the sample's first trace is not this teacher's."""
         text = self.trace(sample, attempt)
         if attempt == 0 and sample.process and split_trace(text, sample.solution) != sample.process:
             raise ValueError(f"{sample.id}: another teacher wrote this trace; use the same seed, mistake_rate and check_share, or check without a teacher")
