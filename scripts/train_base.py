@@ -1,7 +1,7 @@
 """Train the tiny base from scratch and put it into data/tiny-base. Usage: train_base.py [OUT] [--threads N] [--to DIR]
 
 OUT (default runs/tiny-base) keeps the checkpoint: killed and started again, the training goes on. Its recipe and seed
-are `videothinker.tiny.BasePlan`; nbs/08b_tiny.ipynb explains them. About an hour on two cores.
+are `videothinker.tiny.BasePlan`; nbs/08b_tiny.ipynb explains them. About 85 minutes on two cores.
 """
 
 from __future__ import annotations
