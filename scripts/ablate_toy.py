@@ -2,8 +2,8 @@
 
     python scripts/ablate_toy.py --world runs/demo/world --out runs/ablations NAME [key=value ...]
 
-One variant a call. Keys and defaults are below; the SFT model is shared by variants that differ only in GRPO. The log
-and the validation probes of GRPO go to OUT/NAME.json.
+One variant a call. Keys and defaults (the main job's) are below; the SFT model is shared by variants that differ only
+in GRPO. The log and the validation probes of GRPO go to OUT/NAME.json.
 """
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 DEFAULTS: dict[str, Any] = {
-    "seed": 0, "check_share": 0.5, "mistake_rate": 0.25, "sft_rows": 1000, "sft_steps": 300, "sft_lr": 1e-3, "lr": 1e-4,
-    "steps": 40, "prompts": 24, "generations": 8, "beta": 0.0, "probe": 200, "every": 10, "base": "data/tiny-base",
+    "seed": 0, "check_share": 0.35, "mistake_rate": 0.25, "sft_rows": 1000, "sft_steps": 300, "sft_lr": 1e-3,
+    "lr": 2.5e-5, "steps": 24, "prompts": 24, "generations": 8, "beta": 0.04, "probe": 200, "every": 10,
+    "base": "data/tiny-base",
 }
 SFT_KEYS = ("seed", "check_share", "mistake_rate", "sft_rows", "sft_steps", "sft_lr", "base")
 

@@ -21,13 +21,22 @@ from pathlib import Path
 
 
 def damage(path: Path) -> str:
-    """What is wrong with a file, empty if nothing is (or if its content is not known here)."""
+    """What is wrong with a file, empty if nothing is (or if its content is not known here).
+
+    A `.jsonl` is a journal or written whole: a kill may cut the last line of a journal (readers drop it), no other,
+    and no question may have been answered twice.
+    """
     try:
         if path.suffix == ".json":
             json.loads(path.read_text())
         elif path.suffix == ".jsonl":
-            for line in path.read_text().splitlines():
-                json.loads(line)
+            whole, _, torn = path.read_text(errors="replace").rpartition("\n")
+            rows = [json.loads(line) for line in whole.split("\n") if line]
+            if torn and not journal(path):
+                return "ends in the middle of a line"
+            ids = [row["id"] for row in rows if row.get("id")]
+            if len(set(ids)) < len(ids):
+                return "holds an answer twice"
         elif path.suffix == ".safetensors":
             head = int.from_bytes(path.open("rb").read(8), "little")
             with path.open("rb") as f:
@@ -50,8 +59,8 @@ def temporary(path: Path, out: Path) -> bool:
     return any(not (f / "finished").exists() for f in folders) or any(p.startswith(".") or ".tmp" in p for p in parts)
 
 
-def journals(path: Path) -> bool:
-    """Whether a file is appended to line by line: its last line may be cut by a kill, and readers skip it."""
+def journal(path: Path) -> bool:
+    """Whether a `.jsonl` is appended to line by line."""
     return path.name == "curation.jsonl" or path.parent.name == "eval"
 
 
@@ -83,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
             if done.get(name) != was:
                 found.append(f"kill {kill}: step {name} was finished and has been written again")
         files = [p for p in args.out.rglob("*") if p.is_file() and not temporary(p, args.out)]
-        found += [f"kill {kill}: {p} {what}" for p in files if not journals(p) and (what := damage(p))]
+        found += [f"kill {kill}: {p} {what}" for p in files if (what := damage(p))]
         seen = done
         names = ", ".join(n.removesuffix(".json") for n in done) or "nothing"
         print(f"\n--- {time.strftime('%H:%M:%S')} start {kill + 1} ended with {process.returncode}; finished: {names}; "

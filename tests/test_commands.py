@@ -152,7 +152,7 @@ def test_data_from_clips_to_curated_rows(command: str, tmp_path: Path) -> None:
         command, "synthesize", "--captions", world / "captions.jsonl", "--qa", world / "qa.jsonl", "--out", rows, *truth
     )
     assert (written.returncode, written.stdout) == (0, f"6 rows in {rows}\n"), written.stderr
-    curated = run(command, "curate", "--data", rows, "--out", train, *truth)
+    curated = run(command, "curate", "--data", rows, "--out", train)
     assert curated.returncode == 0, curated.stderr
     report = json.loads((tmp_path / "train.jsonl.report.json").read_text())
     kept = [json.loads(line) for line in train.read_text().splitlines()]

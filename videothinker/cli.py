@@ -14,8 +14,8 @@ from typing import Any
 
 # %% auto #0
 __all__ = ['run_demo_command', 'run_toyworld', 'make_engine', 'make_teacher', 'run_synthesize', 'run_curate', 'video_roots',
-           'run_training', 'model_name', 'run_eval', 'default_model', 'answer_page', 'run_answer', 'add_teacher_flags',
-           'add_data_commands', 'add_model_commands', 'build_parser', 'is_users', 'main']
+           'run_training', 'model_name', 'run_eval', 'default_model', 'answer_page', 'run_answer', 'positive',
+           'add_teacher_flags', 'add_data_commands', 'add_model_commands', 'build_parser', 'is_users', 'main']
 
 # %% ../nbs/19_cli.ipynb #c19-005
 def run_demo_command(args: argparse.Namespace) -> None:
@@ -55,10 +55,10 @@ def make_teacher(args: argparse.Namespace) -> Any:
         from videothinker.schema import resolve_path
         from videothinker.teacher import EngineTeacher, segment_images
 
-        roots = video_roots(args.videos) if args.videos else None
+        roots = video_roots(args.videos) if getattr(args, "videos", None) else None
         show = (lambda sample, segment: segment_images(resolve_path(sample, roots), segment)) if roots else None
-        return EngineTeacher(make_engine(args.teacher_url, args.teacher_model, args.cache), show)
-    truth = {c.video_id: c.segments for c in read_captions(args.truth)} if args.truth else {}
+        return EngineTeacher(make_engine(args.teacher_url, args.teacher_model, args.cache or f"{args.out}.answers"), show)
+    truth = {c.video_id: c.segments for c in read_captions(args.truth)} if getattr(args, "truth", None) else {}
     return ScriptedTeacher(args.seed, args.mistake_rate, args.check_share, truth)
 
 
@@ -85,16 +85,24 @@ def run_synthesize(args: argparse.Namespace) -> None:
 
 
 def run_curate(args: argparse.Namespace) -> None:
-    """`videothinker curate`: keep the rows whose times and captions lead a reader to the answer; the report goes beside them."""
+    """`videothinker curate`: keep the rows whose times and captions lead a reader to the answer; the report goes beside them.
+
+    Raises
+    ------
+    ValueError : when teacher or reader could not be asked about a single row.
+    """
     from videothinker.hindsight import EngineReader, SymbolicReader, curate
     from videothinker.schema import read_rows, write_json, write_rows
 
-    reader: Any = EngineReader(make_engine(args.reader_url, args.reader_model, args.cache and f"{args.cache}.reader")) if args.reader_url else SymbolicReader()
+    reader: Any = EngineReader(make_engine(args.reader_url, args.reader_model, f"{args.cache or f'{args.out}.answers'}.reader")) if args.reader_url else SymbolicReader()
     teacher = None if args.check_only else make_teacher(args)
     kept, report = curate(read_rows(args.data), teacher, reader, args.retries, out=Path(f"{args.out}.journal"), workers=args.workers)
+    print(report._repr_markdown_())
+    if report.unfinished and not kept:
+        name, why = next(iter(report.unfinished.items()))
+        raise ValueError(f"nothing could be judged, {args.out} is not written; the first of {len(report.unfinished)} reasons: {name}: {why}")
     write_rows(args.out, kept)
     write_json(f"{args.out}.report.json", report.to_dict())
-    print(report._repr_markdown_())
 
 # %% ../nbs/19_cli.ipynb #c19-009
 def video_roots(text: str) -> Any:
@@ -126,7 +134,7 @@ def run_training(args: argparse.Namespace) -> None:
     recipe = read_recipe(args.recipe)
     if recipe.stage != args.command:
         raise ValueError(f"{args.recipe} is a recipe for {recipe.stage}, not for {args.command}")
-    result = run_recipe(recipe, args.data, args.out, video_roots(args.videos), args.model, cache_dir=args.cache)
+    result = run_recipe(recipe, args.data, args.out, video_roots(args.videos), args.model, cache_dir=args.cache, timeout=args.timeout)
     print(f"trained on {result['rows']} rows; model in {args.out}/model" + "".join(f"\nskipped {p}: {w}" for p, w in result["skipped"].items()))
 
 # %% ../nbs/19_cli.ipynb #c19-012
@@ -141,22 +149,27 @@ def run_eval(args: argparse.Namespace) -> None:
 
     Raises
     ------
-    ValueError : when `--out` holds answers of another model of this name, or to other questions.
+    ValueError : without rows, for an unknown style, or when `--out` holds answers of another model of this name, or to other questions.
     """
     import hashlib
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from videothinker.evaluation import CONDITIONS, evaluate, summarise, write_results
-    from videothinker.model import Encoder, Settings, load_model
+    from videothinker.model import STYLES, Encoder, Settings, load_model
     from videothinker.recipes import claim_folder, fingerprint
     from videothinker.report import percent
     from videothinker.schema import read_rows, write_json
 
     samples, out, name, settings = read_rows(args.data), Path(args.out), model_name(args.model), Settings.of(args.model)
+    if not samples:
+        raise ValueError(f"{args.data} holds no rows")
+    if args.style and args.style not in STYLES:
+        raise ValueError(f"unknown --style {args.style!r}; known: {', '.join(STYLES)}")
+    settings = replace(settings, style=args.style or settings.style)
     model, processor = load_model(args.model)
-    claim_folder(out, asdict(settings) | {"model": args.model, "weights": fingerprint(args.model), "data": hashlib.sha256(Path(args.data).read_bytes()).hexdigest(),
+    claim_folder(out, asdict(settings) | {"model": fingerprint(args.model) or args.model, "data": hashlib.sha256(Path(args.data).read_bytes()).hexdigest(),
                                           "max_new_tokens": args.max_new_tokens}, f"settings-{name}.json")
-    encoder = Encoder(processor, **settings.encoder_options(video_roots(args.videos), cache_dir=args.cache, keep=0))
+    encoder = Encoder(processor, **settings.encoder_options(video_roots(args.videos), cache_dir=args.cache, timeout=args.timeout, keep=0))
     summary = {}
     for condition in CONDITIONS if args.controls else CONDITIONS[:1]:
         records = evaluate(model, encoder, samples, out / f"{name}-{condition}.jsonl", condition, args.batch_size, args.max_new_tokens)
@@ -207,22 +220,27 @@ def run_answer(args: argparse.Namespace) -> None:
 
     video, model_dir = Path(args.video).resolve(), args.model or default_model()
     model, processor = load_model(model_dir)
-    encoder = Encoder(processor, **Settings.of(model_dir).encoder_options(video.parent))
+    encoder = Encoder(processor, **Settings.of(model_dir).encoder_options(video.parent, timeout=args.timeout))
     print(answer_page(model, encoder, video, args.question, args.options or [], args.out, args.max_new_tokens))
     print(f"\npage: {args.out}")
 
 # %% ../nbs/19_cli.ipynb #c19-017
+def positive(text: str) -> int:
+    """A whole number of at least 1, as a flag's type."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
+
+
 def add_teacher_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that `synthesize` and `curate` share."""
     add = parser.add_argument
     add("--teacher-url", help="OpenAI-compatible server of the teacher (default: the scripted teacher of the toy world)")
     add("--teacher-model", default="", help="model name on that server")
-    add("--videos", help="where a teacher behind a server sees the clips it captions: their folder, or a JSON map data_source → folder")
-    add("--cache", help="file that keeps every paid answer, so that none is paid for twice")
-    add("--truth", help="captions that the scripted teacher looks up for question-labelled rows")
+    add("--cache", help="file that keeps every paid answer, so that none is paid for twice (default: OUT.answers)")
     add("--mistake-rate", type=float, default=0.25, help="scripted teacher: share of traces with a planted mistake")
     add("--check-share", type=float, default=0.5, help="scripted teacher: share of traces that check the options one by one")
-    add("--workers", type=int, default=4, help="rows worked on at the same time")
+    add("--workers", type=positive, default=4, help="rows worked on at the same time")
     add("--seed", type=int, default=0, help="of the scripted teacher")
 
 
@@ -232,13 +250,15 @@ def add_data_commands(command: Any) -> None:
     toy.add_argument("--out", required=True, help="folder")
     for name, n in (("train", 500), ("val", 60), ("test", 250), ("ood", 120)):
         toy.add_argument(f"--{name}", type=int, default=n, help=f"clips in split {name}")
-    toy.add_argument("--questions", type=int, default=2, help="questions per clip")
+    toy.add_argument("--questions", type=positive, default=2, help="questions per clip")
     toy.add_argument("--seed", type=int, default=0, help="the world is a function of it")
     syn = command("synthesize", run_synthesize, "annotations to questions, captions and traces")
     syn.add_argument("--captions", help="caption-labelled clips (JSONL)")
     syn.add_argument("--qa", help="question-labelled rows (JSONL)")
     syn.add_argument("--out", required=True, help="rows with traces (JSONL)")
-    syn.add_argument("--questions", type=int, default=1, help="questions per captioned clip")
+    syn.add_argument("--questions", type=positive, default=1, help="questions per captioned clip")
+    syn.add_argument("--videos", help="where a teacher behind a server sees the clips it captions: their folder, or a JSON map data_source → folder")
+    syn.add_argument("--truth", help="captions that the scripted teacher looks up for question-labelled rows")
     add_teacher_flags(syn)
     cur = command("curate", run_curate, "keep the traces whose times and captions lead a reader to the answer")
     cur.add_argument("--data", required=True, help="rows with traces (from synthesize)")
@@ -252,27 +272,31 @@ def add_data_commands(command: Any) -> None:
 
 def add_model_commands(command: Any) -> None:
     """The commands that load a model."""
-    where = "folder of the videos, or a JSON map data_source → folder"
+    where, patience = "folder of the videos, or a JSON map data_source → folder", "seconds that decoding one video may take"
     for stage, text in (("sft", "learn the format from curated traces"), ("grpo", "learn from the outcome")):
         sub = command(stage, run_training, text)
         for name, note in (("recipe", "YAML file, see scripts/recipes"), ("data", "rows (JSONL)"), ("videos", where), ("out", "folder of the run")):
             sub.add_argument(f"--{name}", required=True, help=note)
         sub.add_argument("--model", help="start from this model instead of the recipe's")
         sub.add_argument("--cache", help="folder for decoded frames")
+        sub.add_argument("--timeout", type=float, default=60.0, help=patience)
     ev = command("eval", run_eval, "answer a benchmark and print accuracy with intervals")
     for name, note in (("model", "folder or hub name"), ("data", "rows (JSONL)"), ("videos", where), ("out", "folder for answers and figures")):
         ev.add_argument(f"--{name}", required=True, help=note)
     ev.add_argument("--controls", action="store_true", help="also without the video, and with another clip's")
     ev.add_argument("--cache", help="folder for decoded frames")
-    ev.add_argument("--batch-size", type=int, default=32, help="questions at a time")
-    ev.add_argument("--max-new-tokens", type=int, default=1024, help="length limit of an answer")
+    ev.add_argument("--style", help="prompt style, such as video-thinker-official (default: the one saved with the model)")
+    ev.add_argument("--timeout", type=float, default=60.0, help=patience)
+    ev.add_argument("--batch-size", type=positive, default=32, help="questions at a time")
+    ev.add_argument("--max-new-tokens", type=positive, default=1024, help="length limit of an answer")
     ans = command("answer", run_answer, "ask a question about your own video")
     ans.add_argument("--video", required=True, help="a video file")
     ans.add_argument("--question", required=True, help="what to ask")
     ans.add_argument("--options", nargs="*", help="answers to choose from, without letters")
     ans.add_argument("--model", help="default: runs/demo/grpo/model, else data/tiny-base")
     ans.add_argument("--out", default="answer.html", help="the page that shows the trace over the frames")
-    ans.add_argument("--max-new-tokens", type=int, default=1024, help="length limit of the trace")
+    ans.add_argument("--timeout", type=float, default=60.0, help=patience)
+    ans.add_argument("--max-new-tokens", type=positive, default=1024, help="length limit of the trace")
 
 # %% ../nbs/19_cli.ipynb #c19-018
 def build_parser() -> argparse.ArgumentParser:

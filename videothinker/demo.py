@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .recipes import Recipe, claim_folder, project_file, read_recipe, run_recipe
+from .recipes import Recipe, claim_folder, fingerprint, project_file, read_recipe, run_recipe
 from .schema import Sample, read_json, read_rows, write_json, write_rows
 from .toyworld import WorldSize, make_world, named_rng
 
@@ -73,7 +73,7 @@ class Run:
     def __init__(self, out: str | Path, plan: Plan) -> None:
         self.out = Path(out)
         self.seconds: dict[str, float] = {}
-        claim_folder(self.out, asdict(plan), "plan.json")
+        claim_folder(self.out, asdict(plan) | {"weights": fingerprint(project_file(plan.base))}, "plan.json")
 
     def step(self, name: str, run: Callable[[], Any]) -> Any:
         """The result (JSON) of step `name`, from disk when it was finished before."""

@@ -16,28 +16,12 @@ from .metrics import Estimate, chance_accuracy, clustered_mean, grounding, paire
 from .model import Encoder, family_of
 from .rewards import is_correct
 from .rollout import Decoding, generate, texts
-from .schema import Sample, atomic_write, sample_id, write_json
-from .trace import extract_answer, parse_trace, trace_problems
+from .schema import Sample, SchemaError, atomic_write, sample_id, write_json
+from .trace import parse_trace, predicted_letter, trace_problems
 
 # %% auto #0
-__all__ = ['CONDITIONS', 'predicted_letter', 'video_of', 'Record', 'read_records', 'append_records', 'another_clip', 'ask',
-           'evaluate', 'interval', 'summarise', 'compare', 'write_results', 'evaluate_stage', 'make_probe']
-
-# %% ../nbs/14_evaluation.ipynb #c14-005
-def predicted_letter(text: str, letters: Sequence[str]) -> str | None:
-    """The letter a reply commits to: its answer tag, or the whole reply when that is a bare letter (how a base model answers).
-
-    Parameters
-    ----------
-    text : the whole reply.
-    letters : letters of the options.
-
-    Returns
-    -------
-    One of the letters, or None. Nothing is guessed.
-    """
-    bare = text.strip().rstrip(".")
-    return bare if bare in list(letters) else extract_answer(text, letters)
+__all__ = ['CONDITIONS', 'video_of', 'Record', 'read_records', 'append_records', 'another_clip', 'ask', 'evaluate', 'interval',
+           'summarise', 'compare', 'write_results', 'evaluate_stage', 'make_probe']
 
 # %% ../nbs/14_evaluation.ipynb #c14-009
 CONDITIONS = ("own", "no_video", "other_video")
@@ -106,7 +90,7 @@ def another_clip(samples: Sequence[Sample]) -> dict[str, Sample]:
 
 # %% ../nbs/14_evaluation.ipynb #c14-019
 def ask(model: Any, encoder: Encoder, samples: Sequence[Sample], condition: str, others: dict[str, Sample], max_new_tokens: int) -> list[Record]:
-    """Ask one batch of questions; those whose video cannot be read get a record with the reason."""
+    """Ask one batch of questions; those whose video cannot be read or found get a record with the reason."""
     from videothinker.video import VideoError
 
     prompts, asked, records = [], [], []
@@ -114,7 +98,7 @@ def ask(model: Any, encoder: Encoder, samples: Sequence[Sample], condition: str,
         try:
             prompts.append(encoder(s, video=condition != "no_video", clip=others.get(video_of(s))))
             asked.append(s)
-        except VideoError as e:
+        except (VideoError, SchemaError) as e:
             records.append(Record.of(s, condition, "", str(e)))
     if asked:
         groups = generate(model, prompts, family_of(model, encoder.processor), 1, Decoding(0.0, max_new_tokens=max_new_tokens))
@@ -255,7 +239,7 @@ def evaluate_stage(model: Any, encoder: Encoder, splits: Mapping[str, Sequence[S
     for split, samples in splits.items():
         by = {c: evaluate(model, encoder, samples, Path(folder) / f"{name}-{split}-{c}.jsonl", c, max_new_tokens=max_new_tokens) for c in CONDITIONS}
         kept[split] = by["own"]
-        controls: dict[str, Any] = {c: {k: v for k, v in summarise(by[c]).items() if k in ("n", "accuracy", "ci_low", "ci_high")} for c in CONDITIONS[1:]}
+        controls: dict[str, Any] = {c: {k: v for k, v in summarise(by[c]).items() if k in ("n", "accuracy", "ci_low", "ci_high", "answered")} for c in CONDITIONS[1:]}
         summary[split] = summarise(by["own"]) | {"controls": controls | {"chance": chance_accuracy([len(s.options) for s in samples])}}
         write_results(by["own"], samples, folder, f"{name}-{split}")
     return summary, kept

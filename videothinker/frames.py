@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -193,8 +193,8 @@ class Frames:
     path : where they were read from, "" if nowhere.
     """
 
-    pixels: np.ndarray
-    times: np.ndarray
+    pixels: np.ndarray = field(repr=False)
+    times: np.ndarray = field(repr=False)
     duration: float
     path: str = ""
 

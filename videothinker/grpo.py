@@ -385,7 +385,7 @@ def train_grpo(model_path: str | Path, samples: Sequence[Sample], settings: Sett
     args = VideoGRPOConfig(output_dir=str(out / "checkpoints"), remove_unused_columns=False, **options)
     args._n_gpu = min(args.n_gpu, 1)  # see `train_sft`
     reference = load_model(model_path)[0].requires_grad_(False) if args.beta else None
-    trainer = VideoGRPOTrainer(start.model, args, start.rows, start.encoder, rewards, reference, [checkpoint_mark(), *callbacks])
+    trainer = VideoGRPOTrainer(start.model, args, start.rows, start.encoder, rewards, reference, [checkpoint_mark(settings), *callbacks])
     train_on(trainer, start.checkpoint)
     if trainer.is_world_process_zero():
         save_model(trainer.accelerator.unwrap_model(trainer.model), start.encoder.processor, out / "model", settings)

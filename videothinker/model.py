@@ -129,12 +129,12 @@ class Settings:
         return cls(**read_json(path)) if path.exists() else cls()
 
 # %% ../nbs/08_model.ipynb #c08-019
-def save_model(model: Any, processor: Any, out: str | Path, settings: Settings) -> None:
-    """Save model (safetensors), processor and settings so that the folder `out` is whole or absent."""
+def save_model(model: Any, processor: Any, out: str | Path, settings: Settings, state_dict: dict[str, Tensor] | None = None) -> None:
+    """Save model (safetensors), processor and settings so that the folder `out` is whole or absent; `state_dict` in place of the model's own weights."""
     out = Path(out)
     tmp = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(tmp, ignore_errors=True)
-    model.save_pretrained(tmp)
+    model.save_pretrained(tmp, state_dict=state_dict)
     processor.save_pretrained(tmp)
     write_json(tmp / "videothinker.json", asdict(settings))
     old = out.with_name(f".{out.name}.old")

@@ -114,7 +114,7 @@ def config_class(stage: str) -> Any:
 
 
 def check_train(stage: str, train: Mapping[str, Any]) -> None:
-    """Refuse trainer fields that do not exist or are not the recipe's to set.
+    """Refuse trainer fields that do not exist or are not the recipe's to set, and values that cannot be meant.
 
     Raises
     ------
@@ -122,13 +122,17 @@ def check_train(stage: str, train: Mapping[str, Any]) -> None:
     """
     from difflib import get_close_matches
 
-    known = [f.name for f in fields(config_class(stage))]
-    for name in train:
+    known = {f.name: f.default for f in fields(config_class(stage))}
+    for name, value in train.items():
         if name in OURS:
             raise ValueError(f"`train` may not set {name!r}: " + (f"use {OURS[name]}" if OURS[name] else "it has one value that works here"))
         if name not in known:
             near = get_close_matches(name, known, 1)
             raise ValueError(f"unknown trainer field {name!r} in `train`" + (f"; did you mean {near[0]!r}?" if near else ""))
+        if isinstance(value, str) and isinstance(known[name], (int, float)):  # YAML reads 1e-5 as a word
+            raise ValueError(f"`train` sets {name} to the text {value!r}, a number is needed; YAML wants a point in it: 1.0e-5")
+    if train.get("save_total_limit") == 1:
+        raise ValueError("save_total_limit is 1: a run killed while it saves would have no checkpoint left; use 2 or more")
 
 # %% ../nbs/17_recipes.ipynb #c17-022
 def fingerprint(path: str | Path) -> str:
@@ -190,8 +194,8 @@ def run_recipe(recipe: Recipe, data: str | Path, out: str | Path, video_root: An
     check_train(recipe.stage, config)
     if not any((Path(out) / "checkpoints").glob("checkpoint-*")) and not (Path(out) / "model").exists():
         (Path(out) / "run.json").unlink(missing_ok=True)  # of a start that came to nothing: the next may have other settings
-    claim_folder(out, asdict(recipe) | {"model": start, "weights": fingerprint(start), "train": config,
-                                        "data": hashlib.sha256(Path(data).read_bytes()).hexdigest(), "videos": json.loads(json.dumps(video_root, default=str))})
+    weights = fingerprint(start)  # where they lie, and the videos, may change: a folder can be moved, a path spelled otherwise
+    claim_folder(out, asdict(recipe) | {"model": weights or start, "train": config, "data": hashlib.sha256(Path(data).read_bytes()).hexdigest()})
     if recipe.stage == "sft":
         from videothinker.sft import train_sft
 

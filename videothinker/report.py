@@ -199,7 +199,7 @@ def key_numbers(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 # %% ../nbs/16a_report.ipynb #c16a-026
 def charts_html(summary: dict[str, Any], curves: dict[str, list[dict[str, Any]]]) -> str:
-    """The charts: accuracy by stage, SFT loss, reward, held-out scores by step, completion length, groups without a signal.
+    """The charts: accuracy by stage, SFT loss, reward, validation scores by step, completion length, groups without a signal.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ def charts_html(summary: dict[str, Any], curves: dict[str, list[dict[str, Any]]]
     -------
     `<figure>` elements; a curve that was not logged says "not run".
     """
-    sft, grpo, during_sft, held_out = (curves.get(name) or [] for name in ("sft", "grpo", "eval_sft", "eval"))
+    sft, grpo, during_sft, validation = (curves.get(name) or [] for name in ("sft", "grpo", "eval_sft", "eval"))
     rows = []
     for split, stage, cell in _cells(summary):
         if cell.get("accuracy") is not None:
@@ -219,14 +219,14 @@ def charts_html(summary: dict[str, Any], curves: dict[str, list[dict[str, Any]]]
                          "mark": None if chance is None else 100 * chance, "colour": int(split != "id")})  # fmt: skip
     rewards = {"total": "reward", "correct": "reward_correct", "format": "reward_format"}
     names = {"accuracy": "accuracy", "format": "format_rate", "mIoU": "miou"}
-    before, scores = ({name: curve(rows, key, 100) for name, key in names.items()} for rows in (during_sft, held_out))
+    before, scores = ({name: curve(rows, key, 100) for name, key in names.items()} for rows in (during_sft, validation))
     idle = curve(grpo, "frac_reward_zero_std", 100)
     return "".join([
         interval_chart("Accuracy by stage", "questions answered right (%)", rows),
         line_chart("SFT loss", "SFT step", "loss (nats per token)", {"loss": curve(sft, "loss")}),
-        line_chart("Held-out clips during SFT", "SFT step", "share of held-out questions (%)", before, (0, 100)) if during_sft else "",
+        line_chart("Validation clips during SFT", "SFT step", "share of validation questions (%)", before, (0, 100)) if during_sft else "",
         line_chart("GRPO reward", "GRPO step", "mean reward per completion", {n: curve(grpo, k) for n, k in rewards.items()}),
-        line_chart("Held-out clips during GRPO", "GRPO step", "share of held-out questions (%)", scores, (0, 100)),
+        line_chart("Validation clips during GRPO", "GRPO step", "share of validation questions (%)", scores, (0, 100)),
         line_chart("Completion length", "GRPO step", "tokens per completion", {"length": curve(grpo, "completion_length")}),
         line_chart("Groups in which all rewards are equal", "GRPO step", "share of groups (%)", {"idle": idle}, (0, 100)) if idle else "",
     ])  # fmt: skip
@@ -311,7 +311,7 @@ def report_html(summary: dict[str, Any], curves: dict[str, list[dict[str, Any]]]
     summary : `stages` (stage → split → scores and `controls`), `paired`, `curation`, `seeds`, `versions`, `seconds`; and
         if wanted `title` and `story`. Shares are 0 to 1. Any part may be missing.
     curves : logs by step: `sft` (`loss`), `grpo` (`reward`, `reward_correct`, `reward_format`, `completion_length`,
-        `frac_reward_zero_std`), `eval` (`accuracy`, `format_rate`).
+        `frac_reward_zero_std`), `eval_sft` and `eval` (`accuracy`, `format_rate`, `miou`).
     views : traces to look at.
 
     Returns

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .model import Encoder, Family, Settings, collate, family_of, load_model, readable, save_model
-from .schema import Sample
+from .schema import Sample, write_json
 
 # %% auto #0
 __all__ = ['target_text', 'TraceCollator', 'finished_checkpoint', 'checkpoint_mark', 'resume_point', 'Start', 'start_training',
@@ -65,8 +65,8 @@ def finished_checkpoint(folder: str | Path) -> str | None:
     return done[-1] if done else None
 
 # %% ../nbs/09_sft.ipynb #c09-016
-def checkpoint_mark() -> Any:
-    """A trainer callback that marks each checkpoint as finished once all files of all processes are on disk."""
+def checkpoint_mark(settings: Settings) -> Any:
+    """A trainer callback that puts the settings into each checkpoint, and marks it as finished once all files of all processes are on disk."""
     from transformers import TrainerCallback
 
     class CheckpointMark(TrainerCallback):
@@ -74,7 +74,9 @@ def checkpoint_mark() -> Any:
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 torch.distributed.barrier()
             if state.is_world_process_zero:
-                (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "finished").touch()
+                folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+                write_json(folder / "videothinker.json", asdict(settings))
+                (folder / "finished").touch()
 
     return CheckpointMark()
 
@@ -201,9 +203,10 @@ def train_sft(model_path: str | Path, samples: Sequence[Sample], settings: Setti
     args._n_gpu = min(args.n_gpu, 1)  # several GPUs in one process (DataParallel) would cut positions apart; launch a process for each instead
     trainer = SFTTrainer(model, args, TraceCollator(start.rows, start.encoder, family_of(model, processor)),
                          Dataset.from_dict({"index": list(range(len(start.rows)))}), processing_class=processor,
-                         peft_config=LoraConfig(**peft) if peft else None, callbacks=[checkpoint_mark(), *callbacks])
+                         peft_config=LoraConfig(**peft) if peft else None, callbacks=[checkpoint_mark(settings), *callbacks])
     train_on(trainer, start.checkpoint)
-    final = trainer.accelerator.unwrap_model(trainer.model)
+    final, sharded = trainer.accelerator.unwrap_model(trainer.model), trainer.accelerator.distributed_type in ("FSDP", "DEEPSPEED")
+    state = trainer.accelerator.get_state_dict(trainer.model) if sharded else None  # gathered from all processes
     if trainer.is_world_process_zero():
-        save_model(final.merge_and_unload() if peft else final, processor, out / "model", settings)
+        save_model(final.merge_and_unload() if peft else final, processor, out / "model", settings, state)
     return {"rows": len(start.rows), "skipped": start.skipped, "log": trainer.state.log_history}

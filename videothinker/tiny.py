@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,9 @@ from videothinker.toyworld import (
 )
 
 # %% auto #0
-__all__ = ['PHASES', 'Task', 'caption_text', 'draw_sample', 'aloud_text', 'alike_pairs', 'draw_task', 'encode_task', 'batch_of',
+__all__ = ['PHASES', 'Task', 'caption_text', 'draw_sample', 'aloud_text', 'alike_pairs', 'draw_task', 'encode_task', 'batches_of',
            'draw_second', 'SecondStream', 'append_row', 'train_vision', 'BatchStream', 'BasePlan', 'token_sets',
-           'base_step', 'train_base']
+           'token_hits', 'base_step', 'cut_log', 'train_base']
 
 # %% ../nbs/08b_tiny.ipynb #c08b-005
 @dataclass
@@ -80,13 +80,13 @@ def alike_pairs(rng: np.random.Generator) -> list[tuple[str, str]]:
 def draw_task(kind: str, rng: np.random.Generator, name: str, stage: str = "long") -> Task:
     """One training example.
 
-    Parameters: `kind`, of `caption`, `letter`, `aloud` (with a clip) and `reason` (text only); `rng`, which decides all but the scene, drawn
+    Parameters: `kind`, of `caption`, `letter`, `aloud` (with a clip), `reason` and `blind` (text only); `rng`, which decides all but the scene, drawn
     by `name`; `stage`, `short` (clips of 1–5 s, one or two events), `long` (4–24 s, three to five), or `alike` (long, with names that are easily mixed up).
     """
     wide = rng.random() < 0.25
     shape: dict[str, Any] = dict(n_events=(1, 2), min_duration=1, max_duration=5, lengths=(1, 2, 3)) if stage == "short" else \
         dict(n_events=(4, 5), min_duration=8, max_duration=24) if wide else dict(n_events=(3, 4), min_duration=4, max_duration=14)
-    pairs = [p for p in (alike_pairs(rng) if stage == "alike" else PAIRS) if kind == "reason" or p not in HELD_OUT]
+    pairs = [p for p in (alike_pairs(rng) if stage == "alike" else PAIRS) if kind in ("reason", "blind") or p not in HELD_OUT]
     scene = draw_scene(name, 0, pairs=pairs, variable_rate=bool(rng.random() < 0.3), **shape)
     if kind == "caption":
         return Task("Describe the video.", caption_text(scene), scene)
@@ -94,8 +94,8 @@ def draw_task(kind: str, rng: np.random.Generator, name: str, stage: str = "long
     asked = question_text(sample)
     if kind == "letter":
         return Task(asked + STYLES["letter"].ask, sample.answer, scene)
-    if kind == "aloud":
-        return Task(asked + STYLES["short"].ask, aloud_text(scene, sample), scene)
+    if kind in ("aloud", "blind"):
+        return Task(asked + STYLES["short"].ask, aloud_text(scene, sample), scene if kind == "aloud" else None)
     return Task(f"{asked}{caption_text(scene)}\nCheck the options.", aloud_text(scene, sample))
 
 # %% ../nbs/08b_tiny.ipynb #c08b-017
@@ -115,11 +115,13 @@ def encode_task(task: Task, processor: Any) -> tuple[Prompt, list[int]]:
     return Prompt(torch.tensor(ids), pixels, grid, seconds), target
 
 # %% ../nbs/08b_tiny.ipynb #c08b-019
-def batch_of(kinds: Sequence[str], step: int, seed: int, stage: str, processor: Any, family: Family) -> Batch:
-    """The batch of one training step, a row for each of `kinds`: a pure function of `seed` and `step`."""
+def batches_of(kinds: Sequence[str], step: int, seed: int, stage: str, processor: Any, family: Family) -> list[Batch]:
+    """The rows of one training step, one for each of `kinds`, in batches of up to ten and of like length: a pure function of `seed` and `step`."""
     rows = [encode_task(draw_task(kind, named_rng("base", seed, step, i), f"base-{seed}-{step}-{i}", stage), processor)
             for i, kind in enumerate(kinds)]
-    return collate([p for p, _ in rows], [t for _, t in rows], family)
+    rows.sort(key=lambda row: len(row[0]) + len(row[1]))  # padded to the longest of all, a third of the work would be padding
+    size = math.ceil(len(rows) / math.ceil(len(rows) / 10))
+    return [collate([p for p, _ in part], [t for _, t in part], family) for part in (rows[i:i + size] for i in range(0, len(rows), size))]
 
 # %% ../nbs/08b_tiny.ipynb #c08b-022
 def draw_second(rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, int, int]]:
@@ -151,12 +153,12 @@ class SecondStream(torch.utils.data.Dataset):
 # %% ../nbs/08b_tiny.ipynb #c08b-026
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """Append a row to a CSV log, with a header when the file is new."""
-    header = "" if path.exists() else ",".join(row) + "\n"
+    header = "" if path.exists() and path.stat().st_size else ",".join(row) + "\n"
     with path.open("a") as f:
         f.write(header + ",".join(map(str, row.values())) + "\n")
 
 
-def train_vision(model: Any, steps: int = 700, batch: int = 128, lr: float = 1e-3, seed: int = 0, log: Path | None = None) -> None:
+def train_vision(model: Any, steps: int = 600, batch: int = 128, lr: float = 1e-3, seed: int = 0, log: Path | None = None) -> None:
     """Teach the vision tower to name what is in one second of video, before any language.
 
     Three linear heads (colour, shape, motion) read the mean of the second's four merged tokens; they are thrown away.
@@ -185,7 +187,7 @@ def train_vision(model: Any, steps: int = 700, batch: int = 128, lr: float = 1e-
 
 # %% ../nbs/08b_tiny.ipynb #c08b-029
 class BatchStream(torch.utils.data.Dataset):
-    """Step → the video batch and the text batch of that step (a pure function of seed and step)."""
+    """Step → the batches of that step, those with clips and those of text (a pure function of seed and step)."""
 
     def __init__(self, plan: Any, processor: Any, family: Family) -> None:
         self.plan, self.processor, self.family = plan, processor, family
@@ -193,19 +195,19 @@ class BatchStream(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return self.plan.steps
 
-    def __getitem__(self, step: int) -> tuple[Batch, Batch]:
+    def __getitem__(self, step: int) -> dict[str, list[Batch]]:
         torch.set_num_threads(1)
         stage, video, text = next(p[1:] for p in PHASES if step < p[0])
-        one, two = (batch_of([k for k, n in kinds.items() for _ in range(n)], step, self.plan.seed, clips, self.processor, self.family)
-                    for kinds, clips in ((video, stage), (text, stage.replace("short", "long"))))
-        return one, two
+        return {name: batches_of([k for k, n in kinds.items() for _ in range(n)], step, self.plan.seed, clips, self.processor, self.family)
+                for name, kinds, clips in (("video", video, stage), ("text", text, stage.replace("short", "long")))}
 
 # %% ../nbs/08b_tiny.ipynb #c08b-030
 # until which step, which clips, and how many rows of each kind a step holds (with a clip, text only)
 PHASES: tuple[tuple[int, str, dict[str, int], dict[str, int]], ...] = (
     (200, "short", {"caption": 40}, {"reason": 12}),
     (2300, "long", {"caption": 8, "aloud": 18, "letter": 2}, {"reason": 12}),
-    (10**9, "alike", {"caption": 2, "aloud": 16, "letter": 1}, {"reason": 20}),
+    (3550, "alike", {"caption": 2, "aloud": 16, "letter": 1}, {"reason": 20}),
+    (10**9, "alike", {"caption": 2, "aloud": 16, "letter": 1}, {"reason": 17, "blind": 3}),
 )
 
 # %% ../nbs/08b_tiny.ipynb #c08b-031
@@ -214,9 +216,9 @@ class BasePlan:
     """How the base is trained: steps of the vision tower, then steps of the language model (see `PHASES`)."""
 
     vision_steps: int = 600
-    steps: int = 3550
+    steps: int = 4150
     seed: int = 0
-    rates: tuple[tuple[int, float, int], ...] = ((2300, 1e-3, 500), (3100, 8e-4, 700), (3350, 8e-4, 250), (3550, 8e-4, 200))  # until which step, peak, steps of decay before that
+    rates: tuple[tuple[int, float, int], ...] = ((2300, 1e-3, 500), (3100, 8e-4, 700), (3350, 8e-4, 250), (3550, 8e-4, 200), (4150, 6e-4, 450))  # until which step, peak, steps of decay before that
     warmup: int = 100
     floor: float = 0.02    # share of the peak that is left at the end of a decay
     save_every: int = 100
@@ -237,31 +239,50 @@ def token_sets(processor: Any) -> dict[str, Tensor]:
     return {k: torch.tensor([first(w) for w in ws]) for k, ws in words.items()}
 
 # %% ../nbs/08b_tiny.ipynb #c08b-039
-def base_step(model: Any, batches: Sequence[Batch], sets: dict[str, Tensor]) -> dict[str, float]:
-    """Gradient of one step's video and text batch; returns losses and the share of right next tokens a set (NaN where there are none).
+def token_hits(logits: Tensor, labels: Tensor, sets: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Which next tokens of each set are right: logits [B, L, V], labels [B, L] → kind → bool [tokens of that kind].
 
     `named` is the colour in "the answer is the red …": whether the remarks led it to the answer.
     """
+    hit, where = logits.argmax(-1) == labels, {k: torch.isin(labels, ids) for k, ids in sets.items()}
+    named = torch.zeros_like(hit)
+    named[:, 3:] = where["colour"][:, 3:] & where.pop("answer")[:, :-3]
+    return {kind: hit[mask] for kind, mask in (where | {"named": named}).items()}
+
+
+def base_step(model: Any, batches: dict[str, list[Batch]], sets: dict[str, Tensor]) -> dict[str, float]:
+    """Gradient of one step's batches; returns, for those with clips and those of text, the loss and the share of right next tokens a set (NaN where there are none).
+
+    Each of the two losses is a mean over all its tokens, however its rows are cut into batches.
+    """
     row: dict[str, float] = {}
-    for name, batch in zip(("video", "text"), batches, strict=True):
-        logits = model(**batch.model_inputs()).logits[:, :-1]  # [B, L-1, V]
-        labels = batch.labels[:, 1:]                           # [B, L-1]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
-        loss.backward()
-        row[f"loss_{name}"] = round(loss.item(), 4)
-        hit, where = logits.argmax(-1) == labels, {k: torch.isin(labels, ids) for k, ids in sets.items()}
-        named = torch.zeros_like(hit)
-        named[:, 3:] = where["colour"][:, 3:] & where.pop("answer")[:, :-3]
-        for kind, mask in (where | {"named": named}).items():
-            row[f"{name}_{kind}"] = round(hit[mask].float().mean().item(), 4)
+    for name, parts in batches.items():
+        tokens, total, hits = sum(int(b.completion_mask.sum()) for b in parts), 0.0, []
+        for batch in parts:
+            logits, labels = model(**batch.model_inputs()).logits[:, :-1], batch.labels[:, 1:]  # [B, L-1, V], [B, L-1]
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum") / tokens
+            loss.backward()
+            total += loss.item()
+            hits.append(token_hits(logits, labels, sets))
+        row[f"loss_{name}"] = round(total, 4)
+        row |= {f"{name}_{kind}": round(torch.cat([h[kind] for h in hits]).float().mean().item(), 4) for kind in hits[0]}
     return row
 
 # %% ../nbs/08b_tiny.ipynb #c08b-041
+def cut_log(path: Path, step: int) -> float:
+    """Drop the rows of a CSV log after `step`, which will be written again; returns the seconds that the last remaining row counts."""
+    head, *rows = path.read_text().splitlines(keepends=True) if path.exists() else [""]
+    rows = [row for row in rows if int(row.split(",")[0]) <= step]
+    if head:
+        path.write_text(head * bool(rows) + "".join(rows))
+    return float(rows[-1].split(",")[-1]) if rows else 0.0
+
+
 def train_base(out: str | Path, plan: BasePlan = BasePlan(), log: str | Path | None = None) -> Any:
     """Train the tiny base from scratch; killed and started again, it goes on from its last checkpoint.
 
     Parameters: `out`, the folder of model, processor, `state.pt` and `vision_log.csv`; `plan`; `log`, a CSV (default `out/train_log.csv`).
-    Returns: the trained model, in evaluation mode.
+    Returns: the trained model, in evaluation mode. Raises: ValueError when `out` holds the training of another plan.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -269,19 +290,23 @@ def train_base(out: str | Path, plan: BasePlan = BasePlan(), log: str | Path | N
     model = build_model(processor, plan.seed).train()
     family = family_of(model, processor)
     sets = token_sets(processor)
-    state, start = out / "state.pt", 0
+    state, start, log_path = out / "state.pt", 0, Path(log or out / "train_log.csv")
+    what = {k: v for k, v in asdict(plan).items() if k not in ("steps", "save_every")} | {"phases": repr(PHASES)}
     if not state.exists():
+        (out / "vision_log.csv").unlink(missing_ok=True)  # of a start that did not come to a checkpoint
         train_vision(model, plan.vision_steps, seed=plan.seed, log=out / "vision_log.csv")
     model.model.visual.requires_grad_(False)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=plan.lr_at(start), betas=(0.9, 0.98), weight_decay=0.01)
     if state.exists():
         saved = torch.load(state, weights_only=True)
+        if saved.get("plan") != what or saved["step"] > plan.steps:
+            raise ValueError(f"{state} is of a training with another plan; choose another folder, or remove it")
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         start = saved["step"]
+    begin = time.time() - cut_log(log_path, start)
     stream = torch.utils.data.Subset(BatchStream(plan, processor, family), range(start, plan.steps))
     loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4)
-    log_path, begin = Path(log or out / "train_log.csv"), time.time()
     for step, batches in enumerate(loader, start):
         for group in optimizer.param_groups:
             group["lr"] = plan.lr_at(step)
@@ -292,7 +317,7 @@ def train_base(out: str | Path, plan: BasePlan = BasePlan(), log: str | Path | N
         if (step + 1) % 20 == 0:
             append_row(log_path, row | {"seconds": round(time.time() - begin, 1)})
         if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, out / "state.tmp")
+            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "plan": what}, out / "state.tmp")
             (out / "state.tmp").replace(state)
     model.save_pretrained(out)
     processor.save_pretrained(out)

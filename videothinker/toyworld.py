@@ -297,15 +297,19 @@ def balanced_questions(scene: Scene, rng: np.random.Generator, n: int, pairs: Se
     """Write `n` different questions about a scene, none with an answer that is likelier than another.
 
     Families take turns. `tally` (changed in place) counts what has been asked: over all scenes that share it, right letters and
-    counts even out. `rng` and `pairs` are as for `ask`.
+    counts even out. `rng` and `pairs` are as for `ask`. A scene that allows fewer questions is a ValueError.
     """
     out: list[Question] = []
+    idle = 0  # turns without a new question
     while len(out) < n:
+        if idle == 4 * len(FAMILIES):
+            raise ValueError(f"{scene.id}: its {len(scene.events)} events allow {len(out)} different questions, not {n}; ask for fewer per clip")
         family = FAMILIES[(tally.setdefault("n", 0)) % len(FAMILIES)]
         wanted = tally.setdefault("count", 0) % 4
         tries = (ask(scene.segments, rng, family, pairs) for _ in range(40))
         found = next((q for q in tries if q and q[0] not in {o[0] for o in out} and (family != "count" or q[2] == wanted)), None)
         tally["n"] += 1
+        idle = idle + 1 if found is None else 0
         if found is None:
             continue
         problem, options, index = found

@@ -13,7 +13,7 @@ from typing import Any
 from .canvas import CSS, DRAW, MOUNT, frame_data, script_json, segment_data, trace_data
 from .frames import Frames
 from .schema import Sample, Segment, option_letters
-from .trace import extract_answer, parse_trace
+from .trace import parse_trace, predicted_letter
 
 # %% auto #0
 __all__ = ['PAGE', 'View', 'view_data', 'placeholder', 'view_html', 'trace_viewer']
@@ -58,7 +58,7 @@ class View:
         meta : more facts to show, name → value.
         """
         predicted = parse_trace(trace_text).segments
-        reply = extract_answer(trace_text, sample.letters or None)
+        reply = predicted_letter(trace_text, sample.letters) if sample.options else parse_trace(trace_text).answer
         return cls(title or sample.id or sample.video_id, sample.problem, sample.options, frames, sample.segments, predicted,
                    trace_text, sample.answer, reply, meta)  # fmt: skip
 
