@@ -5,6 +5,7 @@
 
 OUT (default runs/tiny-base) keeps the checkpoint: killed and started again, the training goes on. Its recipe and seed
 are `videothinker.tiny.BasePlan`; nbs/08b_tiny.ipynb explains them. About 100 minutes on two cores.
+data/tiny-base/README.md says in what the shipped weights differ from a run of this script.
 """
 
 from __future__ import annotations
