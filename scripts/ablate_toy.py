@@ -15,7 +15,7 @@ from typing import Any
 
 DEFAULTS: dict[str, Any] = {
     "seed": 0, "check_share": 0.35, "mistake_rate": 0.25, "sft_rows": 1000, "sft_steps": 300, "sft_lr": 1e-3,
-    "lr": 2.5e-5, "steps": 24, "prompts": 24, "generations": 8, "beta": 0.04, "probe": 200, "every": 10,
+    "lr": 2.5e-5, "steps": 16, "prompts": 24, "generations": 8, "beta": 0.04, "probe": 200, "every": 10,
     "base": "data/tiny-base",
 }
 SFT_KEYS = ("seed", "check_share", "mistake_rate", "sft_rows", "sft_steps", "sft_lr", "base")
