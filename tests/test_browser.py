@@ -173,6 +173,8 @@ def test_report_is_whole_and_nothing_overlaps(open_page, report, width):
     page = open_page(report, viewport={"width": width, "height": 900})
     assert page.errors == [] and page.requested == []
     assert page.locator("figure.chart").count() == 6
+    cut = "() => [...document.querySelectorAll('.small .wide')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    assert width < 500 or page.evaluate(cut) == 0  # no table is cut off; on a phone wide ones scroll
     for figure in page.locator("figure.chart").all():
         labels = figure.locator(".axis-label").all_text_contents()
         assert labels and all(label.strip() for label in labels) and figure.locator(".tick").count() >= 4

@@ -106,7 +106,7 @@ def make_traces(world: Path, plan: Plan, out: Path) -> dict[str, Any]:
     kept, report = curate(rows, teacher, SymbolicReader(), out=out / "curation.jsonl")
     order = named_rng(plan.seed, "rows").permutation(len(kept))
     write_rows(out / "train.jsonl", [kept[i] for i in order])
-    return report.to_dict()
+    return report.to_dict() | {"note": "Reader and truth share one solver here: this tests the way from teacher to verdict, not a reader."}
 
 # %% ../nbs/18_demo.ipynb #c18-016
 def probe_of(model_dir: str | Path, recipe: Recipe, world: Path, plan: Plan, options: dict[str, Any]) -> Callable[[Any], dict[str, float]]:

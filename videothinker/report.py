@@ -106,7 +106,7 @@ def curation_html(curation: dict[str, Any] | None) -> str:
 
     Parameters
     ----------
-    curation : as from `CurationReport.to_dict()`; None if there was none.
+    curation : as from `CurationReport.to_dict()`, and a `note` if something is to be said of it; None if there was none.
 
     Returns
     -------
@@ -137,6 +137,7 @@ def curation_html(curation: dict[str, Any] | None) -> str:
         if correct
         else ""
     )
+    wrongly += " " + html.escape(str(curation.get("note", "")))
     grid = "".join(f"<div>{part}</div>" for part in parts)
     return f'<p>{kept} of {n} samples kept ({percent(kept / n if n else None)} %).{wrongly}</p><div class="small">{grid}</div>'
 
@@ -293,7 +294,7 @@ h1 { font-size: 25px; margin: 18px 0 2px; } h2 { font-size: 19px; margin: 34px 0
 .keys li { border: 1px solid var(--line); border-radius: 8px; padding: 8px 12px; } .keys b { display: block; font-size: 22px; line-height: 1.25; }
 .keys span { color: var(--soft); font-size: 13px; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 500px), 1fr)); gap: 22px 26px; align-items: start; }
-.small { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 260px), 1fr)); gap: 6px 30px; align-items: start; }
+.small { display: flex; flex-wrap: wrap; gap: 6px 60px; align-items: flex-start; } .small > div { max-width: 100%; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 13.5px; margin: 4px 0 10px; font-variant-numeric: tabular-nums; }
 th, td { padding: 3px 12px 3px 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { color: var(--soft); font-weight: 600; } td.r, th.r { text-align: right; } td small { color: var(--soft); white-space: nowrap; } td:first-child { white-space: nowrap; } a { color: var(--link); }
