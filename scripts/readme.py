@@ -32,7 +32,7 @@ def readme(notebook: dict) -> str:
     node = nbformat.reads(json.dumps(visible(notebook)), as_version=4)
     node.metadata["language_info"] = {"name": "python"}  # nbdev_clean removes it; the fences want it
     body, _ = MarkdownExporter().from_notebook_node(node)
-    body = re.sub(r"\]\((?!https?:|#)([\w./-]+\.ipynb(?:#[^)]*)?)\)", r"](nbs/\1)", body)
+    body = re.sub(r"\]\((?!https?:|#)([\w./-]+\.(?:ipynb(?:#[^)]*)?|png))\)", r"](nbs/\1)", body)
     body = re.sub(r"\]\(\.\./", "](", body)
     body = "\n".join(line.rstrip() for line in body.splitlines())
     return re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"

@@ -291,12 +291,12 @@ def test_clean_check_reports_and_changes_nothing(tmp_path: Path) -> None:
 
 def test_readme_hides_what_is_hidden_and_links_into_the_repository() -> None:
     make = load_script("readme").readme
-    links = "[a](00_a.ipynb#x) [b](../data/README.md) [c](https://e.org/d.ipynb)"
+    links = "[a](00_a.ipynb#x) [b](../data/README.md) [c](https://e.org/d.ipynb) ![e](images/e.png)"
     nb = notebook(text("# T\n\n> sub"), code("#| hide\nsecret"), code("#| echo: true\nshown  "), text(links))
     made = make(nb)
     assert made.startswith("# T\n\n> sub\n")
     assert "secret" not in made and "echo" not in made and "```python\nshown\n```" in made
-    assert made.endswith("[a](nbs/00_a.ipynb#x) [b](data/README.md) [c](https://e.org/d.ipynb)\n")
+    assert made.endswith("[a](nbs/00_a.ipynb#x) [b](data/README.md) [c](https://e.org/d.ipynb) ![e](nbs/images/e.png)\n")
     with pytest.raises(ValueError, match="subtitle"):
         make(notebook(text("no heading")))
 
