@@ -296,7 +296,8 @@ def test_readme_hides_what_is_hidden_and_links_into_the_repository() -> None:
     made = make(nb)
     assert made.startswith("# T\n\n> sub\n")
     assert "secret" not in made and "echo" not in made and "```python\nshown\n```" in made
-    assert made.endswith("[a](nbs/00_a.ipynb#x) [b](data/README.md) [c](https://e.org/d.ipynb) ![e](nbs/images/e.png)\n")
+    good = "[a](nbs/00_a.ipynb#x) [b](data/README.md) [c](https://e.org/d.ipynb) ![e](nbs/images/e.png)"
+    assert made.endswith(good + "\n")
     with pytest.raises(ValueError, match="subtitle"):
         make(notebook(text("no heading")))
 
