@@ -15,7 +15,8 @@ from typing import Any
 # %% auto #0
 __all__ = ['run_demo_command', 'run_toyworld', 'make_engine', 'make_teacher', 'run_synthesize', 'run_curate', 'video_roots',
            'run_training', 'model_name', 'run_eval', 'default_model', 'answer_page', 'run_answer', 'positive',
-           'add_teacher_flags', 'add_data_commands', 'add_model_commands', 'build_parser', 'is_users', 'main']
+           'add_teacher_flags', 'add_data_commands', 'add_model_commands', 'HelpFormatter', 'build_parser', 'is_users',
+           'main']
 
 # %% ../nbs/19_cli.ipynb #c19-005
 def run_demo_command(args: argparse.Namespace) -> None:
@@ -55,10 +56,10 @@ def make_teacher(args: argparse.Namespace) -> Any:
         from videothinker.schema import resolve_path
         from videothinker.teacher import EngineTeacher, segment_images
 
-        roots = video_roots(args.videos) if getattr(args, "videos", None) else None
+        roots = video_roots(args.videos) if args.videos else None
         show = (lambda sample, segment: segment_images(resolve_path(sample, roots), segment)) if roots else None
         return EngineTeacher(make_engine(args.teacher_url, args.teacher_model, args.cache or f"{args.out}.answers"), show)
-    truth = {c.video_id: c.segments for c in read_captions(args.truth)} if getattr(args, "truth", None) else {}
+    truth = {c.video_id: c.segments for c in read_captions(args.truth)} if args.truth else {}
     return ScriptedTeacher(args.seed, args.mistake_rate, args.check_share, truth)
 
 
@@ -268,6 +269,7 @@ def add_data_commands(command: Any) -> None:
     cur.add_argument("--reader-url", help="OpenAI-compatible server of the reader (default: the symbolic reader of the toy world)")
     cur.add_argument("--reader-model", default="", help="model name on that server")
     add_teacher_flags(cur)
+    cur.set_defaults(videos=None, truth=None)  # of a teacher that captions, which curation never asks for
 
 
 def add_model_commands(command: Any) -> None:
@@ -299,6 +301,13 @@ def add_model_commands(command: Any) -> None:
     ans.add_argument("--max-new-tokens", type=positive, default=1024, help="length limit of the trace")
 
 # %% ../nbs/19_cli.ipynb #c19-018
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names the default of a flag where there is one to name."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False, "") else super()._get_help_string(action)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `videothinker`; each command's function is in `args.run`."""
     from videothinker import __version__
@@ -308,7 +317,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        sub = commands.add_parser(name, help=text, description=text, formatter_class=HelpFormatter)
         sub.set_defaults(run=run)
         return sub
 

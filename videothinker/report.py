@@ -137,9 +137,9 @@ def curation_html(curation: dict[str, Any] | None) -> str:
         if correct
         else ""
     )
-    wrongly += " " + html.escape(str(curation.get("note", "")))
+    note = f" {html.escape(str(curation['note']))}" if curation.get("note") else ""
     grid = "".join(f"<div>{part}</div>" for part in parts)
-    return f'<p>{kept} of {n} samples kept ({percent(kept / n if n else None)} %).{wrongly}</p><div class="small">{grid}</div>'
+    return f'<p>{kept} of {n} samples kept ({percent(kept / n if n else None)} %).{wrongly}{note}</p><div class="small">{grid}</div>'
 
 # %% ../nbs/16a_report.ipynb #c16a-020
 def story(summary: dict[str, Any]) -> str:
