@@ -4,8 +4,7 @@
     python scripts/train_base.py --measure [--to DIR]               only measure the model in DIR
 
 OUT (default runs/tiny-base) keeps the checkpoint: killed and started again, the training goes on. Its recipe and seed
-are `videothinker.tiny.BasePlan`; nbs/08b_tiny.ipynb explains them. About 100 minutes on two cores.
-data/tiny-base/README.md says in what the shipped weights differ from a run of this script.
+are `videothinker.tiny.BasePlan`; nbs/08b_tiny.ipynb explains them. About 80 minutes on two cores.
 """
 
 from __future__ import annotations

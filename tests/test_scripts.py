@@ -420,3 +420,28 @@ def test_commit_without_the_environment_says_what_to_do(clone: Path) -> None:
     git(clone, "add", "-A")
     done = run("git", "-C", clone, "commit", "-m", "x")
     assert done.returncode != 0 and "bash scripts/setup.sh" in done.stderr
+
+
+# scripts/bench_update.py
+
+
+def test_bench_update_prints_and_writes_a_row(tmp_path: Path) -> None:
+    script, rows = ROOT / "scripts" / "bench_update.py", tmp_path / "rows.json"
+    done = run(sys.executable, script, "--sizes", "128,8,2", "--repeats", 1, "--threads", 1, "--json", rows)
+    assert done.returncode == 0, done.stderr
+    header, row = done.stdout.splitlines()
+    assert header.split()[:3] == ["P", "C", "G"] and row.split()[:3] == ["128", "8", "2"]
+    (found,) = json.loads(rows.read_text())
+    assert found["shared_seconds"] > 0 and 1 < found["predicted"] < 2
+
+
+def test_bench_update_predicts_more_for_longer_prompts_and_larger_groups() -> None:
+    flops = load_script("bench_update").flops
+    sizes = (512, 64, 4), (4096, 64, 4), (4096, 64, 8)
+    short, long, large = (flops(*s, "repeated") / flops(*s, "shared") for s in sizes)
+    assert 1 < short < long < 4 < large < 8  # never more than the group
+
+
+def test_bench_update_refuses_a_size_it_cannot_build() -> None:
+    done = run(sys.executable, ROOT / "scripts" / "bench_update.py", "--sizes", "64,8")
+    assert done.returncode == 2 and "--sizes takes P,C,G" in done.stderr

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
@@ -17,20 +18,22 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 from trl import GRPOConfig
 
-from .model import Batch, Encoder, Family, Prompt, Settings, collate, family_of, with_features
+from .model import Encoder, Family, Prompt, Settings, family_of, with_features
+from .objective import REDUCTIONS, clip_shares, group_advantages, kl_estimate, per_token_loss
+from .prefix import completion_logps, plain_model
+from .rewards import hack_flags
 from .rollout import Completion, Decoding, generate, texts
 from .schema import Sample
-from .sft import checkpoint_mark, start_training, train_on
+from .sft import checkpoint_mark, lora_config, start_training, train_on
 
 # %% auto #0
-__all__ = ['USED', 'ALLOWED', 'REDUCTIONS', 'RewardFunction', 'VideoGRPOConfig', 'group_advantages', 'per_token_loss',
-           'kl_estimate', 'completion_logps', 'Rollout', 'reward_parts', 'score', 'nan_mean', 'step_statistics',
-           'logp_gap', 'write_completions', 'VideoGRPOTrainer', 'train_grpo']
+__all__ = ['USED', 'ALLOWED', 'RewardFunction', 'VideoGRPOConfig', 'Rollout', 'reward_parts', 'score', 'compare', 'is_dead',
+           'nan_mean', 'step_statistics', 'logp_gap', 'write_completions', 'VideoGRPOTrainer', 'train_grpo']
 
 # %% ../nbs/12_grpo.ipynb #c12-005
 USED = frozenset({"num_generations", "max_completion_length", "temperature", "top_p", "top_k", "beta", "epsilon", "epsilon_high", "reward_weights", "scale_rewards",
                   "loss_type", "mask_truncated_completions", "log_completions", "num_iterations", "steps_per_generation", "importance_sampling_level"})
-ALLOWED: dict[str, tuple[Any, ...]] = {"num_iterations": (1,), "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo"), "importance_sampling_level": ("token",),
+ALLOWED: dict[str, tuple[Any, ...]] = {"num_iterations": (1,), "loss_type": tuple(REDUCTIONS), "importance_sampling_level": ("token", "sequence"),
                                        "scale_rewards": ("group", "batch", "none")}
 
 
@@ -48,6 +51,8 @@ class VideoGRPOConfig(GRPOConfig):
     rollout_rows: int = field(default=256, metadata={"help": "Completions decoded side by side: their caches are in memory together."})
     freeze_vision: bool = field(default=True, metadata={"help": "Keep the vision tower as it is: every video is encoded once a step."})
 
+    dynamic_sampling: int = field(default=0, metadata={"help": "How often groups that all earned the same are replaced by other prompts' groups."})
+
     def __post_init__(self) -> None:
         own = {f.name: f.default for f in fields(GRPOConfig)}
         for name in own.keys() - USED - {f.name for f in fields(TrainingArguments)}:
@@ -59,84 +64,6 @@ class VideoGRPOConfig(GRPOConfig):
                 raise ValueError(f"{name}={getattr(self, name)!r} is not supported here; supported: {', '.join(map(str, allowed))}")
         if self.steps_per_generation != self.gradient_accumulation_steps:
             raise ValueError(f"steps_per_generation={self.steps_per_generation} is not supported here: it is gradient_accumulation_steps")
-
-# %% ../nbs/12_grpo.ipynb #c12-008
-def group_advantages(rewards: Tensor, group: int, scale: str = "group") -> Tensor:
-    """How much better each completion is than its group (paper, section 3.2: A = (r − mean) / std).
-
-    Parameters
-    ----------
-    rewards : [B·G], the completions of one prompt side by side; NaN where there is no reward.
-    group : G.
-    scale : divide by the group's standard deviation (`group`), by the batch's (`batch`), or not at all (`none`, Dr. GRPO).
-
-    Returns
-    -------
-    advantages [B·G]; 0 where there is no reward, and everywhere in a group that earned the same.
-    """
-    def std(rows: Tensor) -> Tensor:
-        n = (~rows.isnan()).sum(1, keepdim=True)
-        return ((rows - rows.nanmean(1, keepdim=True)).square().nansum(1, keepdim=True) / (n - 1).clamp(min=1)).sqrt()
-
-    grouped = rewards.view(-1, group)  # [B, G]
-    centred = grouped - grouped.nanmean(1, keepdim=True)
-    if scale != "none":
-        centred = centred / (std(grouped if scale == "group" else rewards.view(1, -1)) + 1e-4)
-    return centred.nan_to_num(0.0).flatten()
-
-# %% ../nbs/12_grpo.ipynb #c12-012
-def per_token_loss(logps: Tensor, old: Tensor, advantages: Tensor, low: float, high: float) -> Tensor:
-    """The clipped surrogate, token by token (PPO's, as GRPO uses it).
-
-    Parameters
-    ----------
-    logps, old : log-probabilities now and at sampling time [B, C].
-    advantages : one a completion [B].
-    low, high : the ratio is clipped to [1 − low, 1 + high].
-
-    Returns
-    -------
-    loss [B, C], to be minimised.
-    """
-    ratio, a = (logps - old).exp(), advantages[:, None]  # [B, C], [B, 1]
-    return -torch.min(ratio * a, ratio.clamp(1 - low, 1 + high) * a)
-
-# %% ../nbs/12_grpo.ipynb #c12-015
-def kl_estimate(logps: Tensor, ref: Tensor) -> Tensor:
-    """Schulman's k3 estimate of KL(policy ‖ reference), token by token: exp(x) − x − 1 with x = ref − logps, never negative. [B, C]"""
-    return (ref - logps).exp() - (ref - logps) - 1
-
-# %% ../nbs/12_grpo.ipynb #c12-018
-REDUCTIONS: dict[str, Callable[[Tensor, Tensor, int, float], Tensor]] = {  # (loss [B, C], mask [B, C], longest, tokens) → scalar
-    "grpo": lambda x, m, longest, tokens: ((x * m).sum(1) / m.sum(1).clamp(min=1)).mean(),
-    "bnpo": lambda x, m, longest, tokens: (x * m).sum() / m.sum().clamp(min=1),
-    "dr_grpo": lambda x, m, longest, tokens: (x * m).sum() / (len(x) * longest),
-    "dapo": lambda x, m, longest, tokens: (x * m).sum() / max(tokens, 1.0),
-}
-
-# %% ../nbs/12_grpo.ipynb #c12-023
-def completion_logps(model: Any, batch: Batch, family: Family, temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Score the completions of a batch under a model.
-
-    Parameters
-    ----------
-    model : policy or reference.
-    batch : prompts with completions, padded on the right.
-    temperature : that of the sampler.
-
-    Returns
-    -------
-    log-probability, entropy (nats, detached) and mask of the completion tokens, each [B, C]. C runs from the earliest completion token of the batch to its end, so a row may begin with masked prompt tokens.
-    """
-    L = batch.input_ids.shape[1]
-    first = int(batch.completion_mask.argmax(1).min())  # the earliest completion token
-    keep = torch.arange(first - 1, L - 1, device=batch.input_ids.device)
-    logits = model(**batch.model_inputs(), logits_to_keep=keep, use_cache=False).logits.float() / temperature  # [B, C, V]
-    logits = logits.index_fill(-1, torch.tensor(family.suppressed, device=logits.device), torch.finfo(logits.dtype).min)
-    log_probs = logits.log_softmax(-1)  # [B, C, V]
-    chosen = log_probs.gather(-1, batch.input_ids[:, first:, None]).squeeze(-1)
-    entropy = -(log_probs.exp() * log_probs).sum(-1).detach()
-    return chosen, entropy, batch.completion_mask[:, first:].float()
 
 # %% ../nbs/12_grpo.ipynb #c12-035
 @dataclass
@@ -155,8 +82,8 @@ class Rollout:
 RewardFunction = Callable[..., list[float | None]]
 
 
-def reward_parts(rollouts: Sequence[Rollout], rewards: dict[str, RewardFunction]) -> dict[str, Tensor]:
-    """What each reward function gives each completion of a step: name → [B·G], NaN for "does not apply".
+def reward_parts(rollouts: Sequence[Rollout], rewards: dict[str, RewardFunction], state: Any = None) -> dict[str, Tensor]:
+    """What each reward function gives each completion of a step: name → [B·G], NaN for "does not apply"; `state` is the trainer's.
 
     Raises
     ------
@@ -167,15 +94,15 @@ def reward_parts(rollouts: Sequence[Rollout], rewards: dict[str, RewardFunction]
     parts = {}
     for name, reward in rewards.items():
         values = reward(prompts=[s.problem for s, _, _ in rows], completions=[t for _, t, _ in rows],
-                        completion_ids=[c.ids for _, _, c in rows], **columns)
+                        completion_ids=[c.ids for _, _, c in rows], trainer_state=state, **columns)
         if len(values) != len(rows):
             raise ValueError(f"reward {name!r} returned {len(values)} values for {len(rows)} completions")
         parts[name] = torch.tensor([float("nan") if v is None else float(v) for v in values])
     return parts
 
 
-def score(rollouts: Sequence[Rollout], rewards: dict[str, RewardFunction], weights: Sequence[float] | None, scale: str) -> None:
-    """Fill in the rewards and advantages of a step's rollouts.
+def score(rollouts: Sequence[Rollout], rewards: dict[str, RewardFunction], weights: Sequence[float] | None, scale: str, state: Any = None) -> None:
+    """Fill in the rewards of rollouts, and their advantages.
 
     Parameters
     ----------
@@ -183,6 +110,7 @@ def score(rollouts: Sequence[Rollout], rewards: dict[str, RewardFunction], weigh
     rewards : name → function in TRL's contract.
     weights : one a function, 1 each when None.
     scale : as for `group_advantages`.
+    state : the trainer's state, which rewards may read (TRL's `trainer_state`).
 
     Raises
     ------
@@ -190,13 +118,25 @@ def score(rollouts: Sequence[Rollout], rewards: dict[str, RewardFunction], weigh
     """
     if weights is not None and len(weights) != len(rewards):
         raise ValueError(f"{len(weights)} reward weights for {len(rewards)} rewards ({', '.join(rewards)})")
-    parts, G = reward_parts(rollouts, rewards), len(rollouts[0].completions)
+    parts, G = reward_parts(rollouts, rewards, state), len(rollouts[0].completions)
     stacked = torch.stack([p * w for p, w in zip(parts.values(), weights or [1.0] * len(parts), strict=True)])  # [rewards, B·G]
     total = stacked.nansum(0).masked_fill(stacked.isnan().all(0), float("nan"))
-    advantages = group_advantages(total, G, scale)
     for i, r in enumerate(rollouts):
         at = slice(i * G, (i + 1) * G)
-        r.rewards, r.advantages, r.parts = total[at], advantages[at], {n: p[at] for n, p in parts.items()}
+        r.rewards, r.parts = total[at], {n: p[at] for n, p in parts.items()}
+    compare(rollouts, scale)
+
+
+def compare(rollouts: Sequence[Rollout], scale: str) -> None:
+    """Fill in the advantages of a step's rollouts from their rewards; `scale` as for `group_advantages`."""
+    rewards = torch.stack([r.rewards for r in rollouts])  # [prompts, G]
+    for r, advantages in zip(rollouts, group_advantages(rewards.flatten(), rewards.shape[1], scale).view_as(rewards), strict=True):
+        r.advantages = advantages
+
+
+def is_dead(rollout: Rollout) -> bool:
+    """Whether all completions of a group earned the same: it teaches nothing."""
+    return bool((group_advantages(rollout.rewards, len(rollout.rewards), "none").abs() < 1e-8).all())
 
 # %% ../nbs/12_grpo.ipynb #c12-040
 def nan_mean(values: Sequence[float]) -> float:
@@ -205,12 +145,13 @@ def nan_mean(values: Sequence[float]) -> float:
 
 
 def step_statistics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """TRL's statistics of a step's scored rollouts: rewards, their spread, dead groups, lengths (tokens) and the share cut off at the limit."""
+    """TRL's statistics of a step's scored rollouts: rewards, their spread, dead groups, lengths (tokens), the share cut off at the limit; and of suspicious ones (`rewards.hack_flags`)."""
     completions = [c for r in rollouts for c in r.completions]
     rewards = torch.stack([r.rewards for r in rollouts])  # [prompts, G]
     known, lengths = rewards[~rewards.isnan()], [len(c.ids) for c in completions]
     stats = {"reward": float(known.mean()), "reward_std": float(known.std()),
-             "frac_reward_zero_std": float((group_advantages(rewards.flatten(), rewards.shape[1], "none").view_as(rewards).abs().amax(1) < 1e-8).float().mean()),
+             "frac_reward_zero_std": sum(map(is_dead, rollouts)) / len(rollouts),
+             "hack_rate": sum(bool(hack_flags(t, r.sample.duration)) for r in rollouts for t in r.texts) / len(completions),
              "completions/mean_length": sum(lengths) / len(lengths), "completions/min_length": float(min(lengths)), "completions/max_length": float(max(lengths)),
              "completions/clipped_ratio": sum(not c.finished for c in completions) / len(completions)}
     for name in rollouts[0].parts:
@@ -259,7 +200,7 @@ class VideoGRPOTrainer(Trainer):
     samples : rows with a `solution` and a readable video.
     encoder : row → `Prompt`, with the policy's processor.
     rewards : name → function in TRL's contract.
-    reference : the model to stay near, needed when `beta > 0`.
+    reference : the model to stay near, needed when `beta > 0`; None for a model with adapters, which is its own reference without them.
     callbacks : further trainer callbacks.
 
     Raises
@@ -279,14 +220,21 @@ class VideoGRPOTrainer(Trainer):
             raise ValueError(f"per_device_train_batch_size ({size}) counts completions and must be a multiple of num_generations ({G})")
         if len(samples) < size // G * args.world_size:
             raise ValueError(f"{len(samples)} rows are not enough for a micro-batch of {size // G * args.world_size} prompts")
-        if args.beta and reference is None:
+        if args.beta and reference is None and not hasattr(model, "disable_adapter"):
             raise ValueError("beta > 0 needs a reference model")
         self.samples, self.encoder, self.rewards, self.reference = list(samples), encoder, rewards, reference
         self.family: Family = family_of(model, encoder.processor)
         self.decoding = Decoding(args.temperature, args.top_p, args.top_k or 0, args.max_completion_length)
         self.step_metrics: dict[str, list[float]] = defaultdict(list)
+        plain, scoring = model.forward, {"temperature": args.temperature, "save_memory": args.gradient_checkpointing}
+
+        def forward(*inputs: Any, groups: Any = None, **named: Any) -> Any:
+            """The model's own, and with `groups` what `completion_logps` finds: so that wrappers (DDP, autocast) see a forward pass like any other."""
+            return plain(*inputs, **named) if groups is None else completion_logps(model, groups, self.family, **scoring)
+
+        model.forward = forward
         if args.freeze_vision:
-            model.model.visual.requires_grad_(False)
+            plain_model(model).model.visual.requires_grad_(False)
         super().__init__(model, args, train_dataset=Dataset.from_dict({"index": list(range(len(self.samples)))}),
                          processing_class=encoder.processor, callbacks=list(callbacks))
         self.model_accepts_loss_kwargs = False  # our loss is a micro-batch's mean: the Trainer divides it by the accumulation steps
@@ -303,24 +251,40 @@ class VideoGRPOTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        rollouts = self.roll_out([self.samples[i] for b in batches for i in b["index"].tolist()])
-        score(rollouts, self.rewards, self.args.reward_weights, self.args.scale_rewards)
+        rollouts = self.scored_rollouts([i for b in batches for i in b["index"].tolist()])
         self.record(rollouts)
         here = sum(len(c.ids) for r in rollouts for c in r.completions) / len(batches)  # of a micro-batch, on average
         tokens = float(self.accelerator.reduce(torch.tensor(here, device=self.args.device), "mean"))  # and over all processes
         per = len(rollouts) // len(batches)
         return [{"rollouts": rollouts[i * per:(i + 1) * per], "tokens": tokens} for i in range(len(batches))], None
 
-    def roll_out(self, samples: Sequence[Sample]) -> list[Rollout]:
-        """G completions of each row's prompt; the draw is a pure function of seed, step and process."""
-        model = self.accelerator.unwrap_model(self.model).eval()
+    def scored_rollouts(self, indices: Sequence[int]) -> list[Rollout]:
+        """Rollouts of these rows with their rewards and advantages; with `dynamic_sampling`, dead groups give way to those of other rows."""
+        def scored(rows: Sequence[int]) -> list[Rollout]:
+            fresh = self.roll_out(rows)
+            score(fresh, self.rewards, self.args.reward_weights, self.args.scale_rewards, self.state)
+            return fresh
+
+        rollouts, spare = scored(indices), sorted(set(range(len(self.samples))) - set(indices))
+        random.Random(hash((self.args.seed, self.state.global_step, self.accelerator.process_index))).shuffle(spare)
+        for _ in range(self.args.dynamic_sampling):
+            dead = [i for i, r in enumerate(rollouts) if is_dead(r)][:len(spare)]
+            taken, spare = spare[:len(dead)], spare[len(dead):]
+            for i, fresh in zip(dead, scored(taken) if taken else [], strict=True):
+                rollouts[i] = rollouts[i] if is_dead(fresh) else fresh
+        compare(rollouts, self.args.scale_rewards)
+        return rollouts
+
+    def roll_out(self, indices: Sequence[int]) -> list[Rollout]:
+        """G completions of each row's prompt; the draw is a pure function of seed, step and row."""
+        model, samples = plain_model(self.accelerator.unwrap_model(self.model)).eval(), [self.samples[i] for i in indices]
         G, prompts = self.args.num_generations, [self.encoder(s) for s in samples]
         if self.args.freeze_vision:
             prompts = with_features(model, prompts)
+        seeds = [hash((self.args.seed, self.state.global_step, i)) % 2**31 for i in indices]
         out, per = [], max(1, self.args.rollout_rows // G)
         for i in range(0, len(prompts), per):
-            seed = hash((self.args.seed, self.state.global_step, self.accelerator.process_index, i)) % 2**31
-            out += generate(model, prompts[i:i + per], self.family, G, self.decoding, seed)
+            out += generate(model, prompts[i:i + per], self.family, G, self.decoding, seeds[i:i + per])
         model.train()
         return [Rollout(s, p, c, texts(c, self.encoder.processor)) for s, p, c in zip(samples, prompts, out, strict=True)]
 
@@ -328,16 +292,18 @@ class VideoGRPOTrainer(Trainer):
         """Loss of one micro-batch of whole groups."""
         rollouts, args = inputs["rollouts"], self.args
         completions = [c for r in rollouts for c in r.completions]
-        batch = collate([r.prompt for r in rollouts for _ in r.completions], [c.ids for c in completions], self.family).to(args.device)
-        logps, entropy, mask = completion_logps(model, batch, self.family, args.temperature)  # [B·G, C]
+        groups = [(r.prompt, [c.ids for c in r.completions]) for r in rollouts]
+        logps, entropy, mask = model(groups=groups)  # each [B·G, C]
         if args.mask_truncated_completions:
             mask = mask * torch.tensor([float(c.finished) for c in completions], device=mask.device)[:, None]
         advantages = torch.cat([r.advantages for r in rollouts]).to(logps.device)
         high = args.epsilon_high if args.epsilon_high is not None else args.epsilon
-        loss = per_token_loss(logps, logps.detach(), advantages, args.epsilon, high)
+        ratio = logps, logps.detach(), advantages, mask, args.epsilon, high  # on-policy: old and new are the same
+        loss = per_token_loss(*ratio, args.loss_type, args.importance_sampling_level)
+        for name, share in clip_shares(*ratio).items():
+            self.step_metrics[name].append(share)
         if args.beta:
-            with torch.no_grad():
-                ref, _, _ = completion_logps(self.reference, batch, self.family, args.temperature)
+            ref = self.reference_logps(groups)
             kl = kl_estimate(logps, ref)
             loss = loss + args.beta * kl
             self.step_metrics["kl"].append(float((kl.detach() * mask).sum() / mask.sum().clamp(min=1)))
@@ -345,6 +311,15 @@ class VideoGRPOTrainer(Trainer):
         if args.top_p == 1 and not args.top_k:
             self.step_metrics["sampling/sampling_logp_difference/max"].append(logp_gap(completions, logps.detach(), mask))
         return REDUCTIONS[args.loss_type](loss, mask, args.max_completion_length, inputs["tokens"])
+
+    @torch.no_grad()
+    def reference_logps(self, groups: Any) -> Tensor:
+        """Log-probabilities [B·G, C] under the reference: a model of its own, or the policy without its adapters."""
+        if self.reference is not None:
+            return completion_logps(self.reference, groups, self.family, self.args.temperature)[0]
+        policy = self.accelerator.unwrap_model(self.model)
+        with policy.disable_adapter():
+            return completion_logps(policy, groups, self.family, self.args.temperature)[0]
 
     def record(self, rollouts: Sequence[Rollout]) -> None:
         """Keep the step's statistics, and its completions as parquet when `log_completions` is set."""
@@ -361,14 +336,15 @@ class VideoGRPOTrainer(Trainer):
 
 # %% ../nbs/12_grpo.ipynb #c12-052
 def train_grpo(model_path: str | Path, samples: Sequence[Sample], settings: Settings, video_root: Any, config: dict[str, Any],
-               rewards: dict[str, RewardFunction], out: str | Path, callbacks: Sequence[Any] = (), **encoder_options: Any) -> dict[str, Any]:
+               rewards: dict[str, RewardFunction], out: str | Path, peft: dict[str, Any] | None = None, callbacks: Sequence[Any] = (),
+               **encoder_options: Any) -> dict[str, Any]:
     """Reinforce a model from the outcome; started again after a kill, it goes on from the last finished checkpoint.
 
     Parameters
     ----------
     model_path : the SFT model.
     samples : rows with a `solution`; their traces, if any, are not looked at.
-    settings, video_root, callbacks, encoder_options : as for `sft.train_sft`, and so is what is returned.
+    settings, video_root, peft, callbacks, encoder_options : as for `sft.train_sft`, and so is what is returned.
     config : fields of `VideoGRPOConfig`.
     rewards : name → function in TRL's contract.
     out : folder; the model goes to `out/model`, checkpoints and completions to `out/checkpoints`.
@@ -377,6 +353,8 @@ def train_grpo(model_path: str | Path, samples: Sequence[Sample], settings: Sett
     ------
     ValueError : when no row has a readable video, with the first reason.
     """
+    from peft import get_peft_model
+
     from videothinker.model import load_model, save_model
 
     out, cuda = Path(out), torch.cuda.is_available()
@@ -384,9 +362,11 @@ def train_grpo(model_path: str | Path, samples: Sequence[Sample], settings: Sett
     options: dict[str, Any] = {"bf16": cuda, "use_cpu": not cuda, "report_to": "none", "logging_steps": 1} | config
     args = VideoGRPOConfig(output_dir=str(out / "checkpoints"), remove_unused_columns=False, **options)
     args._n_gpu = min(args.n_gpu, 1)  # see `train_sft`
-    reference = load_model(model_path)[0].requires_grad_(False) if args.beta else None
-    trainer = VideoGRPOTrainer(start.model, args, start.rows, start.encoder, rewards, reference, [checkpoint_mark(settings), *callbacks])
+    model = get_peft_model(start.model, lora_config(peft, args.freeze_vision)) if peft else start.model
+    reference = load_model(model_path)[0].requires_grad_(False) if args.beta and not peft else None
+    trainer = VideoGRPOTrainer(model, args, start.rows, start.encoder, rewards, reference, [checkpoint_mark(settings), *callbacks])
     train_on(trainer, start.checkpoint)
     if trainer.is_world_process_zero():
-        save_model(trainer.accelerator.unwrap_model(trainer.model), start.encoder.processor, out / "model", settings)
+        final = trainer.accelerator.unwrap_model(trainer.model)
+        save_model(final.merge_and_unload() if peft else final, start.encoder.processor, out / "model", settings)
     return {"rows": len(start.rows), "skipped": start.skipped, "log": trainer.state.log_history}

@@ -313,12 +313,6 @@ class Batch:
             inputs["mm_encoder_outputs"] = {"video": BaseModelOutputWithPooling(pooler_output=tuple(self.features))}
         return inputs
 
-    def to(self, device: Any) -> Batch:
-        """The batch on another device."""
-        def move(x: Any) -> Any:
-            return [f.to(device) for f in x] if isinstance(x, list) else x.to(device) if x is not None else None
-        return Batch(*(move(x) for x in vars(self).values()))
-
     @property
     def labels(self) -> Tensor:
         """Targets of the language-model loss: completion tokens, -100 elsewhere. [B, L]"""
@@ -350,7 +344,7 @@ def family_of(model: Any, processor: Any) -> Family:
                   config.vision_config.spatial_merge_size, tuple(sorted(special)))
 
 # %% ../nbs/08_model.ipynb #c08-048
-def collate(prompts: Sequence[Prompt], completions: Sequence[Sequence[int]] | None, family: Family, left: bool = False) -> Batch:
+def collate(prompts: Sequence[Prompt], completions: Sequence[Sequence[int]] | None, family: Family) -> Batch:
     """Pad prompts (with their completions) to one batch; positions are computed for the whole sequence.
 
     Parameters
@@ -358,7 +352,6 @@ def collate(prompts: Sequence[Prompt], completions: Sequence[Sequence[int]] | No
     prompts : B encoded questions, with or without video.
     completions : B lists of token ids to append, or None.
     family : the model's constants.
-    left : pad on the left (for generation).
 
     Returns
     -------
@@ -371,11 +364,10 @@ def collate(prompts: Sequence[Prompt], completions: Sequence[Sequence[int]] | No
     ids, mask = torch.full((B, L), family.pad_token), torch.zeros(B, L, dtype=torch.long)
     positions, completion = torch.zeros(3, B, L, dtype=torch.long), torch.zeros(B, L, dtype=torch.long)
     for b, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
-        at = slice(L - len(row), L) if left else slice(0, len(row))
         seconds = [prompt.seconds_per_grid] if prompt.grid is not None else []
-        ids[b, at], mask[b, at] = row, 1
-        positions[:, b, at] = mrope_positions(row, family.video_token, prompt.grid, seconds, family.tokens_per_second, family.merge)
-        completion[b, at.start + len(prompt): at.stop] = 1
+        ids[b, :len(row)], mask[b, :len(row)] = row, 1
+        positions[:, b, :len(row)] = mrope_positions(row, family.video_token, prompt.grid, seconds, family.tokens_per_second, family.merge)
+        completion[b, len(prompt):len(row)] = 1
     videos = [p for p in prompts if p.pixels is not None]
     if videos and all(p.features is not None for p in videos):
         return Batch(ids, mask, positions, completion, features=[p.features for p in videos if p.features is not None])

@@ -45,7 +45,7 @@ class Recipe:
 # %% ../nbs/17_recipes.ipynb #c17-008
 def recipe_problem(values: Any) -> str:
     """What is wrong with a recipe's content, "" when nothing is."""
-    from videothinker.rewards import REWARDS
+    from videothinker.process_rewards import reward_names
     from videothinker.video import Sampling
 
     if not isinstance(values, dict):
@@ -53,7 +53,7 @@ def recipe_problem(values: Any) -> str:
     for part in ("sampling", "train", "peft"):
         if not isinstance(values.get(part) or {}, dict):
             return f"`{part}` must be a mapping, not {type(values[part]).__name__}"
-    known = {"": [f.name for f in fields(Recipe)], "sampling": [f.name for f in fields(Sampling)], "rewards": list(REWARDS)}
+    known = {"": [f.name for f in fields(Recipe)], "sampling": [f.name for f in fields(Sampling)], "rewards": reward_names()}
     for part, names in known.items():
         if unknown := sorted(set(map(str, values.get(part) or () if part else values)) - set(names)):
             return f"unknown key {unknown[0]!r}{f' in `{part}`' if part else ''}; known: {', '.join(names)}"
@@ -190,8 +190,6 @@ def run_recipe(recipe: Recipe, data: str | Path, out: str | Path, video_root: An
     rows, start, config = read_rows(data)[: recipe.rows], str(Path(model or recipe.model)) if model or recipe.model else "", recipe.train | (train or {})
     if not start:
         raise ValueError("no model to start from: give --model, or `model:` in the recipe")
-    if recipe.stage == "grpo" and recipe.peft:
-        raise ValueError("`peft` is not supported for GRPO yet; leave it out")
     check_train(recipe.stage, config)
     if not any((Path(out) / "checkpoints").glob("checkpoint-*")) and not (Path(out) / "model").exists():
         (Path(out) / "run.json").unlink(missing_ok=True)  # of a start that came to nothing: the next may have other settings
@@ -202,7 +200,7 @@ def run_recipe(recipe: Recipe, data: str | Path, out: str | Path, video_root: An
 
         return train_sft(start, rows, recipe.settings(), video_root, config, out, recipe.peft, recipe.freeze_vision, callbacks, **encoder_options)
     from videothinker.grpo import train_grpo
-    from videothinker.rewards import REWARDS
+    from videothinker.process_rewards import rewards_by_name
 
-    rewards = {name: REWARDS[name] for name in recipe.rewards}
-    return train_grpo(start, rows, recipe.settings(), video_root, config | {"freeze_vision": recipe.freeze_vision}, rewards, out, callbacks, **encoder_options)
+    rewards = rewards_by_name(recipe.rewards, config.get("max_completion_length", 512))
+    return train_grpo(start, rows, recipe.settings(), video_root, config | {"freeze_vision": recipe.freeze_vision}, rewards, out, recipe.peft, callbacks, **encoder_options)

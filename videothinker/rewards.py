@@ -15,8 +15,8 @@ from .schema import Sample, option_letters
 from .trace import extract_answer, parse_range, parse_trace, structure_problems, trace_problems
 
 # %% auto #0
-__all__ = ['Completion', 'RewardFunction', 'REWARDS', 'HACKS', 'completion_text', 'same_number', 'same_text', 'is_correct',
-           'correct_reward', 'format_reward', 'in_order', 'strict_format_reward', 'get_rewards', 'hack_flags']
+__all__ = ['Completion', 'RewardFunction', 'REWARDS', 'HACKS', 'completion_text', 'column_of', 'same_number', 'same_text',
+           'is_correct', 'correct_reward', 'format_reward', 'in_order', 'strict_format_reward', 'hack_flags']
 
 # %% ../nbs/10_rewards.ipynb #c10-006
 Completion = str | Sequence[Mapping[str, Any]]
@@ -46,7 +46,8 @@ def completion_text(completion: Completion) -> str:
     return "".join(texts)
 
 # %% ../nbs/10_rewards.ipynb #c10-009
-def _column(columns: Mapping[str, Any], name: str, n: int, default: Any) -> list[Any]:
+def column_of(columns: Mapping[str, Any], name: str, n: int, default: Any) -> list[Any]:
+    """A column of the data set, one entry for each of `n` completions; `default` where it is missing or None. Raises ValueError for another length."""
     values = columns.get(name)
     if values is None:
         return [default] * n
@@ -114,8 +115,8 @@ def correct_reward(prompts: Any, completions: Sequence[Completion], completion_i
     n = len(completions)
     if columns.get("solution") is None:
         raise ValueError("correct_reward needs the column 'solution'; keep it in the data set (remove_unused_columns=False)")
-    rows = zip(_column(columns, "solution", n, ""), _column(columns, "options", n, ()),
-               _column(columns, "problem_type", n, "multiple choice"), strict=True)
+    rows = zip(column_of(columns, "solution", n, ""), column_of(columns, "options", n, ()),
+               column_of(columns, "problem_type", n, "multiple choice"), strict=True)
     verdicts = [is_correct(completion_text(c), *row) for c, row in zip(completions, rows, strict=True)]
     return [None if verdict is None else float(verdict) for verdict in verdicts]
 
@@ -152,25 +153,12 @@ def strict_format_reward(prompts: Any, completions: Sequence[Completion], comple
     ------
     ValueError : if the column `duration` has another length.
     """
-    durations = _column(columns, "duration", len(completions), None)
+    durations = column_of(columns, "duration", len(completions), None)
     texts = [completion_text(c) for c in completions]
     return [float(not trace_problems(t, d) and in_order(t)) for t, d in zip(texts, durations, strict=True)]
 
 # %% ../nbs/10_rewards.ipynb #c10-031
 REWARDS: dict[str, RewardFunction] = {"correct": correct_reward, "format": format_reward, "strict_format": strict_format_reward}
-
-
-def get_rewards(names: Sequence[str]) -> list[RewardFunction]:
-    """Reward functions for a list of names, e.g. `["correct", "format"]`, the paper's pair.
-
-    Raises
-    ------
-    ValueError : for an unknown name; lists the known ones.
-    """
-    names = [names] if isinstance(names, str) else list(names)
-    if unknown := [name for name in names if name not in REWARDS]:
-        raise ValueError(f"unknown reward {', '.join(unknown)}; known: {', '.join(REWARDS)}")
-    return [REWARDS[name] for name in names]
 
 # %% ../nbs/10_rewards.ipynb #c10-034
 def _several_answers(text: str, duration: float | None) -> bool:

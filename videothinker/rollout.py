@@ -11,11 +11,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from .model import Batch, Family, Prompt, collate
+from .model import Family, Prompt, with_features
+from videothinker.prefix import (
+    KeyValues,
+    finish,
+    plain_model,
+    prefix_pass,
+    project,
+    prompt_positions,
+    ropes,
+    text_model,
+)
 
 # %% auto #0
-__all__ = ['Completion', 'Decoding', 'prefill', 'draw', 'record', 'generate', 'texts']
+__all__ = ['Completion', 'Decoding', 'GroupCache', 'attend_both', 'next_logits', 'draw', 'noise_of', 'record', 'still_writing',
+           'generate', 'texts']
 
 # %% ../nbs/11_rollout.ipynb #c11-005
 @dataclass
@@ -51,17 +63,89 @@ class Decoding:
         return logits.log_softmax(-1)
 
 # %% ../nbs/11_rollout.ipynb #c11-008
-def prefill(model: Any, batch: Batch) -> tuple[Tensor, Any]:
-    """Run the prompts (padded on the left) once: the next-token logits [B, V], float32, and the key-value cache."""
-    out = model(**batch.model_inputs(), use_cache=True, logits_to_keep=1)
-    return out.logits[:, -1].float(), out.past_key_values
+class GroupCache:
+    """Keys and values of B prompts, shared by the rows of each, and of what R rows (the same number a prompt, side by side) have said themselves.
+
+    Attributes
+    ----------
+    shared : of each layer keys and values [B, kv heads, P, d], padded on the right.
+    padding : bool [B, P], where they are padded.
+    own : of each layer keys and values [R, kv heads, room, d]; only the first tokens are filled.
+    """
+
+    BLOCK = 64  # tokens of room that `own` grows by
+
+    def __init__(self, prefixes: Sequence[Sequence[KeyValues]], rows: int) -> None:
+        def stacked(parts: Sequence[Tensor]) -> Tensor:
+            return pad_sequence([p.transpose(0, 1) for p in parts], batch_first=True).transpose(1, 2)
+
+        self.shared = [(stacked([k for k, _ in layer]), stacked([v for _, v in layer])) for layer in zip(*prefixes, strict=True)]
+        keys = self.shared[0][0]
+        lengths = torch.tensor([prefix[0][0].shape[1] for prefix in prefixes], device=keys.device)
+        self.padding = torch.arange(keys.shape[2], device=keys.device) >= lengths[:, None]
+        self.own = [(k.new_empty(rows, k.shape[1], 0, k.shape[3]), v.new_empty(rows, v.shape[1], 0, v.shape[3])) for k, v in self.shared]
+
+    def write(self, layer: int, at: int, k: Tensor, v: Tensor) -> KeyValues:
+        """Keep the keys and values [kv heads, R, d] of the rows' token number `at`; returns those of all their tokens, [R, kv heads, at + 1, d]."""
+        if at == self.own[layer][0].shape[2]:
+            keys, values = (torch.cat([x, x.new_empty(*x.shape[:2], self.BLOCK, x.shape[3])], 2) for x in self.own[layer])
+            self.own[layer] = keys, values
+        keys, values = self.own[layer]
+        keys[:, :, at], values[:, :, at] = k.transpose(0, 1), v.transpose(0, 1)
+        return keys[:, :, :at + 1], values[:, :, :at + 1]
+
+    def keep(self, prompts: Tensor, rows: Tensor) -> None:
+        """Forget all prompts and rows but these (a mask or indices)."""
+        self.shared, self.padding = [(k[prompts], v[prompts]) for k, v in self.shared], self.padding[prompts]
+        self.own = [(k[rows], v[rows]) for k, v in self.own]
+
+# %% ../nbs/11_rollout.ipynb #c11-028
+def attend_both(q: Tensor, shared: KeyValues, padding: Tensor, own: KeyValues) -> Tensor:
+    """What the queries of one new token a row read from its prompt and from its own words.
+
+    Parameters: `q` [heads, R, d]; `shared`, `padding`, `own`, of one layer, as in `GroupCache`.
+    Returns: [heads, R, d].
+    """
+    (K, V), (k, v) = shared, own
+    (B, kv, P, d), (heads, R, _) = K.shape, q.shape
+    n, share = R // B, heads // kv                                                         # rows a prompt, query heads a key
+    q = q.view(kv, share, B, n, d).permute(2, 3, 0, 1, 4) * d**-0.5                        # [B, n, kv, share, d]
+    far = q.transpose(1, 2).reshape(B, kv, n * share, d) @ K.transpose(2, 3)               # [B, kv, n·share, P]
+    far = far.masked_fill(padding[:, None, None], -torch.inf).view(B, kv, n, share, P).transpose(1, 2).reshape(R, kv, share, P)
+    near = q.reshape(R, kv, share, d) @ k.transpose(2, 3)                                  # [R, kv, share, t]
+    far, near = torch.cat([far, near], -1).softmax(-1).split([P, k.shape[2]], -1)
+    read = far.view(B, n, kv, share, P).transpose(1, 2).reshape(B, kv, n * share, P) @ V   # [B, kv, n·share, d]
+    read = read.view(B, kv, n, share, d).transpose(1, 2).reshape(R, kv, share, d) + near @ v
+    return read.permute(1, 2, 0, 3).reshape(heads, R, d)
+
+
+def next_logits(model: Any, token: Tensor, position: Tensor, cache: GroupCache, at: int) -> Tensor:
+    """Give each row its token number `at` (ids and positions [R]) and get the logits of the next, [R, V], float32."""
+    text = text_model(model)
+    x = text.embed_tokens(token)
+    rope = ropes(text, x, position.expand(3, -1))
+    for i, layer in enumerate(text.layers):
+        q, k, v = project(layer, x, rope)
+        x = finish(layer, x, attend_both(q, cache.shared[i], cache.padding, cache.write(i, at, k, v)))
+    return plain_model(model).lm_head(text.norm(x)).float()
 
 # %% ../nbs/11_rollout.ipynb #c11-009
-def draw(log_probs: Tensor, greedy: bool, generator: torch.Generator | None) -> Tensor:
-    """One token a row, the most likely one when `greedy`. Log-probabilities [B, V] → ids [B]"""
-    if greedy:
+def draw(log_probs: Tensor, noise: Tensor | None) -> Tensor:
+    """One token a row: the one whose share of the interval from 0 to 1 the row's `noise` falls into; the most likely one without noise.
+
+    Log-probabilities [B, V], noise float64 [B] in [0, 1) → ids [B]. A token without probability is never drawn.
+    """
+    if noise is None:
         return log_probs.argmax(-1)
-    return torch.multinomial(log_probs.exp(), 1, generator=generator).squeeze(-1)
+    shares = log_probs.double().exp().cumsum(-1)  # in 32 bits the sum over a vocabulary of 150,000 would be off by a rare word
+    total = shares[:, -1:]
+    return torch.searchsorted(shares, torch.minimum(noise[:, None] * total, total.nextafter(torch.zeros_like(total))), right=True).squeeze(-1)
+
+
+def noise_of(seeds: Sequence[int], n: int, tokens: int, device: Any = None) -> Tensor:
+    """The noise of n completions a prompt, one number a token: float64 [B·n, tokens], each prompt's a function of its own seed alone."""
+    drawn = [torch.rand(n, tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.cat(drawn).to(device)
 
 # %% ../nbs/11_rollout.ipynb #c11-012
 def record(done: list[Completion], rows: Tensor, token: Tensor, logprob: Tensor, eos_token: int) -> Tensor:
@@ -77,10 +161,17 @@ def record(done: list[Completion], rows: Tensor, token: Tensor, logprob: Tensor,
             done[row].finished = t == eos_token
     return torch.tensor([not done[r].finished for r in rows.tolist()], device=rows.device)
 
+# %% ../nbs/11_rollout.ipynb #c11-030
+def still_writing(live: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Which prompts and rows to go on with: `live`, bool [B, n] → prompts with a live row (bool [B]), the indices of equally many rows of each, their number."""
+    prompts, width = live.any(1), int(live.sum(1).max())
+    first = (~live).int().argsort(dim=1, stable=True)[:, :width]  # live rows, then finished ones
+    return prompts, (first + live.shape[1] * torch.arange(len(live), device=live.device)[:, None])[prompts].flatten(), width
+
 # %% ../nbs/11_rollout.ipynb #c11-014
 @torch.inference_mode()
 def generate(model: Any, prompts: Sequence[Prompt], family: Family, n: int = 1, decoding: Decoding = Decoding(),
-             seed: int = 0) -> list[list[Completion]]:
+             seed: int | Sequence[int] = 0) -> list[list[Completion]]:
     """Sample `n` completions of every prompt; each prompt is encoded and prefilled once.
 
     Parameters
@@ -89,36 +180,33 @@ def generate(model: Any, prompts: Sequence[Prompt], family: Family, n: int = 1, 
     prompts : B encoded questions.
     n : completions of each.
     decoding : temperature, cut-offs, length limit.
-    seed : the draw is a pure function of it (with the model and the prompts).
+    seed : one for each prompt, or one from which they are counted: the draw is a pure function of model, prompt and seed, whatever else is in the batch.
 
     Returns
     -------
     B lists of n completions.
     """
-    device = model.device
-    batch = collate(prompts, None, family, left=True).to(device)
-    logits, cache = prefill(model, batch)
-    cache.batch_repeat_interleave(n)
-    logits, mask = logits.repeat_interleave(n, 0), batch.attention_mask.repeat_interleave(n, 0)  # [B·n, …]
-    position = batch.position_ids.amax((0, 2)).repeat_interleave(n)  # [B·n] the last position so far
-    generator = torch.Generator(device).manual_seed(seed)
+    device, prompts = model.device, with_features(model, prompts)
+    cache = GroupCache([prefix_pass(model, p, family) for p in prompts], len(prompts) * n)
+    token = torch.stack([p.input_ids[-1] for p in prompts]).repeat_interleave(n).to(device)  # [B·n] each prompt's last one is not in its prefix
+    position = torch.stack([prompt_positions(p, family)[0, -1] for p in prompts]).repeat_interleave(n).to(device)
+    seeds = range(seed, seed + len(prompts)) if isinstance(seed, int) else seed
+    noise = noise_of(seeds, n, decoding.max_new_tokens, device) if decoding.temperature else None  # [B·n, tokens]
     forbidden = torch.tensor(family.suppressed, device=device, dtype=torch.long)
     done = [Completion([], [], False) for _ in range(len(prompts) * n)]
-    rows = torch.arange(len(done), device=device)  # which completion each live row writes
+    rows = torch.arange(len(done), device=device)  # which completion each row writes
+    per = n                                        # rows a prompt
     for step in range(decoding.max_new_tokens):
-        logits[:, forbidden] = -torch.inf
+        logits = next_logits(model, token, position + step, cache, step).index_fill(1, forbidden, -torch.inf)
         log_probs = decoding.log_probs(logits)
-        token = draw(log_probs, decoding.temperature == 0, generator)  # [live]
+        token = draw(log_probs, noise[rows, step] if noise is not None else None)
         live = record(done, rows, token, log_probs.gather(1, token[:, None]).squeeze(1), family.eos_token)
-        if not live.any() or step + 1 == decoding.max_new_tokens:
+        if not live.any():
             break
         if live.float().mean() < 0.75:  # drop finished rows once they are worth a copy of the cache
-            keep = live.nonzero().squeeze(1)
-            cache.batch_select_indices(keep)
-            rows, token, mask, position = rows[keep], token[keep], mask[keep], position[keep]
-        mask, position = torch.cat([mask, mask.new_ones(len(mask), 1)], 1), position + 1
-        logits = model(input_ids=token[:, None], attention_mask=mask, position_ids=position[None, :, None].expand(3, -1, 1),
-                       past_key_values=cache, use_cache=True).logits[:, -1].float()
+            prompts_left, keep, per = still_writing(live.view(-1, per))
+            cache.keep(prompts_left, keep)
+            rows, token, position = rows[keep], token[keep], position[keep]
     return [done[i * n:(i + 1) * n] for i in range(len(prompts))]
 
 # %% ../nbs/11_rollout.ipynb #c11-015

@@ -18,7 +18,7 @@ from .schema import Sample, write_json
 
 # %% auto #0
 __all__ = ['target_text', 'TraceCollator', 'finished_checkpoint', 'checkpoint_mark', 'resume_point', 'Start', 'start_training',
-           'train_on', 'probe_callback', 'train_sft']
+           'train_on', 'probe_callback', 'lora_config', 'train_sft']
 
 # %% ../nbs/09_sft.ipynb #c09-005
 def target_text(sample: Sample) -> str:
@@ -160,6 +160,13 @@ def probe_callback(probe: Callable[[Any], dict[str, float]], every: int) -> Any:
     return Probe()
 
 # %% ../nbs/09_sft.ipynb #c09-024
+def lora_config(options: dict[str, Any], freeze_vision: bool) -> Any:
+    """`peft.LoraConfig` of these fields; a frozen vision tower gets no adapters (its blocks have a `down_proj` as well)."""
+    from peft import LoraConfig
+
+    return LoraConfig(**({"exclude_modules": r".*\bvisual\b.*"} if freeze_vision else {}) | options)
+
+
 def train_sft(model_path: str | Path, samples: Sequence[Sample], settings: Settings, video_root: Any, config: dict[str, Any],
               out: str | Path, peft: dict[str, Any] | None = None, freeze_vision: bool = True, callbacks: Sequence[Any] = (),
               **encoder_options: Any) -> dict[str, Any]:
@@ -187,7 +194,6 @@ def train_sft(model_path: str | Path, samples: Sequence[Sample], settings: Setti
     ValueError when no row has a readable video, or a row has no trace.
     """
     from datasets import Dataset
-    from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
     for sample in samples:
@@ -203,7 +209,7 @@ def train_sft(model_path: str | Path, samples: Sequence[Sample], settings: Setti
     args._n_gpu = min(args.n_gpu, 1)  # several GPUs in one process (DataParallel) would cut positions apart; launch a process for each instead
     trainer = SFTTrainer(model, args, TraceCollator(start.rows, start.encoder, family_of(model, processor)),
                          Dataset.from_dict({"index": list(range(len(start.rows)))}), processing_class=processor,
-                         peft_config=LoraConfig(**peft) if peft else None, callbacks=[checkpoint_mark(settings), *callbacks])
+                         peft_config=lora_config(peft, freeze_vision) if peft else None, callbacks=[checkpoint_mark(settings), *callbacks])
     train_on(trainer, start.checkpoint)
     final, sharded = trainer.accelerator.unwrap_model(trainer.model), trainer.accelerator.distributed_type in ("FSDP", "DEEPSPEED")
     state = trainer.accelerator.get_state_dict(trainer.model) if sharded else None  # gathered from all processes

@@ -35,9 +35,9 @@ from videothinker.toyworld import (
 )
 
 # %% auto #0
-__all__ = ['PHASES', 'Task', 'caption_text', 'draw_sample', 'aloud_text', 'alike_pairs', 'draw_task', 'encode_task', 'batches_of',
-           'draw_second', 'SecondStream', 'append_row', 'train_vision', 'BatchStream', 'BasePlan', 'token_sets',
-           'token_hits', 'base_step', 'cut_log', 'train_base']
+__all__ = ['PHASES', 'Task', 'caption_text', 'draw_sample', 'aloud_text', 'alike_pairs', 'recite_task', 'draw_task',
+           'encode_task', 'batches_of', 'draw_second', 'SecondStream', 'append_row', 'train_vision', 'BatchStream',
+           'BasePlan', 'token_sets', 'token_hits', 'base_step', 'cut_log', 'train_base']
 
 # %% ../nbs/08b_tiny.ipynb #c08b-005
 @dataclass
@@ -77,12 +77,22 @@ def alike_pairs(rng: np.random.Generator) -> list[tuple[str, str]]:
     return [(str(c), str(s)) for c in colours for s in shapes]
 
 
+def recite_task(rng: np.random.Generator) -> Task:
+    """One to six lettered names to say again in another order; in most lists all are of different colours, so that only their shapes can be mixed up."""
+    drawn = list(zip(rng.permutation(list(COLOURS)), rng.choice(SHAPES, 6), strict=True)) if rng.random() < 0.7 else rng.permutation(PAIRS)[:6].tolist()
+    names = [f"{x}. the {c} {s}" for x, (c, s) in zip("ABCDEF", drawn, strict=True)][:int(rng.integers(1, 7))]
+    lines = "".join(f"{name}\n" for name in names)
+    return Task(f"Options:\n{lines}Check the options.", " ".join(name.replace(".", " :") for name in rng.permutation(names)))
+
+
 def draw_task(kind: str, rng: np.random.Generator, name: str, stage: str = "long") -> Task:
     """One training example.
 
-    Parameters: `kind`, of `caption`, `letter`, `aloud` (with a clip), `reason` and `blind` (text only); `rng`, which decides all but the scene, drawn
-    by `name`; `stage`, `short` (clips of 1–5 s, one or two events), `long` (4–24 s, three to five), or `alike` (long, with names that are easily mixed up).
+    Parameters: `kind`, of `caption`, `letter`, `aloud` (with a clip), `recite`, `reason` and `blind` (text only); `rng`, which decides all but the
+    scene, drawn by `name`; `stage`, `short` (clips of 1–5 s, one or two events), `long` (4–24 s, three to five), or `alike` (long, with names that are easily mixed up).
     """
+    if kind == "recite":
+        return recite_task(rng)
     wide = rng.random() < 0.25
     shape: dict[str, Any] = dict(n_events=(1, 2), min_duration=1, max_duration=5, lengths=(1, 2, 3)) if stage == "short" else \
         dict(n_events=(4, 5), min_duration=8, max_duration=24) if wide else dict(n_events=(3, 4), min_duration=4, max_duration=14)
@@ -198,16 +208,16 @@ class BatchStream(torch.utils.data.Dataset):
     def __getitem__(self, step: int) -> dict[str, list[Batch]]:
         torch.set_num_threads(1)
         stage, video, text = next(p[1:] for p in PHASES if step < p[0])
-        return {name: batches_of([k for k, n in kinds.items() for _ in range(n)], step, self.plan.seed, clips, self.processor, self.family)
+        return {name: batches_of([k for k, n in kinds.items() for _ in range(n)], step, self.plan.seed, clips, self.processor, self.family) if kinds else []
                 for name, kinds, clips in (("video", video, stage), ("text", text, stage.replace("short", "long")))}
 
 # %% ../nbs/08b_tiny.ipynb #c08b-030
 # until which step, which clips, and how many rows of each kind a step holds (with a clip, text only)
 PHASES: tuple[tuple[int, str, dict[str, int], dict[str, int]], ...] = (
-    (200, "short", {"caption": 40}, {"reason": 12}),
-    (2300, "long", {"caption": 8, "aloud": 18, "letter": 2}, {"reason": 12}),
-    (3550, "alike", {"caption": 2, "aloud": 16, "letter": 1}, {"reason": 20}),
-    (10**9, "alike", {"caption": 2, "aloud": 16, "letter": 1}, {"reason": 17, "blind": 3}),
+    (600, "long", {}, {"recite": 24, "reason": 8}),
+    (800, "short", {"caption": 40}, {"recite": 8, "reason": 8}),
+    (2000, "long", {"caption": 8, "aloud": 18, "letter": 2}, {"recite": 3, "reason": 12, "blind": 2}),
+    (10**9, "alike", {"caption": 2, "aloud": 16, "letter": 1}, {"recite": 2, "reason": 14, "blind": 4}),
 )
 
 # %% ../nbs/08b_tiny.ipynb #c08b-031
@@ -216,19 +226,17 @@ class BasePlan:
     """How the base is trained: steps of the vision tower, then steps of the language model (see `PHASES`)."""
 
     vision_steps: int = 600
-    steps: int = 4150
+    steps: int = 3200
     seed: int = 0
-    rates: tuple[tuple[int, float, int], ...] = ((2300, 1e-3, 500), (3100, 8e-4, 700), (3350, 8e-4, 250), (3550, 8e-4, 200), (4150, 6e-4, 450))  # until which step, peak, steps of decay before that
+    lr: float = 1e-3       # the largest step size
     warmup: int = 100
-    floor: float = 0.02    # share of the peak that is left at the end of a decay
+    decay: int = 1100      # in how many last steps it falls
+    floor: float = 0.02    # to which share of `lr`
     save_every: int = 100
 
     def lr_at(self, step: int) -> float:
-        """Warm up, stay, decay, once for each entry of `rates`."""
-        i = next(i for i, rate in enumerate(self.rates) if step < rate[0])
-        until, peak, decay = self.rates[i]
-        since = step - (self.rates[i - 1][0] if i else 0)
-        return peak * min(1, (since + 1) / self.warmup) * min(1, self.floor + (1 - self.floor) * (until - step) / decay)
+        """The step size: warm up, stay, fall."""
+        return self.lr * min(1, (step + 1) / self.warmup, self.floor + (1 - self.floor) * (self.steps - step) / self.decay)
 
 # %% ../nbs/08b_tiny.ipynb #c08b-034
 def token_sets(processor: Any) -> dict[str, Tensor]:
@@ -264,8 +272,9 @@ def base_step(model: Any, batches: dict[str, list[Batch]], sets: dict[str, Tenso
             loss.backward()
             total += loss.item()
             hits.append(token_hits(logits, labels, sets))
-        row[f"loss_{name}"] = round(total, 4)
-        row |= {f"{name}_{kind}": round(torch.cat([h[kind] for h in hits]).float().mean().item(), 4) for kind in hits[0]}
+        row[f"loss_{name}"] = round(total, 4) if parts else math.nan
+        kinds = [*(kind for kind in sets if kind != "answer"), "named"]
+        row |= {f"{name}_{kind}": round(torch.cat([h[kind] for h in hits] or [torch.zeros(0)]).float().mean().item(), 4) for kind in kinds}
     return row
 
 # %% ../nbs/08b_tiny.ipynb #c08b-041

@@ -38,7 +38,7 @@ def vocabulary_lines() -> list[str]:
     lines += ["Which shape moves right after the ? Which shape moves right before the ? How many shapes move left? How many shapes are ?"
               " Which shape moves the longest? Which shape moves for the shortest time? Which shape moves first? last?\nOptions:\n"
               "Answer with the letter. Describe the video. Describe the video and check the options. Check the options."
-              " user assistant system\nthis is not this , so far\nit is and last , so the\nnot asked about\nasked about , right before that the\n"
+              " user assistant system\nso far\nit is and last , so the\nright before that the\n"
               "right after that , so the\nit lasts second seconds , longest shortest so far by the\nso the answer is .\n"] * 40
     return lines
 
