@@ -35,7 +35,7 @@ class Plan:
     sft: Recipe = field(default_factory=lambda: Recipe("sft"))
     grpo: Recipe = field(default_factory=lambda: Recipe("grpo"))
     sft_probe: int = 20               # steps between points
-    grpo_probe: int = 5
+    grpo_probe: int = 8
 
 
 def make_plan(seed: int = 0, quick: bool = False) -> Plan:
