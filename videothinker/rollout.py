@@ -26,8 +26,8 @@ from videothinker.prefix import (
 )
 
 # %% auto #0
-__all__ = ['Completion', 'Decoding', 'GroupCache', 'attend_both', 'next_logits', 'draw', 'noise_of', 'record', 'still_writing',
-           'generate', 'texts']
+__all__ = ['Completion', 'Decoding', 'GroupCache', 'attend_both', 'next_logits', 'draw', 'noise_of', 'record', 'generate',
+           'texts']
 
 # %% ../nbs/11_rollout.ipynb #c11-005
 @dataclass
@@ -64,18 +64,19 @@ class Decoding:
 
 # %% ../nbs/11_rollout.ipynb #c11-008
 class GroupCache:
-    """Keys and values of B prompts, shared by the rows of each, and of what R rows (the same number a prompt, side by side) have said themselves.
+    """Keys and values of B prompts, shared by the rows of each, and of what the R rows have said themselves (rows of a prompt side by side).
 
     Attributes
     ----------
     shared : of each layer keys and values [B, kv heads, P, d], padded on the right.
     padding : bool [B, P], where they are padded.
     own : of each layer keys and values [R, kv heads, room, d]; only the first tokens are filled.
+    place : where each row stands in B × `width` places [R].
     """
 
     BLOCK = 64  # tokens of room that `own` grows by
 
-    def __init__(self, prefixes: Sequence[Sequence[KeyValues]], rows: int) -> None:
+    def __init__(self, prefixes: Sequence[Sequence[KeyValues]], n: int) -> None:
         def stacked(parts: Sequence[Tensor]) -> Tensor:
             return pad_sequence([p.transpose(0, 1) for p in parts], batch_first=True).transpose(1, 2)
 
@@ -83,7 +84,15 @@ class GroupCache:
         keys = self.shared[0][0]
         lengths = torch.tensor([prefix[0][0].shape[1] for prefix in prefixes], device=keys.device)
         self.padding = torch.arange(keys.shape[2], device=keys.device) >= lengths[:, None]
-        self.own = [(k.new_empty(rows, k.shape[1], 0, k.shape[3]), v.new_empty(rows, v.shape[1], 0, v.shape[3])) for k, v in self.shared]
+        self.own = [(k.new_empty(len(k) * n, k.shape[1], 0, k.shape[3]), v.new_empty(len(v) * n, v.shape[1], 0, v.shape[3])) for k, v in self.shared]
+        self.arrange(torch.arange(len(keys), device=keys.device).repeat_interleave(n))
+
+    def arrange(self, prompt: Tensor) -> None:
+        """Lay out the rows, given the prompt of each [R]."""
+        counts = prompt.bincount(minlength=len(self.padding))
+        first = counts.cumsum(0) - counts
+        self.prompt, self.width = prompt, int(counts.max())
+        self.place = prompt * self.width + torch.arange(len(prompt), device=prompt.device) - first[prompt]
 
     def write(self, layer: int, at: int, k: Tensor, v: Tensor) -> KeyValues:
         """Keep the keys and values [kv heads, R, d] of the rows' token number `at`; returns those of all their tokens, [R, kv heads, at + 1, d]."""
@@ -94,29 +103,35 @@ class GroupCache:
         keys[:, :, at], values[:, :, at] = k.transpose(0, 1), v.transpose(0, 1)
         return keys[:, :, :at + 1], values[:, :, :at + 1]
 
-    def keep(self, prompts: Tensor, rows: Tensor) -> None:
-        """Forget all prompts and rows but these (a mask or indices)."""
+    def keep(self, rows: Tensor) -> None:
+        """Forget all rows but these (a mask [R]), and the prompts that have none left."""
+        prompts, again = self.prompt[rows].unique(return_inverse=True)
         self.shared, self.padding = [(k[prompts], v[prompts]) for k, v in self.shared], self.padding[prompts]
         self.own = [(k[rows], v[rows]) for k, v in self.own]
+        self.arrange(again)
 
 # %% ../nbs/11_rollout.ipynb #c11-028
-def attend_both(q: Tensor, shared: KeyValues, padding: Tensor, own: KeyValues) -> Tensor:
+def attend_both(q: Tensor, layer: int, cache: GroupCache, own: KeyValues) -> Tensor:
     """What the queries of one new token a row read from its prompt and from its own words.
 
-    Parameters: `q` [heads, R, d]; `shared`, `padding`, `own`, of one layer, as in `GroupCache`.
+    Parameters: `q` [heads, R, d]; `own`, keys and values of the rows' tokens so far, as `cache.write` returns them.
     Returns: [heads, R, d].
     """
-    (K, V), (k, v) = shared, own
+    (K, V), (k, v), width = cache.shared[layer], own, cache.width
     (B, kv, P, d), (heads, R, _) = K.shape, q.shape
-    n, share = R // B, heads // kv                                                         # rows a prompt, query heads a key
-    q = q.view(kv, share, B, n, d).permute(2, 3, 0, 1, 4) * d**-0.5                        # [B, n, kv, share, d]
-    far = q.transpose(1, 2).reshape(B, kv, n * share, d) @ K.transpose(2, 3)               # [B, kv, n·share, P]
-    far = far.masked_fill(padding[:, None, None], -torch.inf).view(B, kv, n, share, P).transpose(1, 2).reshape(R, kv, share, P)
-    near = q.reshape(R, kv, share, d) @ k.transpose(2, 3)                                  # [R, kv, share, t]
-    far, near = torch.cat([far, near], -1).softmax(-1).split([P, k.shape[2]], -1)
-    read = far.view(B, n, kv, share, P).transpose(1, 2).reshape(B, kv, n * share, P) @ V   # [B, kv, n·share, d]
-    read = read.view(B, kv, n, share, d).transpose(1, 2).reshape(R, kv, share, d) + near @ v
-    return read.permute(1, 2, 0, 3).reshape(heads, R, d)
+    share = heads // kv  # query heads a key
+
+    def laid_out(rows: Tensor) -> Tensor:  # [R, kv, share, x] → [B, kv, width·share, x]
+        places = rows.new_zeros(B * width, *rows.shape[1:]).index_copy(0, cache.place, rows)
+        return places.view(B, width, kv, share, -1).transpose(1, 2).reshape(B, kv, width * share, -1)
+
+    def by_row(places: Tensor) -> Tensor:  # and back
+        return places.view(B, kv, width, share, -1).transpose(1, 2).reshape(B * width, kv, share, -1)[cache.place]
+
+    q = q.view(kv, share, R, d).permute(2, 0, 1, 3) * d**-0.5  # [R, kv, share, d]
+    far = by_row((laid_out(q) @ K.transpose(2, 3)).masked_fill(cache.padding[:, None, None], -torch.inf))  # [R, kv, share, P]
+    far, near = torch.cat([far, q @ k.transpose(2, 3)], -1).softmax(-1).split([P, k.shape[2]], -1)
+    return (by_row(laid_out(far) @ V) + near @ v).permute(1, 2, 0, 3).reshape(heads, R, d)
 
 
 def next_logits(model: Any, token: Tensor, position: Tensor, cache: GroupCache, at: int) -> Tensor:
@@ -126,7 +141,7 @@ def next_logits(model: Any, token: Tensor, position: Tensor, cache: GroupCache, 
     rope = ropes(text, x, position.expand(3, -1))
     for i, layer in enumerate(text.layers):
         q, k, v = project(layer, x, rope)
-        x = finish(layer, x, attend_both(q, cache.shared[i], cache.padding, cache.write(i, at, k, v)))
+        x = finish(layer, x, attend_both(q, i, cache, cache.write(i, at, k, v)))
     return plain_model(model).lm_head(text.norm(x)).float()
 
 # %% ../nbs/11_rollout.ipynb #c11-009
@@ -161,13 +176,6 @@ def record(done: list[Completion], rows: Tensor, token: Tensor, logprob: Tensor,
             done[row].finished = t == eos_token
     return torch.tensor([not done[r].finished for r in rows.tolist()], device=rows.device)
 
-# %% ../nbs/11_rollout.ipynb #c11-030
-def still_writing(live: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Which prompts and rows to go on with: `live`, bool [B, n] → prompts with a live row (bool [B]), the indices of equally many rows of each, their number."""
-    prompts, width = live.any(1), int(live.sum(1).max())
-    first = (~live).int().argsort(dim=1, stable=True)[:, :width]  # live rows, then finished ones
-    return prompts, (first + live.shape[1] * torch.arange(len(live), device=live.device)[:, None])[prompts].flatten(), width
-
 # %% ../nbs/11_rollout.ipynb #c11-014
 @torch.inference_mode()
 def generate(model: Any, prompts: Sequence[Prompt], family: Family, n: int = 1, decoding: Decoding = Decoding(),
@@ -187,7 +195,7 @@ def generate(model: Any, prompts: Sequence[Prompt], family: Family, n: int = 1, 
     B lists of n completions.
     """
     device, prompts = model.device, with_features(model, prompts)
-    cache = GroupCache([prefix_pass(model, p, family) for p in prompts], len(prompts) * n)
+    cache = GroupCache([prefix_pass(model, p, family) for p in prompts], n)
     token = torch.stack([p.input_ids[-1] for p in prompts]).repeat_interleave(n).to(device)  # [B·n] each prompt's last one is not in its prefix
     position = torch.stack([prompt_positions(p, family)[0, -1] for p in prompts]).repeat_interleave(n).to(device)
     seeds = range(seed, seed + len(prompts)) if isinstance(seed, int) else seed
@@ -195,7 +203,6 @@ def generate(model: Any, prompts: Sequence[Prompt], family: Family, n: int = 1, 
     forbidden = torch.tensor(family.suppressed, device=device, dtype=torch.long)
     done = [Completion([], [], False) for _ in range(len(prompts) * n)]
     rows = torch.arange(len(done), device=device)  # which completion each row writes
-    per = n                                        # rows a prompt
     for step in range(decoding.max_new_tokens):
         logits = next_logits(model, token, position + step, cache, step).index_fill(1, forbidden, -torch.inf)
         log_probs = decoding.log_probs(logits)
@@ -204,9 +211,8 @@ def generate(model: Any, prompts: Sequence[Prompt], family: Family, n: int = 1, 
         if not live.any():
             break
         if live.float().mean() < 0.75:  # drop finished rows once they are worth a copy of the cache
-            prompts_left, keep, per = still_writing(live.view(-1, per))
-            cache.keep(prompts_left, keep)
-            rows, token, position = rows[keep], token[keep], position[keep]
+            cache.keep(live)
+            rows, token, position = rows[live], token[live], position[live]
     return [done[i * n:(i + 1) * n] for i in range(len(prompts))]
 
 # %% ../nbs/11_rollout.ipynb #c11-015
