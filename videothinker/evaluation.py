@@ -8,20 +8,24 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .metrics import Estimate, chance_accuracy, clustered_mean, grounding, paired_difference
-from .model import Encoder, family_of
+from .model import Encoder, Prompt, family_of, with_features
+from .prefix import completion_logps
 from .rewards import is_correct
 from .rollout import Decoding, generate, texts
 from .schema import Sample, SchemaError, atomic_write, sample_id, write_json
 from .trace import parse_trace, predicted_letter, trace_problems
 
 # %% auto #0
-__all__ = ['CONDITIONS', 'video_of', 'Record', 'read_records', 'append_records', 'another_clip', 'ask', 'evaluate', 'interval',
-           'summarise', 'compare', 'write_results', 'evaluate_stage', 'make_probe']
+__all__ = ['CONDITIONS', 'video_of', 'Record', 'read_records', 'append_records', 'another_clip', 'prompt_of', 'ask',
+           'likeliest_letters', 'evaluate', 'interval', 'summarise', 'compare', 'write_results', 'evaluate_stage',
+           'make_probe']
 
 # %% ../nbs/14_evaluation.ipynb #c14-009
 CONDITIONS = ("own", "no_video", "other_video")
@@ -46,6 +50,7 @@ class Record:
     formatted: bool                # conforms to the trace format
     segments: dict[str, float] = field(default_factory=dict)  # `metrics.grounding` of its times against the annotation
     error: str = ""                # why the video could not be read: the question counts as wrong
+    forced: bool = False           # the reply of a control had no answer: the prediction is the letter the model held likeliest
 
     @classmethod
     def of(cls, sample: Sample, condition: str, text: str, error: str = "") -> Record:
@@ -89,6 +94,11 @@ def another_clip(samples: Sequence[Sample]) -> dict[str, Sample]:
     return {a: clips[b] for a, b in zip(names, names[1:] + names[:1], strict=True)}
 
 # %% ../nbs/14_evaluation.ipynb #c14-019
+def prompt_of(encoder: Encoder, sample: Sample, condition: str, others: dict[str, Sample]) -> Prompt:
+    """The encoded question of a row under a condition."""
+    return encoder(sample, video=condition != "no_video", clip=others.get(video_of(sample)))
+
+
 def ask(model: Any, encoder: Encoder, samples: Sequence[Sample], condition: str, others: dict[str, Sample], max_new_tokens: int) -> list[Record]:
     """Ask one batch of questions; those whose video cannot be read or found get a record with the reason."""
     from videothinker.video import VideoError
@@ -96,7 +106,7 @@ def ask(model: Any, encoder: Encoder, samples: Sequence[Sample], condition: str,
     prompts, asked, records = [], [], []
     for s in samples:
         try:
-            prompts.append(encoder(s, video=condition != "no_video", clip=others.get(video_of(s))))
+            prompts.append(prompt_of(encoder, s, condition, others))
             asked.append(s)
         except (VideoError, SchemaError) as e:
             records.append(Record.of(s, condition, "", str(e)))
@@ -104,6 +114,17 @@ def ask(model: Any, encoder: Encoder, samples: Sequence[Sample], condition: str,
         groups = generate(model, prompts, family_of(model, encoder.processor), 1, Decoding(0.0, max_new_tokens=max_new_tokens))
         records += [Record.of(s, condition, t) for s, t in zip(asked, texts([g[0] for g in groups], encoder.processor), strict=True)]
     return records
+
+
+@torch.inference_mode()
+def likeliest_letters(model: Any, encoder: Encoder, samples: Sequence[Sample], condition: str, others: dict[str, Sample]) -> list[str]:
+    """For each row the option letter that the model holds likeliest as its whole answer, right behind the prompt; arguments as for `ask`."""
+    form = "{}" if encoder.style == "letter" else "<answer>{}</answer>"
+    prompts = with_features(model, [prompt_of(encoder, s, condition, others) for s in samples])
+    answers = [[encoder.processor.tokenizer(form.format(x), add_special_tokens=False)["input_ids"] for x in s.letters] for s in samples]
+    logps, _, mask = completion_logps(model, list(zip(prompts, answers, strict=True)), family_of(model, encoder.processor))
+    scores = (logps * mask).sum(1).split([len(s.letters) for s in samples])
+    return [s.letters[int(score.argmax())] for s, score in zip(samples, scores, strict=True)]
 
 
 def evaluate(model: Any, encoder: Encoder, samples: Sequence[Sample], out: str | Path, condition: str = "own", batch_size: int = 96,
@@ -120,7 +141,8 @@ def evaluate(model: Any, encoder: Encoder, samples: Sequence[Sample], out: str |
 
     Returns
     -------
-    Records in the order of `samples`. A video that cannot be read stays in the denominator as a wrong answer with its error.
+    Records in the order of `samples`. A video that cannot be read stays in the denominator as a wrong answer with its error. In the controls a reply
+    without an answer is made to choose (`likeliest_letters`).
 
     Raises
     ------
@@ -142,6 +164,13 @@ def evaluate(model: Any, encoder: Encoder, samples: Sequence[Sample], out: str |
         records = ask(model, encoder, todo[i:i + batch_size], condition, others, max_new_tokens)
         append_records(out, records)
         done |= {r.id: r for r in records}
+    undecided = [s for s in samples if condition != "own" and s.options and done[sample_id(s)].prediction is None and not done[sample_id(s)].error]
+    for i in range(0, len(undecided), batch_size):
+        part = undecided[i:i + batch_size]
+        chosen = zip(part, likeliest_letters(model, encoder, part, condition, others), strict=True)
+        records = [replace(done[sample_id(s)], prediction=x, correct=x == s.answer, forced=True) for s, x in chosen]
+        append_records(out, records)
+        done |= {r.id: r for r in records}
     return [done[i] for i in ids]
 
 # %% ../nbs/14_evaluation.ipynb #c14-028
@@ -156,7 +185,7 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
 
     Returns
     -------
-    `n`, `videos`; `accuracy`, `ci_low`, `ci_high`; `format_rate`, `answered` (committed to an answer), `coverage` (video was read), all 0 to 1 and over *all* records; and, over the records with annotated times, `miou`, `r@0.3`, `r@0.5`, `r@0.7`,
+    `n`, `videos`; `accuracy`, `ci_low`, `ci_high`; `format_rate`, `answered` (committed to an answer, unforced), `coverage` (video was read), all 0 to 1 and over *all* records; and, over the records with annotated times, `miou`, `r@0.3`, `r@0.5`, `r@0.7`,
     `precision`, `union_iou`, each with its `…_ci`.
 
     Raises
@@ -168,7 +197,7 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     low, high = interval(accuracy)
     out: dict[str, Any] = {"n": len(records), "videos": len(set(clusters)), "accuracy": accuracy.mean, "ci_low": low, "ci_high": high,
                            "format_rate": sum(r.formatted for r in records) / len(records),
-                           "answered": sum(r.prediction is not None for r in records) / len(records),
+                           "answered": sum(r.prediction is not None and not r.forced for r in records) / len(records),
                            "coverage": sum(not r.error for r in records) / len(records)}
     scored = [r for r in records if r.segments]
     for name in scored[0].segments if scored else ():
