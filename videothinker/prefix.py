@@ -152,7 +152,7 @@ def _score(lm_head: Any, hidden: Tensor, targets: Tensor, suppressed: Tensor, te
 
 def token_logps(model: Any, hidden: Tensor, targets: Tensor, family: Family, temperature: float = 1.0, at_once: int = 1024) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy (nats, detached) of each target. hidden [N, H], targets [N] → [N], [N]; `at_once` tokens in memory."""
-    suppressed, parts = torch.tensor(family.suppressed, device=hidden.device), []
+    suppressed, parts = torch.tensor(family.suppressed, device=hidden.device, dtype=torch.long), []
     for h, t in zip(hidden.split(at_once), targets.split(at_once), strict=True):
         parts.append(checkpoint(_score, plain_model(model).lm_head, h, t, suppressed, temperature, use_reentrant=False))
     logps, entropies = zip(*parts, strict=True)

@@ -16,7 +16,7 @@ from videothinker.rewards import (
     RewardFunction,
     column_of,
     completion_text,
-    is_correct,
+    correct_reward,
 )
 from .schema import Segment, option_letters
 from .trace import extract_answer, parse_trace
@@ -56,13 +56,6 @@ def remaining(trainer_state: Any) -> float:
     return min(1.0, max(0.0, 1 - trainer_state.global_step / steps)) if steps > 0 else 1.0
 
 
-def _right(completions: Sequence[Completion], columns: dict[str, Any]) -> list[bool | None]:
-    n = len(completions)
-    rows = zip(column_of(columns, "solution", n, ""), column_of(columns, "options", n, ()),
-               column_of(columns, "problem_type", n, "multiple choice"), strict=True)
-    return [is_correct(completion_text(c), *row) for c, row in zip(completions, rows, strict=True)]
-
-
 def grounding_reward(prompts: Any, completions: Sequence[Completion], completion_ids: Any = None, trainer_state: Any = None,
                      **columns: Any) -> list[float | None]:
     """0 to 1 for times that are nearer to the annotated ones than the whole clip is, times the remaining share of the training; only with the right answer.
@@ -80,12 +73,12 @@ def grounding_reward(prompts: Any, completions: Sequence[Completion], completion
 
     Raises
     ------
-    ValueError : if a column has another length.
+    ValueError : if there is no `solution` column, or a column has another length.
 
     Source: temporal IoU rewards of the field (Time-R1, VideoChat-R1), gated by the answer as in Open-o3-Video; the zero point is ours.
     """
     n, weight, out = len(completions), remaining(trainer_state), list[float | None]()
-    rows = zip(completions, _right(completions, columns), column_of(columns, "segments", n, ()), column_of(columns, "duration", n, None), strict=True)
+    rows = zip(completions, correct_reward(prompts, completions, **columns), column_of(columns, "segments", n, ()), column_of(columns, "duration", n, None), strict=True)
     for completion, right, segments, duration in rows:
         true = [s if isinstance(s, Segment) else Segment(float(s["start"]), float(s["end"]), "") for s in segments]
         skill = grounding_skill(parse_trace(completion_text(completion)).segments, true, duration) if duration else None
@@ -129,10 +122,10 @@ def consistency_reward(prompts: Any, completions: Sequence[Completion], completi
 
     Raises
     ------
-    ValueError : if a column has another length.
+    ValueError : if there is no `solution` column, or a column has another length.
     """
     out = list[float | None]()
-    for completion, right, lines in zip(completions, _right(completions, columns), column_of(columns, "options", len(completions), ()), strict=True):
+    for completion, right, lines in zip(completions, correct_reward(prompts, completions, **columns), column_of(columns, "options", len(completions), ()), strict=True):
         text = completion_text(completion)
         answer = extract_answer(text, list(option_letters(lines)))
         out.append(None if right is None or not lines else float(bool(right) and set(stated_letters(text, lines)) == {answer}))
@@ -140,6 +133,7 @@ def consistency_reward(prompts: Any, completions: Sequence[Completion], completi
 
 # %% ../nbs/13a_process_rewards.ipynb #c13a-014
 REWARDS |= {"grounding": grounding_reward, "consistency": consistency_reward}
+
 
 def reward_names() -> list[str]:
     """What a recipe can name: the functions in `REWARDS` (put your own there), and `soft_length`."""

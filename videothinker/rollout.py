@@ -71,6 +71,7 @@ class GroupCache:
     shared : of each layer keys and values [B, kv heads, P, d], padded on the right.
     padding : bool [B, P], where they are padded.
     own : of each layer keys and values [R, kv heads, room, d]; only the first tokens are filled.
+    prompt : which prompt each row belongs to [R].
     place : where each row stands in B × `width` places [R].
     """
 
