@@ -88,7 +88,7 @@ def make(P: int, C: int, G: int) -> tuple[Any, Any, list[list[int]], Any]:
     ids = torch.randint(10, SHAPE["vocab_size"], (P,))
     ids[15 : 15 + 64 * frames] = 5
     prompt = Prompt(
-        ids, torch.empty(0), torch.tensor([[frames, 16, 16]]), 1.0, torch.randn(64 * frames, SHAPE["hidden_size"])
+        ids, torch.empty(0), torch.tensor([[frames, 16, 16]]), (1.0,), torch.randn(64 * frames, SHAPE["hidden_size"])
     )
     return model, prompt, torch.randint(10, SHAPE["vocab_size"], (G, C)).tolist(), Family(5, 0, 1, 2.0, 2, (5, 6, 7, 8))
 

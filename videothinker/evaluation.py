@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
+from .features import with_features
 from .metrics import Estimate, chance_accuracy, clustered_mean, grounding, paired_difference
-from .model import Encoder, Prompt, family_of, with_features
+from .model import Encoder, Prompt, family_of
 from .prefix import completion_logps
 from .rewards import is_correct
 from .rollout import Decoding, generate, texts

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 from trl import GRPOConfig
 
-from .model import Encoder, Family, Prompt, Settings, family_of, with_features
+from .features import feature_cache
+from .model import Encoder, Family, Prompt, Settings, family_of
 from .objective import REDUCTIONS, clip_shares, group_advantages, kl_estimate, per_token_loss
 from .prefix import completion_logps, plain_model
 from .rewards import hack_flags
@@ -28,12 +29,13 @@ from .sft import checkpoint_mark, lora_config, start_training, train_on
 
 # %% auto #0
 __all__ = ['USED', 'ALLOWED', 'RewardFunction', 'VideoGRPOConfig', 'Rollout', 'reward_parts', 'score', 'compare', 'is_dead',
-           'nan_mean', 'step_statistics', 'logp_gap', 'write_completions', 'VideoGRPOTrainer', 'train_grpo']
+           'nan_mean', 'step_statistics', 'logp_gap', 'write_completions', 'PromptOrder', 'VideoGRPOTrainer',
+           'train_grpo']
 
 # %% ../nbs/12_grpo.ipynb #c12-005
 USED = frozenset({"num_generations", "max_completion_length", "temperature", "top_p", "top_k", "beta", "epsilon", "epsilon_high", "reward_weights", "scale_rewards",
                   "loss_type", "mask_truncated_completions", "log_completions", "num_iterations", "steps_per_generation", "importance_sampling_level"})
-ALLOWED: dict[str, tuple[Any, ...]] = {"num_iterations": (1,), "loss_type": tuple(REDUCTIONS), "importance_sampling_level": ("token", "sequence"),
+ALLOWED: dict[str, tuple[Any, ...]] = {"loss_type": tuple(REDUCTIONS), "importance_sampling_level": ("token", "sequence"),
                                        "scale_rewards": ("group", "batch", "none")}
 
 
@@ -49,8 +51,8 @@ class VideoGRPOConfig(GRPOConfig):
     """
 
     rollout_rows: int = field(default=256, metadata={"help": "Completions decoded side by side: their caches are in memory together."})
+    update_rows: int = field(default=0, metadata={"help": "Completions of a prompt whose activations are in memory together in the update; 0: all of them."})
     freeze_vision: bool = field(default=True, metadata={"help": "Keep the vision tower as it is: every video is encoded once a step."})
-
     dynamic_sampling: int = field(default=0, metadata={"help": "How often groups that all earned the same are replaced by other prompts' groups."})
 
     def __post_init__(self) -> None:
@@ -62,6 +64,9 @@ class VideoGRPOConfig(GRPOConfig):
         for name, allowed in ALLOWED.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not supported here; supported: {', '.join(map(str, allowed))}")
+        if self.save_strategy == "steps" and self.save_steps % self.num_iterations:
+            raise ValueError(f"save_steps ({self.save_steps}) must be a multiple of num_iterations ({self.num_iterations}): "
+                             "a checkpoint between two uses of the same completions could not be resumed")
         if self.steps_per_generation != self.gradient_accumulation_steps:
             raise ValueError(f"steps_per_generation={self.steps_per_generation} is not supported here: it is gradient_accumulation_steps")
 
@@ -77,6 +82,7 @@ class Rollout:
     rewards: Tensor = field(default_factory=lambda: torch.empty(0))     # [G] weighted sum, NaN where no function applied
     parts: dict[str, Tensor] = field(default_factory=dict)              # reward name → [G], NaN where it did not apply
     advantages: Tensor = field(default_factory=lambda: torch.empty(0))  # [G]
+    old: Tensor | None = None                                           # [G, C] log-probabilities when they were sampled, once they are known
 
 # %% ../nbs/12_grpo.ipynb #c12-036
 RewardFunction = Callable[..., list[float | None]]
@@ -189,6 +195,37 @@ def write_completions(rollouts: Sequence[Rollout], folder: Path, step: int) -> N
     pq.write_table(pa.Table.from_pylist(rows), tmp)
     tmp.rename(folder / f"completions_{step:05d}.parquet")
 
+# %% ../nbs/12_grpo.ipynb #c12-061
+class PromptOrder(torch.utils.data.Sampler[int]):
+    """Row numbers, shuffled anew in each epoch.
+
+    Parameters
+    ----------
+    rows : how many there are.
+    seed : of the order, together with the epoch, which the trainer sets.
+    step : rows of an optimizer step, of all processes.
+    times : how often each step's rows come; above 1, rows that do not fill a step are left out of the epoch.
+    """
+
+    def __init__(self, rows: int, seed: int, step: int = 1, times: int = 1) -> None:
+        self.rows, self.seed, self.step, self.times, self.epoch = rows, seed, step, times, 0
+
+    def __len__(self) -> int:
+        return self.rows if self.times == 1 else self.rows // self.step * self.step * self.times
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle for another epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(1000 * self.seed + self.epoch)).tolist()
+        if self.times == 1:
+            yield from order
+            return
+        for i in range(0, self.rows // self.step * self.step, self.step):
+            for _ in range(self.times):
+                yield from order[i:i + self.step]
+
 # %% ../nbs/12_grpo.ipynb #c12-049
 class VideoGRPOTrainer(Trainer):
     """GRPO for video on the transformers `Trainer`.
@@ -225,8 +262,9 @@ class VideoGRPOTrainer(Trainer):
         self.samples, self.encoder, self.rewards, self.reference = list(samples), encoder, rewards, reference
         self.family: Family = family_of(model, encoder.processor)
         self.decoding = Decoding(args.temperature, args.top_p, args.top_k or 0, args.max_completion_length)
+        self.rollouts: list[Rollout] = []  # of the step, and of those that use its completions again
         self.step_metrics: dict[str, list[float]] = defaultdict(list)
-        plain, scoring = model.forward, {"temperature": args.temperature, "save_memory": args.gradient_checkpointing}
+        plain, scoring = model.forward, {"temperature": args.temperature, "save_memory": args.gradient_checkpointing, "part": args.update_rows}
 
         def forward(*inputs: Any, groups: Any = None, **named: Any) -> Any:
             """The model's own, and with `groups` what `completion_logps` finds: so that wrappers (DDP, autocast) see a forward pass like any other."""
@@ -235,15 +273,17 @@ class VideoGRPOTrainer(Trainer):
         model.forward = forward
         if args.freeze_vision:
             plain_model(model).model.visual.requires_grad_(False)
+        self.features = feature_cache(plain_model(model), encoder) if args.freeze_vision else None
         super().__init__(model, args, train_dataset=Dataset.from_dict({"index": list(range(len(self.samples)))}),
                          processing_class=encoder.processor, callbacks=list(callbacks))
         self.model_accepts_loss_kwargs = False  # our loss is a micro-batch's mean: the Trainer divides it by the accumulation steps
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """Batches of prompts (as row indices): one micro-batch is `per_device_train_batch_size / num_generations` prompts."""
+        args, per = self.args, self.args.per_device_train_batch_size // self.args.num_generations
+        order = PromptOrder(len(self.samples), args.data_seed or args.seed, per * args.gradient_accumulation_steps * args.world_size, args.num_iterations)
         loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
-            self.train_dataset, batch_size=self.args.per_device_train_batch_size // self.args.num_generations,
-            sampler=self._get_train_sampler(), collate_fn=lambda rows: {"index": torch.tensor([r["index"] for r in rows])}, drop_last=True)
+            self.train_dataset, batch_size=per, sampler=order, collate_fn=lambda rows: {"index": torch.tensor([r["index"] for r in rows])}, drop_last=True)
         return self.accelerator.prepare(loader)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[dict[str, Any]], Any]:
@@ -251,8 +291,10 @@ class VideoGRPOTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        rollouts = self.scored_rollouts([i for b in batches for i in b["index"].tolist()])
-        self.record(rollouts)
+        if self.state.global_step % self.args.num_iterations == 0:
+            self.rollouts = self.scored_rollouts([i for b in batches for i in b["index"].tolist()])
+            self.record(self.rollouts)
+        rollouts = self.rollouts
         here = sum(len(c.ids) for r in rollouts for c in r.completions) / len(batches)  # of a micro-batch, on average
         tokens = float(self.accelerator.reduce(torch.tensor(here, device=self.args.device), "mean"))  # and over all processes
         per = len(rollouts) // len(batches)
@@ -279,8 +321,8 @@ class VideoGRPOTrainer(Trainer):
         """G completions of each row's prompt; the draw is a pure function of seed, step and row."""
         model, samples = plain_model(self.accelerator.unwrap_model(self.model)).eval(), [self.samples[i] for i in indices]
         G, prompts = self.args.num_generations, [self.encoder(s) for s in samples]
-        if self.args.freeze_vision:
-            prompts = with_features(model, prompts)
+        if self.features is not None:
+            prompts = self.features(prompts)
         seeds = [hash((self.args.seed, self.state.global_step, i)) % 2**31 for i in indices]
         out, per = [], max(1, self.args.rollout_rows // G)
         for i in range(0, len(prompts), per):
@@ -298,7 +340,9 @@ class VideoGRPOTrainer(Trainer):
             mask = mask * torch.tensor([float(c.finished) for c in completions], device=mask.device)[:, None]
         advantages = torch.cat([r.advantages for r in rollouts]).to(logps.device)
         high = args.epsilon_high if args.epsilon_high is not None else args.epsilon
-        ratio = logps, logps.detach(), advantages, mask, args.epsilon, high  # on-policy: old and new are the same
+        for r, now in zip(rollouts, logps.detach().split(args.num_generations), strict=True):
+            r.old = now if r.old is None else r.old  # the first time, the policy is the one that sampled
+        ratio = logps, torch.cat([r.old for r in rollouts if r.old is not None]), advantages, mask, args.epsilon, high
         loss = per_token_loss(*ratio, args.loss_type, args.importance_sampling_level)
         for name, share in clip_shares(*ratio).items():
             self.step_metrics[name].append(share)
@@ -308,7 +352,7 @@ class VideoGRPOTrainer(Trainer):
             loss = loss + args.beta * kl
             self.step_metrics["kl"].append(float((kl.detach() * mask).sum() / mask.sum().clamp(min=1)))
         self.step_metrics["entropy"].append(float((entropy * mask).sum() / mask.sum().clamp(min=1)))
-        if args.top_p == 1 and not args.top_k:
+        if args.top_p == 1 and not args.top_k and self.state.global_step % args.num_iterations == 0:
             self.step_metrics["sampling/sampling_logp_difference/max"].append(logp_gap(completions, logps.detach(), mask))
         return REDUCTIONS[args.loss_type](loss, mask, args.max_completion_length, inputs["tokens"])
 
@@ -316,10 +360,10 @@ class VideoGRPOTrainer(Trainer):
     def reference_logps(self, groups: Any) -> Tensor:
         """Log-probabilities [B·G, C] under the reference: a model of its own, or the policy without its adapters."""
         if self.reference is not None:
-            return completion_logps(self.reference, groups, self.family, self.args.temperature)[0]
+            return completion_logps(self.reference, groups, self.family, self.args.temperature, part=self.args.update_rows)[0]
         policy = self.accelerator.unwrap_model(self.model)
         with policy.disable_adapter():
-            return completion_logps(policy, groups, self.family, self.args.temperature)[0]
+            return completion_logps(policy, groups, self.family, self.args.temperature, part=self.args.update_rows)[0]
 
     def record(self, rollouts: Sequence[Rollout]) -> None:
         """Keep the step's statistics, and its completions as parquet when `log_completions` is set."""
@@ -358,7 +402,7 @@ def train_grpo(model_path: str | Path, samples: Sequence[Sample], settings: Sett
     from videothinker.model import load_model, save_model
 
     out, cuda = Path(out), torch.cuda.is_available()
-    start = start_training(model_path, samples, settings, video_root, out, **encoder_options)
+    start = start_training(model_path, samples, settings, video_root, out, "auto" if peft else "float32", **encoder_options)
     options: dict[str, Any] = {"bf16": cuda, "use_cpu": not cuda, "report_to": "none", "logging_steps": 1} | config
     args = VideoGRPOConfig(output_dir=str(out / "checkpoints"), remove_unused_columns=False, **options)
     args._n_gpu = min(args.n_gpu, 1)  # see `train_sft`

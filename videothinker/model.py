@@ -10,20 +10,20 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .cache import MemoryCache
 from .frames import Frames, Sampling
 from .schema import Sample, read_json, resolve_path, write_json
 
 # %% auto #0
 __all__ = ['PAPER_SYSTEM', 'PAPER_ASK', 'STYLES', 'Style', 'question_text', 'build_messages', 'load_model', 'Settings',
            'save_model', 'mrope_positions', 'Prompt', 'encode_video_text', 'encode_prompt', 'Encoder', 'readable',
-           'Batch', 'Family', 'family_of', 'collate', 'with_features']
+           'Batch', 'Family', 'family_of', 'collate']
 
 # %% ../nbs/08_model.ipynb #c08-005
 PAPER_SYSTEM = (
@@ -184,34 +184,38 @@ def mrope_positions(input_ids: Tensor, video_token: int, grids: Tensor | None, s
 # %% ../nbs/08_model.ipynb #c08-029
 @dataclass
 class Prompt:
-    """One encoded question; `len()` is its number of tokens P."""
+    """One encoded question with its V videos, mostly one; `len()` is its number of tokens P."""
 
-    input_ids: Tensor            # [P] int64
-    pixels: Tensor | None        # [N, 1176] float, flattened patches of the video
-    grid: Tensor | None          # [1, 3] (t, h, w) in patches
-    seconds_per_grid: float      # seconds between temporal patches; 0 without video
-    features: Tensor | None = None  # [tokens, hidden] what the vision tower made of the pixels, once it has seen them
+    input_ids: Tensor                      # [P] int64
+    pixels: Tensor | None                  # [N, 1176] float, flattened patches of the videos
+    grid: Tensor | None                    # [V, 3] (t, h, w) in patches
+    seconds_per_grid: tuple[float, ...]    # V seconds between temporal patches
+    features: Tensor | None = None         # [tokens, hidden] what the vision tower made of the pixels, once it has seen them
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
-# %% ../nbs/08_model.ipynb #c08-032
-def encode_video_text(processor: Any, text: str, frames: Frames) -> Prompt:
-    """Encode a rendered conversation with one video in it.
+    def size(self) -> int:
+        """Bytes of its tensors."""
+        return sum(t.nbytes for t in (self.input_ids, self.pixels, self.features) if t is not None)
 
-    Parameters: a Qwen2.5-VL `processor`; `text` with one `<|video_pad|>` where the video goes; `frames`, whose `fps` is the true one.
+# %% ../nbs/08_model.ipynb #c08-032
+def encode_video_text(processor: Any, text: str, *clips: Frames) -> Prompt:
+    """Encode a rendered conversation with videos in it.
+
+    Parameters: a Qwen2.5-VL `processor`; `text` with one `<|video_pad|>` where each video goes; the `clips`, whose `fps` are the true ones.
     Raises: RuntimeError when the processor comes to other seconds per temporal patch than the frames say.
     """
     from transformers.video_utils import VideoMetadata
 
-    n = len(frames.pixels)
-    meta = VideoMetadata(total_num_frames=n, fps=frames.fps, frames_indices=list(range(n)), duration=frames.duration)
-    video = torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)  # [T, 3, H, W]
-    out = processor(text=[text], videos=[video], video_metadata=[meta], do_sample_frames=False, do_resize=False, return_tensors="pt")
-    seconds = float(out["second_per_grid_ts"][0])
-    expected = processor.video_processor.temporal_patch_size / frames.fps
-    if abs(seconds - expected) > 1e-6 * expected:
-        raise RuntimeError(f"the processor reports {seconds} s per temporal patch, the frames say {expected}")
+    meta = [VideoMetadata(total_num_frames=len(c.pixels), fps=c.fps, frames_indices=list(range(len(c.pixels))), duration=c.duration) for c in clips]
+    videos = [torch.from_numpy(c.pixels).permute(0, 3, 1, 2) for c in clips]  # each [T, 3, H, W]
+    out = processor(text=[text], videos=videos, video_metadata=meta, do_sample_frames=False, do_resize=False, return_tensors="pt")
+    seconds = tuple(float(s) for s in out["second_per_grid_ts"])
+    for found, clip in zip(seconds, clips, strict=True):
+        expected = processor.video_processor.temporal_patch_size / clip.fps
+        if abs(found - expected) > 1e-6 * expected:
+            raise RuntimeError(f"the processor reports {found} s per temporal patch, the frames say {expected}")
     return Prompt(out["input_ids"][0], out["pixel_values_videos"], out["video_grid_thw"], seconds)
 
 # %% ../nbs/08_model.ipynb #c08-033
@@ -225,7 +229,7 @@ def encode_prompt(processor: Any, sample: Sample, frames: Frames | None, style: 
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     if frames is None:
         ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return Prompt(torch.tensor(ids), None, None, 0.0)
+        return Prompt(torch.tensor(ids), None, None, ())
     return encode_video_text(processor, text, frames)
 
 # %% ../nbs/08_model.ipynb #c08-037
@@ -240,15 +244,14 @@ class Encoder:
     style : prompt style, a key of `STYLES`.
     cache_dir : where decoded frames are kept; None decodes anew each time.
     timeout : seconds a decode may take before it is killed; None decodes in this process.
-    keep : how many prompts to remember.
+    keep : bytes of prompts to remember.
     """
 
     def __init__(self, processor: Any, video_root: Any, sampling: Sampling, style: str = "video-thinker",
-                 cache_dir: str | Path | None = None, timeout: float | None = 60.0, keep: int = 1024) -> None:
+                 cache_dir: str | Path | None = None, timeout: float | None = 60.0, keep: int = 2**30) -> None:
         self.processor, self.video_root, self.sampling, self.style = processor, video_root, sampling, style
         self.cache_dir, self.timeout = cache_dir, timeout
-        self._prompt = lru_cache(maxsize=keep)(self._encode)
-        self._rows: dict[str, Sample] = {}
+        self._prompts = MemoryCache[Prompt](keep, Prompt.size)
 
     def frames(self, sample: Sample) -> Frames:
         """The frames of the row's video, as the model sees them. Raises `VideoError` when it cannot be read."""
@@ -264,15 +267,11 @@ class Encoder:
         if clip is not None:
             sample = replace(sample, path=clip.path, data_source=clip.data_source)
         key = json.dumps([sample.problem, sample.options, sample.data_source, sample.path, video])
-        self._rows[key] = sample
-        try:
-            return self._prompt(key)
-        finally:
-            del self._rows[key]
-
-    def _encode(self, key: str) -> Prompt:
-        sample = self._rows[key]
-        return encode_prompt(self.processor, sample, self.frames(sample) if json.loads(key)[-1] else None, self.style)
+        prompt = self._prompts.get(key)
+        if prompt is None:
+            prompt = encode_prompt(self.processor, sample, self.frames(sample) if video else None, self.style)
+            self._prompts.put(key, prompt)
+        return prompt
 
 # %% ../nbs/08_model.ipynb #c08-041
 def readable(samples: Sequence[Sample], encoder: Encoder) -> tuple[list[Sample], dict[str, str]]:
@@ -364,27 +363,11 @@ def collate(prompts: Sequence[Prompt], completions: Sequence[Sequence[int]] | No
     ids, mask = torch.full((B, L), family.pad_token), torch.zeros(B, L, dtype=torch.long)
     positions, completion = torch.zeros(3, B, L, dtype=torch.long), torch.zeros(B, L, dtype=torch.long)
     for b, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
-        seconds = [prompt.seconds_per_grid] if prompt.grid is not None else []
         ids[b, :len(row)], mask[b, :len(row)] = row, 1
-        positions[:, b, :len(row)] = mrope_positions(row, family.video_token, prompt.grid, seconds, family.tokens_per_second, family.merge)
+        positions[:, b, :len(row)] = mrope_positions(row, family.video_token, prompt.grid, prompt.seconds_per_grid, family.tokens_per_second, family.merge)
         completion[b, len(prompt):len(row)] = 1
     videos = [p for p in prompts if p.pixels is not None]
     if videos and all(p.features is not None for p in videos):
         return Batch(ids, mask, positions, completion, features=[p.features for p in videos if p.features is not None])
     pixels, grids = [p.pixels for p in videos if p.pixels is not None], [p.grid for p in videos if p.grid is not None]
     return Batch(ids, mask, positions, completion, torch.cat(pixels) if pixels else None, torch.cat(grids) if grids else None)
-
-# %% ../nbs/08_model.ipynb #c08-053
-@torch.no_grad()
-def with_features(model: Any, prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts with their video features computed (one pass of the vision tower over all of them).
-
-    Only for a tower that is not being trained: the features carry no gradient. Prompts without video, or with features, stay as they are.
-    """
-    videos = [p for p in prompts if p.pixels is not None and p.features is None]
-    if not videos:
-        return list(prompts)
-    pixels = torch.cat([p.pixels for p in videos if p.pixels is not None]).to(model.device)
-    grids = torch.cat([p.grid for p in videos if p.grid is not None]).to(model.device)
-    found = iter(model.model.get_video_features(pixels, grids, return_dict=True).pooler_output)
-    return [replace(p, features=next(found)) if p.pixels is not None and p.features is None else p for p in prompts]

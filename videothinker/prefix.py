@@ -5,7 +5,7 @@
 # %% ../nbs/10a_prefix.ipynb #c10a-002
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,8 +18,7 @@ from .model import Family, Prompt, mrope_positions
 
 # %% auto #0
 __all__ = ['KeyValues', 'Rope', 'plain_model', 'text_model', 'rotate', 'project', 'finish', 'prompt_positions', 'ropes',
-           'embed_prompt', 'prefix_pass', 'suffix_pass', 'token_logps', 'group_logps', 'completion_logps',
-           'backward_in_parts']
+           'embed_prompt', 'prefix_pass', 'suffix_pass', 'token_logps', 'group_logps', 'completion_logps']
 
 # %% ../nbs/10a_prefix.ipynb #c10a-005
 KeyValues = tuple[Tensor, Tensor]  # keys (rotated) and values of one layer, each [kv heads, L, d]
@@ -57,8 +56,7 @@ def finish(layer: Any, x: Tensor, attended: Tensor) -> Tensor:
 # %% ../nbs/10a_prefix.ipynb #c10a-007
 def prompt_positions(prompt: Prompt, family: Family) -> Tensor:
     """Rotary positions of a prompt. [3, P]"""
-    seconds = [prompt.seconds_per_grid] if prompt.grid is not None else []
-    return mrope_positions(prompt.input_ids, family.video_token, prompt.grid, seconds, family.tokens_per_second, family.merge)
+    return mrope_positions(prompt.input_ids, family.video_token, prompt.grid, prompt.seconds_per_grid, family.tokens_per_second, family.merge)
 
 
 def ropes(text: Any, x: Tensor, positions: Tensor) -> Rope:
@@ -68,12 +66,12 @@ def ropes(text: Any, x: Tensor, positions: Tensor) -> Rope:
 
 
 def embed_prompt(model: Any, prompt: Prompt, family: Family) -> Tensor:
-    """Token embeddings with the video's features in place of its placeholders. [P, H]"""
+    """Token embeddings with the videos' features in place of their placeholders. [P, H]"""
     plain = plain_model(model)
     ids = prompt.input_ids.to(plain.device)
     x, features = text_model(model).embed_tokens(ids), prompt.features
     if features is None and prompt.pixels is not None and prompt.grid is not None:
-        features = plain.model.get_video_features(prompt.pixels.to(plain.device), prompt.grid.to(plain.device), return_dict=True).pooler_output[0]
+        features = torch.cat(plain.model.get_video_features(prompt.pixels.to(plain.device), prompt.grid.to(plain.device), return_dict=True).pooler_output)
     return x if features is None else x.masked_scatter((ids == family.video_token)[:, None], features.to(x))
 
 
@@ -109,13 +107,12 @@ def prefix_pass(model: Any, prompt: Prompt, family: Family, save_memory: bool = 
     return [*found, project(text.layers[-1], x, rope)[1:]]
 
 # %% ../nbs/10a_prefix.ipynb #c10a-010
-def _suffix_layer(layer: Any, x: Tensor, rope: Rope, keys: Tensor, values: Tensor, lengths: Sequence[int]) -> Tensor:
+def _suffix_layer(layer: Any, x: Tensor, rope: Rope, keys: Tensor, values: Tensor, lengths: Sequence[int], masks: Mapping[int, Tensor]) -> Tensor:
     q, k, v = project(layer, x, rope)
-    P, attended = keys.shape[1], []
-    for qi, ki, vi in zip(q.split(lengths, 1), k.split(lengths, 1), v.split(lengths, 1), strict=True):
-        seen = torch.ones(qi.shape[1], P + qi.shape[1], dtype=torch.bool, device=x.device).tril(P)  # the prefix, and what has been said
+    attended = []
+    for qi, ki, vi, n in zip(q.split(lengths, 1), k.split(lengths, 1), v.split(lengths, 1), lengths, strict=True):
         k_all, v_all = torch.cat([keys, ki], 1), torch.cat([values, vi], 1)
-        attended.append(scaled_dot_product_attention(qi[None], k_all[None], v_all[None], attn_mask=seen, enable_gqa=True)[0])
+        attended.append(scaled_dot_product_attention(qi[None], k_all[None], v_all[None], attn_mask=masks[n], enable_gqa=True)[0])
     return finish(layer, x, torch.cat(attended, 1))
 
 
@@ -138,8 +135,10 @@ def suffix_pass(model: Any, prompt: Prompt, completions: Sequence[Sequence[int]]
     ids = torch.tensor([t for c in completions for t in [last, *c[:-1]]], device=prefix[0][0].device)
     x = text.embed_tokens(ids)
     rope = ropes(text, x, torch.cat([start + torch.arange(n) for n in lengths], 1))  # text goes on one by one, on all three axes
+    P = prefix[0][0].shape[1]
+    masks = {n: torch.ones(n, P + n, dtype=torch.bool, device=x.device).tril(P) for n in set(lengths)}  # the prefix, and what has been said
     for layer, (keys, values) in zip(text.layers, prefix, strict=True):
-        x = _call(save_memory, _suffix_layer, layer, x, rope, keys, values, lengths)
+        x = _call(save_memory, _suffix_layer, layer, x, rope, keys, values, lengths, masks)
     return text.norm(x)
 
 # %% ../nbs/10a_prefix.ipynb #c10a-012
@@ -150,17 +149,17 @@ def _score(lm_head: Any, hidden: Tensor, targets: Tensor, suppressed: Tensor, te
     return log_probs.gather(-1, targets[:, None]).squeeze(-1), -(log_probs.exp() * log_probs).sum(-1).detach()
 
 
-def token_logps(model: Any, hidden: Tensor, targets: Tensor, family: Family, temperature: float = 1.0, at_once: int = 1024) -> tuple[Tensor, Tensor]:
-    """Log-probability and entropy (nats, detached) of each target. hidden [N, H], targets [N] → [N], [N]; `at_once` tokens in memory."""
-    suppressed, parts = torch.tensor(family.suppressed, device=hidden.device, dtype=torch.long), []
-    for h, t in zip(hidden.split(at_once), targets.split(at_once), strict=True):
-        parts.append(checkpoint(_score, plain_model(model).lm_head, h, t, suppressed, temperature, use_reentrant=False))
+def token_logps(model: Any, hidden: Tensor, targets: Tensor, family: Family, temperature: float = 1.0, at_once: int = 2**26) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy (nats, detached) of each target. hidden [N, H], targets [N] → [N], [N]; `at_once` logits in memory."""
+    head, suppressed = plain_model(model).lm_head, torch.tensor(family.suppressed, device=hidden.device, dtype=torch.long)
+    slices = list(zip(hidden.split(at_once // head.out_features), targets.split(at_once // head.out_features), strict=True))
+    parts = [_call(len(slices) > 1, _score, head, h, t, suppressed, temperature) for h, t in slices]
     logps, entropies = zip(*parts, strict=True)
     return torch.cat(logps), torch.cat(entropies)
 
 
 def group_logps(model: Any, prompt: Prompt, completions: Sequence[Sequence[int]], family: Family, temperature: float = 1.0,
-                prefix: Sequence[KeyValues] | None = None, save_memory: bool = False) -> tuple[Tensor, Tensor]:
+                prefix: Sequence[KeyValues] | None = None, save_memory: bool = False, part: int = 0) -> tuple[Tensor, Tensor]:
     """Score the completions of one prompt.
 
     Parameters
@@ -168,48 +167,32 @@ def group_logps(model: Any, prompt: Prompt, completions: Sequence[Sequence[int]]
     model, prompt, completions, family, save_memory : as for `suffix_pass`.
     temperature : that of the sampler.
     prefix : of the prompt; computed when None.
+    part : completions whose activations are in memory together, 0 for all; more than one part are each computed again in the backward pass.
 
     Returns
     -------
     log-probabilities [ΣC] and entropies [ΣC] (nats, detached), one completion after the other.
     """
     prefix = prefix_pass(model, prompt, family, save_memory) if prefix is None else prefix
-    hidden = suffix_pass(model, prompt, completions, prefix, family, save_memory)
-    return token_logps(model, hidden, torch.tensor([t for c in completions for t in c], device=hidden.device), family, temperature)
+    part = part or len(completions)
+    several = part < len(completions)
+
+    def scored(some: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        hidden = suffix_pass(model, prompt, some, prefix, family, save_memory and not several)
+        return token_logps(model, hidden, torch.tensor([t for c in some for t in c], device=hidden.device), family, temperature)
+
+    found = [_call(several, scored, completions[i:i + part]) for i in range(0, len(completions), part)]
+    logps, entropies = zip(*found, strict=True)
+    return torch.cat(logps), torch.cat(entropies)
 
 
 def completion_logps(model: Any, groups: Sequence[tuple[Prompt, Sequence[Sequence[int]]]], family: Family, temperature: float = 1.0,
-                     save_memory: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+                     save_memory: bool = False, part: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Score the completions of several prompts: log-probability, entropy (nats, detached) and mask of their tokens, each [ΣG, C], padded on the right.
 
     Parameters: `groups`, each a prompt and its completions; the others as for `group_logps`.
     """
     lengths = [len(c) for _, completions in groups for c in completions]
-    scored = [group_logps(model, prompt, completions, family, temperature, save_memory=save_memory) for prompt, completions in groups]
+    scored = [group_logps(model, prompt, completions, family, temperature, None, save_memory, part) for prompt, completions in groups]
     logps, entropies = (pad_sequence(torch.cat(part).split(lengths), batch_first=True) for part in zip(*scored, strict=True))
     return logps, entropies, (torch.arange(logps.shape[1]) < torch.tensor(lengths)[:, None]).to(logps)
-
-# %% ../nbs/10a_prefix.ipynb #c10a-016
-def backward_in_parts(model: Any, prompt: Prompt, completions: Sequence[Sequence[int]], family: Family, loss_of: Callable[[int, Tensor], Tensor],
-                      temperature: float = 1.0, part: int = 1, save_memory: bool = True) -> Tensor:
-    """Add the gradient of a sum over completions to the parameters', `part` completions at a time.
-
-    Parameters
-    ----------
-    model, prompt, completions, family, temperature, save_memory : as for `group_logps`.
-    loss_of : (index of the part's first completion, log-probabilities [ΣC] of the part) → its share of the loss, a scalar.
-    part : completions in memory at once.
-
-    Returns
-    -------
-    log-probabilities [ΣC] of all completions, detached.
-    """
-    prefix, found = prefix_pass(model, prompt, family, save_memory), []
-    leaves = [(k.detach().requires_grad_(), v.detach().requires_grad_()) for k, v in prefix]
-    for i in range(0, len(completions), part):
-        logps, _ = group_logps(model, prompt, completions[i:i + part], family, temperature, leaves, save_memory)
-        loss_of(i, logps).backward()
-        found.append(logps.detach())
-    reached = [(tensor, leaf.grad) for pair, leaf_pair in zip(prefix, leaves, strict=True) for tensor, leaf in zip(pair, leaf_pair, strict=True)]
-    torch.autograd.backward([tensor for tensor, _ in reached], [gradient for _, gradient in reached])
-    return torch.cat(found)

@@ -86,7 +86,7 @@ def grounding_reward(prompts: Any, completions: Sequence[Completion], completion
     return out
 
 # %% ../nbs/13a_process_rewards.ipynb #c13a-010
-_STATED = re.compile(r"\b(?:so|therefore|thus|hence|answer is|answer:|choose)\s+(?:option\s+)?\(?([A-Z])(?![\w'])|\banswer is:?\s+", re.IGNORECASE)
+_STATED = re.compile(r"\b(?:so|therefore|thus|hence|it is|answer is|answer:|choose)\s+(?:option\s+)?\(?([A-Z])(?![\w'])|\banswer is:?\s+", re.IGNORECASE)
 
 
 def stated_letters(text: str, options: Sequence[str]) -> list[str]:
@@ -95,7 +95,7 @@ def stated_letters(text: str, options: Sequence[str]) -> list[str]:
     Parameters
     ----------
     text : the whole reply.
-    options : option lines. A statement is a letter after "so", "therefore", "the answer is", …, or an option's text after "the answer is".
+    options : option lines. A statement is a letter after "so", "it is", "the answer is", …, or an option's text after "the answer is".
     """
     trace, letters = parse_trace(text), option_letters(options)
     words = trace.conclusion or (trace.blocks[-1].think if trace.blocks else "")

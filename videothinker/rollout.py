@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from .model import Family, Prompt, with_features
+from .features import with_features
+from .model import Family, Prompt
 from videothinker.prefix import (
     KeyValues,
     finish,

@@ -6,19 +6,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .features import FeatureCache, feature_cache
 from .model import Encoder, Family, Settings, collate, family_of, load_model, readable, save_model
 from .schema import Sample, write_json
 
 # %% auto #0
-__all__ = ['target_text', 'TraceCollator', 'finished_checkpoint', 'checkpoint_mark', 'resume_point', 'Start', 'start_training',
-           'train_on', 'probe_callback', 'lora_config', 'train_sft']
+__all__ = ['target_text', 'TraceCollator', 'LengthGroups', 'finished_checkpoint', 'checkpoint_mark', 'resume_point', 'Start',
+           'start_training', 'train_on', 'probe_callback', 'lora_config', 'train_sft']
 
 # %% ../nbs/09_sft.ipynb #c09-005
 def target_text(sample: Sample) -> str:
@@ -39,18 +40,55 @@ class TraceCollator:
     samples : rows with traces.
     encoder : makes the prompts (see `model.Encoder`).
     family : the model's constants.
+    features : of a frozen vision tower: videos go to the model as features, which are computed once; None: as pixels.
     """
 
-    def __init__(self, samples: Sequence[Sample], encoder: Encoder, family: Family) -> None:
-        self.samples, self.encoder, self.family = samples, encoder, family
+    def __init__(self, samples: Sequence[Sample], encoder: Encoder, family: Family, features: FeatureCache | None = None) -> None:
+        self.samples, self.encoder, self.family, self.features = samples, encoder, family, features
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def target(self, sample: Sample) -> list[int]:
+        """Token ids of a row's trace, with the end token."""
+        return self.encoder.processor.tokenizer(target_text(sample), add_special_tokens=False)["input_ids"] + [self.family.eos_token]
+
+    def lengths(self) -> list[int]:
+        """Tokens of each row, prompt and trace; every video is read for it."""
+        return [len(self.encoder(s)) + len(self.target(s)) for s in self.samples]
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Collate `[{"index": i}, …]` to the arguments of the model's forward, `labels` [B, L] among them."""
         samples = [self.samples[r["index"]] for r in rows]
-        tok = self.encoder.processor.tokenizer
-        targets = [tok(target_text(s), add_special_tokens=False)["input_ids"] + [self.family.eos_token] for s in samples]
-        batch = collate([self.encoder(s) for s in samples], targets, self.family)
+        prompts = [self.encoder(s) for s in samples]
+        batch = collate(self.features(prompts) if self.features else prompts, [self.target(s) for s in samples], self.family)
         return batch.model_inputs() | {"labels": batch.labels}
+
+# %% ../nbs/09_sft.ipynb #c09-034
+class LengthGroups(torch.utils.data.Sampler[int]):
+    """Row numbers in an order in which batches are of like length.
+
+    Parameters
+    ----------
+    lengths : tokens of each row.
+    batch : rows of an optimizer step.
+    seed : of the order, together with the epoch, which the trainer sets.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+        self.lengths, self.batch, self.seed, self.epoch = list(lengths), batch, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Order the rows for another epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(1000 * self.seed + self.epoch)
+        order, many = torch.randperm(len(self), generator=generator).tolist(), 50 * self.batch  # sorted in parts, so that neighbours vary
+        order = [i for j in range(0, len(self), many) for i in sorted(order[j:j + many], key=self.lengths.__getitem__)]
+        batches = [order[i:i + self.batch] for i in range(0, len(self), self.batch)]
+        shuffled = torch.randperm(len(self) // self.batch, generator=generator).tolist()  # an incomplete batch stays the last
+        yield from (i for b in [*shuffled, *range(len(shuffled), len(batches))] for i in batches[b])
 
 # %% ../nbs/09_sft.ipynb #c09-015
 def finished_checkpoint(folder: str | Path) -> str | None:
@@ -102,15 +140,16 @@ class Start:
     checkpoint: str | None  # to resume from
 
 
-def start_training(model_path: str | Path, samples: Sequence[Sample], settings: Settings, video_root: Any, out: Path, **encoder_options: Any) -> Start:
-    """Load model and videos of a training, or of the rest of one; arguments as for `train_sft`.
+def start_training(model_path: str | Path, samples: Sequence[Sample], settings: Settings, video_root: Any, out: Path, dtype: str = "float32",
+                   **encoder_options: Any) -> Start:
+    """Load model and videos of a training, or of the rest of one; arguments as for `train_sft`, and `dtype` as for `load_model`.
 
     Raises
     ------
     ValueError : when no row has a readable video, with the first reason.
     """
     weights, checkpoint = resume_point(model_path, out / "checkpoints")
-    model, processor = load_model(weights)
+    model, processor = load_model(weights, dtype)
     encoder = Encoder(processor, **settings.encoder_options(video_root, **encoder_options))
     rows, skipped = readable(samples, encoder)
     if not rows:
@@ -194,12 +233,14 @@ def train_sft(model_path: str | Path, samples: Sequence[Sample], settings: Setti
     ValueError when no row has a readable video, or a row has no trace.
     """
     from datasets import Dataset
+    from huggingface_hub import constants
     from trl import SFTConfig, SFTTrainer
 
+    constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL would report every training to the hub, from a thread that can crash the process
     for sample in samples:
         target_text(sample)  # a row without a trace is found now, not in the middle of an epoch
     out, cuda = Path(out), torch.cuda.is_available()
-    start = start_training(model_path, samples, settings, video_root, out, **encoder_options)
+    start = start_training(model_path, samples, settings, video_root, out, "auto" if peft else "float32", **encoder_options)
     model, processor = start.model, start.encoder.processor
     if freeze_vision:
         model.model.visual.requires_grad_(False)
@@ -207,9 +248,13 @@ def train_sft(model_path: str | Path, samples: Sequence[Sample], settings: Setti
     args = SFTConfig(output_dir=str(out / "checkpoints"), max_length=None, remove_unused_columns=False,
                      dataset_kwargs={"skip_prepare_dataset": True}, **options)
     args._n_gpu = min(args.n_gpu, 1)  # several GPUs in one process (DataParallel) would cut positions apart; launch a process for each instead
-    trainer = SFTTrainer(model, args, TraceCollator(start.rows, start.encoder, family_of(model, processor)),
-                         Dataset.from_dict({"index": list(range(len(start.rows)))}), processing_class=processor,
+    features = feature_cache(model, start.encoder) if freeze_vision else None
+    collator = TraceCollator(start.rows, start.encoder, family_of(model, processor), features)
+    trainer = SFTTrainer(model, args, collator, Dataset.from_dict({"index": list(range(len(start.rows)))}), processing_class=processor,
                          peft_config=lora_config(peft, freeze_vision) if peft else None, callbacks=[checkpoint_mark(settings), *callbacks])
+    if args.train_sampling_strategy == "group_by_length":
+        order = LengthGroups(collator.lengths(), args.train_batch_size * args.gradient_accumulation_steps, args.data_seed or args.seed)
+        trainer._get_train_sampler = lambda *_: order
     train_on(trainer, start.checkpoint)
     final, sharded = trainer.accelerator.unwrap_model(trainer.model), trainer.accelerator.distributed_type in ("FSDP", "DEEPSPEED")
     state = trainer.accelerator.get_state_dict(trainer.model) if sharded else None  # gathered from all processes

@@ -23,9 +23,9 @@ from .trace import Block, parse_trace, render_trace
 
 # %% auto #0
 __all__ = ['LEAK', 'MISTAKES', 'J', 'R', 'Clip', 'read_clip', 'read_captions', 'Teacher', 'TeacherError', 'leak', 'compared',
-           'scripted_thinks', 'scripted_conclusion', 'spoil_time', 'spoil_colour', 'spoil_event', 'spoil_leak',
-           'spoil_tags', 'Planted', 'ScriptedTeacher', 'new_sample', 'split_trace', 'whole_trace', 'in_order',
-           'synthesize', 'make_row']
+           'scripted_thinks', 'option_checks', 'scripted_conclusion', 'spoil_time', 'spoil_colour', 'spoil_event',
+           'spoil_leak', 'spoil_tags', 'Planted', 'ScriptedTeacher', 'new_sample', 'split_trace', 'whole_trace',
+           'in_order', 'synthesize', 'make_row']
 
 # %% ../nbs/06_synthesis.ipynb #c06-005
 @dataclass
@@ -161,12 +161,15 @@ def _neighbour_thinks(side: str, asked: str, names: Sequence[str]) -> list[str]:
     return thinks
 
 # %% ../nbs/06_synthesis.ipynb #c06-021
-def scripted_conclusion(sample: Sample, letter: str, checked: bool) -> str:
-    """The words after the last block, that end in `so B`; `checked` compares the answer with every option first."""
-    if not checked:
-        return f"so {letter}"
+def option_checks(sample: Sample, letter: str) -> str:
+    """The answer, and then every option held against it; ends in `so B`."""
     checks = [f"{option} : {sample.option_text(option)} {'yes' if option == letter else 'no'}" for option in sample.letters]
     return f"the answer is {sample.option_text(letter)} . {' '.join(checks)} . so {letter}"
+
+
+def scripted_conclusion(sample: Sample, letter: str, checked: bool) -> str:
+    """The words after the last block: `so it is B`, or with `checked` the answer held against every option first."""
+    return f"so {option_checks(sample, letter)}" if checked else f"so it is {letter}"
 
 # %% ../nbs/06_synthesis.ipynb #c06-025
 MISTAKES = ("wrong time", "wrong colour", "leaked answer", "broken tags", "wrong event")

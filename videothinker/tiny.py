@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .model import STYLES, Batch, Family, Prompt, collate, family_of, question_text
 from .schema import Sample, option_line
-from .synthesis import scripted_conclusion, scripted_thinks
+from .synthesis import option_checks, scripted_thinks
 from .toymodel import build_model, build_processor, patchify, scene_frames
 from videothinker.toyworld import (
     COLOURS,
@@ -68,7 +68,7 @@ def draw_sample(scene: Scene, rng: np.random.Generator, pairs: Sequence[tuple[st
 def aloud_text(scene: Scene, sample: Sample) -> str:
     """The events with a remark each on what they mean for the question, the options one by one, and the letter: plain words without a tag."""
     remarks = scripted_thinks(sample.problem, scene.segments)
-    return f"{caption_text(scene, remarks)}\n{scripted_conclusion(sample, sample.answer, checked=True)}\n{sample.answer}"
+    return f"{caption_text(scene, remarks)}\n{option_checks(sample, sample.answer)}\n{sample.answer}"
 
 
 def alike_pairs(rng: np.random.Generator) -> list[tuple[str, str]]:
@@ -113,11 +113,11 @@ def encode_task(task: Task, processor: Any) -> tuple[Prompt, list[int]]:
     """Prompt and target token ids (end token included) of a task: the fast way past the processor that base training uses."""
     tok = processor.tokenizer
     video = "<|vision_start|><|video_pad|><|vision_end|>" if task.scene else ""
-    pixels, grid, seconds = None, None, 0.0
+    pixels, grid, seconds = None, None, tuple[float, ...]()
     if task.scene:
         frames, fps = scene_frames(task.scene)
         pixels, grid = patchify(np.concatenate([frames, frames[-1:]]) if len(frames) % 2 else frames)
-        seconds = 2 / fps
+        seconds = (2 / fps,)
         video = video.replace("<|video_pad|>", "<|video_pad|>" * int(grid.prod() // 4))
     text = f"<|im_start|>user\n{video}{task.user}<|im_end|>\n<|im_start|>assistant\n"
     ids = tok(text, add_special_tokens=False)["input_ids"]

@@ -12,7 +12,6 @@ import math
 import os
 import subprocess
 import sys
-import warnings
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,15 +22,16 @@ from typing import Any
 
 import numpy as np
 
+from .cache import DiskCache
+
 from .frames import DecodeTimeout, EmptyVideo, Frames, MissingVideo, Sampling, TooLongVideo, TruncatedVideo, UndecodableVideo, VideoError, VideoInfo, check_file, sample_times, smart_resize  # isort: skip
-from .schema import atomic_write
 
 _all_ = ["DecodeTimeout", "EmptyVideo", "Frames", "MissingVideo", "Sampling", "TooLongVideo", "TruncatedVideo", "UndecodableVideo", "VideoError", "VideoInfo", "sample_times", "smart_resize"]  # handed on
 
 # %% auto #0
-__all__ = ['MAX_FRAME_PIXELS', 'SURVEY_BYTES', 'MIN_SKIP', 'CACHE_VERSION', 'probe', 'read_frames', 'cache_path', 'cached_frames',
-           'DecodeTimeout', 'EmptyVideo', 'Frames', 'MissingVideo', 'Sampling', 'TooLongVideo', 'TruncatedVideo',
-           'UndecodableVideo', 'VideoError', 'VideoInfo', 'sample_times', 'smart_resize']
+__all__ = ['MAX_FRAME_PIXELS', 'SURVEY_BYTES', 'MIN_SKIP', 'CACHE_VERSION', 'probe', 'read_frames', 'frame_key', 'frame_cache',
+           'cached_frames', 'DecodeTimeout', 'EmptyVideo', 'Frames', 'MissingVideo', 'Sampling', 'TooLongVideo',
+           'TruncatedVideo', 'UndecodableVideo', 'VideoError', 'VideoInfo', 'sample_times', 'smart_resize']
 
 # %% ../nbs/02a_video.ipynb #c02a-005
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": "mov,mp4,3gp,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif"}
@@ -350,26 +350,19 @@ def _digest(path: str, n_bytes: int, changed_ns: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def cache_path(path: str | Path, sampling: Sampling, cache_dir: str | Path | None = None) -> Path:
-    """File of the cache entry for a video and a sampling.
-
-    Parameters
-    ----------
-    path : of the video; its content counts, not its name.
-    sampling : which frames, and how large.
-    cache_dir : folder of the entries; by default `frames` under $VIDEOTHINKER_CACHE or ~/.cache/videothinker.
-
-    Raises
-    ------
-    MissingVideo, EmptyVideo : there is no content to take a digest of.
-    """
+def frame_key(path: str | Path, sampling: Sampling) -> str:
+    """Digest of a video's content and of what is wanted of it. Raises `MissingVideo` or `EmptyVideo` when there is no content."""
     text = check_file(path)
     stat = os.stat(text)
     key = [CACHE_VERSION, _digest(os.path.abspath(text), stat.st_size, stat.st_mtime_ns), asdict(sampling)]
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def frame_cache(folder: str | Path | None = None) -> DiskCache:
+    """The cache of frames in a folder; by default `frames` under $VIDEOTHINKER_CACHE or ~/.cache/videothinker."""
     home = os.environ.get("VIDEOTHINKER_CACHE") or Path.home() / ".cache" / "videothinker"
-    folder = Path(cache_dir) if cache_dir is not None else Path(home) / "frames"
-    return folder / name[:2] / f"{name}.npz"
+    return DiskCache(Path(home) / "frames" if folder is None else folder, ".npz")
 
 # %% ../nbs/02a_video.ipynb #c02a-049
 def cached_frames(
@@ -380,18 +373,15 @@ def cached_frames(
     Parameters
     ----------
     path, sampling, timeout : as for `read_frames`, whose result and errors are also the same.
-    cache_dir : folder of the entries (see `cache_path` for the default).
+    cache_dir : folder of the entries (see `frame_cache` for the default).
     """
-    entry = cache_path(path, sampling, cache_dir)
+    cache, key = frame_cache(cache_dir), frame_key(path, sampling)
     try:
-        with np.load(entry, allow_pickle=False) as saved:
+        with np.load(io.BytesIO(cache.get(key) or b""), allow_pickle=False) as saved:
             return Frames(saved["pixels"], saved["times"], float(saved["duration"]), str(path))
     except Exception:  # not there, torn or foreign: whatever NumPy says about it, the entry is made (again)
         pass
     frames, file = read_frames(path, sampling, timeout), io.BytesIO()
     np.savez(file, pixels=frames.pixels, times=frames.times, duration=frames.duration)
-    try:
-        atomic_write(entry, file.getvalue())
-    except OSError as error:  # a full or read-only disk costs time, not the run
-        warnings.warn(f"frames are not cached in {entry.parent}: {error}", stacklevel=2)
+    cache.put(key, file.getvalue())
     return frames
