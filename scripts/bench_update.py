@@ -1,6 +1,6 @@
 """What a GRPO update costs when the prompt is computed once a group, and when it is computed for every completion.
 
-    python scripts/bench_update.py [--sizes 1024,256,8 4096,256,8] [--threads 2] [--repeats 3] [--json FILE]
+    python scripts/bench_update.py [--sizes 1024,256,8 4096,256,8] [--whole] [--threads 2] [--repeats 3] [--json FILE]
 
 A size is P,C,G: tokens of the prompt (nearly all of a video), tokens of a completion, completions. Both ways score the
 same completions of a random Qwen2.5-VL (hidden 256, four layers, 2,048 words) in float32, from video features that have
@@ -8,6 +8,10 @@ been computed before, and run the backward pass:
 
     repeated   G rows of prompt and completion through the model of transformers, logits for the completions only
     shared     videothinker.prefix.group_logps
+    in parts   the same with one completion's activations in memory at a time (`update_rows: 1`)
+
+With --whole it is a step: the rollout (`generate` of transformers with `num_return_sequences`, and videothinker.rollout),
+the reference's pass and the update; both ways write exactly C tokens.
 
 Each way runs in a process of its own, so that its peak memory is its own. The table has the median time of the repeats
 after one to warm up, the peak memory above that of the loaded model, the ratio of the times, and the ratio of the
@@ -23,10 +27,11 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-WAYS = ("repeated", "shared")
+WAYS = ("repeated", "shared", "parts")
 SHAPE = {
     "hidden_size": 256,
     "intermediate_size": 1024,
@@ -50,6 +55,13 @@ def flops(P: int, C: int, G: int, way: str) -> float:
     if way == "repeated":
         return G * (linear * (P + C) + attention(P + C, (P + C) / 2)) + head
     return linear * (P + G * C) + attention(P, P / 2) + G * attention(C, P + C / 2) + head
+
+
+def step_flops(P: int, C: int, G: int, way: str) -> float:
+    """Operations of prefill, decoding, reference and update (forward, and backward as two)."""
+    prefill = flops(P, 0, G if way == "repeated" else 1, way)
+    decoding = flops(0, C, G, way) + 4 * SHAPE["num_hidden_layers"] * SHAPE["hidden_size"] * G * C * P
+    return prefill + decoding + 4 * flops(P, C, G, way)
 
 
 def make(P: int, C: int, G: int) -> tuple[Any, Any, list[list[int]], Any]:
@@ -100,8 +112,8 @@ def logps(way: str, model: Any, prompt: Any, completions: list[list[int]], famil
     from videothinker.model import collate
     from videothinker.prefix import group_logps
 
-    if way == "shared":
-        return group_logps(model, prompt, completions, family)[0]
+    if way != "repeated":
+        return group_logps(model, prompt, completions, family, save_memory=way == "parts", part=int(way == "parts"))[0]
     batch = collate([prompt] * len(completions), completions, family)
     keep = torch.arange(len(prompt) - 1, batch.input_ids.shape[1] - 1)
     logits = model(**batch.model_inputs(), logits_to_keep=keep, use_cache=False).logits.index_fill(
@@ -110,7 +122,27 @@ def logps(way: str, model: Any, prompt: Any, completions: list[list[int]], famil
     return logits.log_softmax(-1).gather(-1, batch.input_ids[:, len(prompt) :, None]).flatten()
 
 
-def run_one(way: str, P: int, C: int, G: int, threads: int, repeats: int) -> dict[str, float]:
+def roll_out(way: str, model: Any, prompt: Any, C: int, G: int, family: Any) -> None:
+    """Write G completions of C tokens."""
+    import torch
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    from videothinker.rollout import Decoding, generate
+
+    if way != "repeated":
+        endless = replace(family, suppressed=(*family.suppressed, family.eos_token))
+        said = generate(model, [prompt], endless, G, Decoding(max_new_tokens=C))[0]
+        assert all(len(c.ids) == C for c in said)
+        return
+    ids = prompt.input_ids[None]
+    seen = {"video": BaseModelOutputWithPooling(pooler_output=(prompt.features,))}
+    options = {"do_sample": True, "top_k": 0, "min_new_tokens": C, "max_new_tokens": C, "eos_token_id": family.eos_token}
+    said = model.generate(ids, attention_mask=torch.ones_like(ids), mm_encoder_outputs=seen, num_return_sequences=G,
+                          pad_token_id=0, **options)  # fmt: skip
+    assert said.shape == (G, len(prompt) + C)
+
+
+def run_one(way: str, P: int, C: int, G: int, threads: int, repeats: int, whole: bool) -> dict[str, float]:
     """Seconds (median), peak MiB above the loaded model, and the norm of the gradient, of one way in this process."""
     import torch
 
@@ -120,6 +152,10 @@ def run_one(way: str, P: int, C: int, G: int, threads: int, repeats: int) -> dic
     for _ in range(repeats + 1):
         model.zero_grad(set_to_none=True)
         begin = time.perf_counter()
+        if whole:
+            with torch.no_grad():
+                roll_out(way, model.eval(), prompt, C, G, family)
+                logps(way, model.train(), prompt, completions, family)
         logps(way, model, prompt, completions, family).mean().backward()
         seconds.append(time.perf_counter() - begin)
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
@@ -139,6 +175,7 @@ def main(argv: list[str] | None = None) -> None:
         metavar="P,C,G",
         help="default 1024,256,8 4096,256,8",
     )
+    parser.add_argument("--whole", action="store_true", help="rollout, reference and update; default: the update alone")
     parser.add_argument("--threads", type=int, default=2, help="default 2")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs after one to warm up (default 3)")
     parser.add_argument("--json", type=Path, help="write the rows there too")
@@ -148,10 +185,10 @@ def main(argv: list[str] | None = None) -> None:
     if any(len(size) != 3 or size[0] < 128 or min(size) < 1 for size in sizes):
         parser.error(f"--sizes takes P,C,G with P at least 128, not {' '.join(args.sizes)}")
     if args.one:
-        print(json.dumps(run_one(args.one, *sizes[0], args.threads, args.repeats)))
+        print(json.dumps(run_one(args.one, *sizes[0], args.threads, args.repeats, args.whole)))
         return
     rows = []
-    print("     P     C   G  repeated s  shared s  ratio  predicted  repeated MiB  shared MiB  ratio")
+    print("     P     C   G  repeated s  shared s  ratio  predicted  parts s  repeated MiB  shared MiB  ratio  parts MiB  ratio")
     for P, C, G in sizes:
         found = {}
         for way in WAYS:
@@ -166,24 +203,27 @@ def main(argv: list[str] | None = None) -> None:
                 str(args.threads),
                 "--repeats",
                 str(args.repeats),
+                *(["--whole"] if args.whole else []),
             ]
             found[way] = json.loads(
                 subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
             )
-        a, b = (found[way] for way in WAYS)
-        if abs(a["gradient"] - b["gradient"]) > 1e-3 * a["gradient"]:
-            raise SystemExit(
-                f"the two ways disagree at {P},{C},{G}: gradients of norm {a['gradient']:.4g}, {b['gradient']:.4g}"
-            )
+        a, b, c = (found[way] for way in WAYS)
+        if max(abs(a["gradient"] - x["gradient"]) for x in (b, c)) > 1e-3 * a["gradient"]:
+            norms = ", ".join(f"{found[way]['gradient']:.4g}" for way in WAYS)
+            raise SystemExit(f"the ways disagree at {P},{C},{G}: gradients of norm {norms}")
+        count = step_flops if args.whole else flops
         row = {"P": P, "C": C, "G": G} | {f"{way}_{k}": v for way in WAYS for k, v in found[way].items()}
         row |= {
             "ratio": a["seconds"] / b["seconds"],
-            "predicted": flops(P, C, G, WAYS[0]) / flops(P, C, G, WAYS[1]),
+            "predicted": count(P, C, G, WAYS[0]) / count(P, C, G, WAYS[1]),
             "memory_ratio": a["mib"] / b["mib"],
+            "parts_memory_ratio": a["mib"] / c["mib"],
         }
         print(
             f"{P:6} {C:5} {G:3} {a['seconds']:11.2f} {b['seconds']:9.2f} {row['ratio']:6.1f} {row['predicted']:10.1f} "
-            f"{a['mib']:13.0f} {b['mib']:11.0f} {row['memory_ratio']:6.1f}",
+            f"{c['seconds']:8.2f} {a['mib']:13.0f} {b['mib']:11.0f} {row['memory_ratio']:6.1f} "
+            f"{c['mib']:10.0f} {row['parts_memory_ratio']:6.1f}",
             flush=True,
         )
         rows.append(row)

@@ -5,9 +5,12 @@
 #   ACCELERATE=fsdp2 RECIPE=scripts/recipes/qwen2.5-vl-7b/sft.yaml bash scripts/run_sft_video.sh …
 #
 # ACCELERATE  single (default), ddp, fsdp2, zero3: a file of scripts/accelerate
+# LAUNCH      further flags of accelerate, for several machines on each of them:
+#             LAUNCH='--num_machines 2 --num_processes 16 --machine_rank 0 --main_process_ip HOST --main_process_port 29500'
 # RECIPE      default: scripts/recipes/qwen2.5-vl-7b/sft.yaml
 # Every flag of `videothinker sft` can be given. Killed and started again, it goes on from the last finished checkpoint.
 set -euo pipefail
 scripts="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-exec accelerate launch --config_file "$scripts/accelerate/${ACCELERATE:-single}.yaml" -m videothinker.cli sft \
+# shellcheck disable=SC2086
+exec accelerate launch --config_file "$scripts/accelerate/${ACCELERATE:-single}.yaml" ${LAUNCH:-} -m videothinker.cli sft \
     --recipe "${RECIPE:-$scripts/recipes/qwen2.5-vl-7b/sft.yaml}" "$@"

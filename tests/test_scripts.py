@@ -435,6 +435,15 @@ def test_bench_update_prints_and_writes_a_row(tmp_path: Path) -> None:
     assert found["shared_seconds"] > 0 and 1 < found["predicted"] < 2
 
 
+def test_bench_update_times_a_whole_step(tmp_path: Path) -> None:
+    script, rows = ROOT / "scripts" / "bench_update.py", tmp_path / "rows.json"
+    options = ("--sizes", "128,4,2", "--repeats", 1, "--threads", 1, "--whole", "--json", rows)
+    done = run(sys.executable, script, *options)
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(rows.read_text())
+    assert found["parts_seconds"] > 0 and 1 < found["predicted"] < 2
+
+
 def test_bench_update_predicts_more_for_longer_prompts_and_larger_groups() -> None:
     flops = load_script("bench_update").flops
     sizes = (512, 64, 4), (4096, 64, 4), (4096, 64, 8)

@@ -14,9 +14,9 @@ from typing import Any
 
 # %% auto #0
 __all__ = ['run_demo_command', 'run_toyworld', 'make_engine', 'make_teacher', 'run_synthesize', 'run_curate', 'video_roots',
-           'run_training', 'model_name', 'run_eval', 'default_model', 'answer_page', 'run_answer', 'positive',
-           'add_teacher_flags', 'add_data_commands', 'add_model_commands', 'HelpFormatter', 'build_parser', 'is_users',
-           'main']
+           'run_training', 'model_name', 'run_eval', 'run_plan', 'default_model', 'answer_page', 'run_answer',
+           'positive', 'add_teacher_flags', 'add_data_commands', 'add_model_commands', 'HelpFormatter', 'build_parser',
+           'is_users', 'main']
 
 # %% ../nbs/19_cli.ipynb #c19-005
 def run_demo_command(args: argparse.Namespace) -> None:
@@ -182,6 +182,16 @@ def run_eval(args: argparse.Namespace) -> None:
     write_json(out / f"summary-{name}.json", summary)
 
 # %% ../nbs/19_cli.ipynb #c19-015
+def run_plan(args: argparse.Namespace) -> None:
+    """`videothinker plan`: what a recipe costs on some GPUs (see `plan.make_plan`)."""
+    from videothinker.plan import make_plan, plan_lines
+    from videothinker.recipes import check_train, read_recipe
+
+    recipe = read_recipe(args.recipe)
+    check_train(recipe.stage, recipe.train)
+    print(*plan_lines(make_plan(recipe, args.gpus, args.model or "", args.duration, args.answer, args.sharding)), sep="\n")
+
+
 def default_model() -> Path:
     """The model of the last demo run, else the base in the repository."""
     from videothinker.recipes import project_file
@@ -282,6 +292,13 @@ def add_model_commands(command: Any) -> None:
         sub.add_argument("--model", help="start from this model instead of the recipe's")
         sub.add_argument("--cache", help="folder for decoded frames")
         sub.add_argument("--timeout", type=float, default=60.0, help=patience)
+    plan = command("plan", run_plan, "what a recipe costs on some GPUs, before they are paid for")
+    plan.add_argument("recipe", metavar="RECIPE", help="YAML file, see scripts/recipes")
+    plan.add_argument("--gpus", default="1xA100-80G", help="count and kind, such as 8xH100-80G")
+    plan.add_argument("--model", help="folder or hub name, in place of the recipe's")
+    plan.add_argument("--duration", type=float, default=120.0, help="of a video, seconds")
+    plan.add_argument("--answer", type=positive, default=300, help="mean length of an answer, tokens")
+    plan.add_argument("--sharding", default="ddp", help="ddp, zero2, fsdp2 or zero3: how accelerate divides the training")
     ev = command("eval", run_eval, "answer a benchmark and print accuracy with intervals")
     for name, note in (("model", "folder or hub name"), ("data", "rows (JSONL)"), ("videos", where), ("out", "folder for answers and figures")):
         ev.add_argument(f"--{name}", required=True, help=note)

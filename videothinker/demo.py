@@ -34,7 +34,7 @@ class Plan:
     probe_questions: int = 100        # validation questions of a learning curve's point
     sft: Recipe = field(default_factory=lambda: Recipe("sft"))
     grpo: Recipe = field(default_factory=lambda: Recipe("grpo"))
-    sft_probe: int = 20               # steps between points
+    sft_probe: int = 50               # steps between points
     grpo_probe: int = 8
 
 

@@ -41,7 +41,7 @@ def tower_digest(model: Any) -> str:
     digest = hashlib.blake2b(digest_size=20)
     for name, weight in sorted(model.model.visual.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} ".encode())
-        digest.update(memoryview(weight.detach().cpu().contiguous().view(torch.uint8).numpy()))
+        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -65,7 +65,7 @@ class FeatureCache:
         """Digest of the tower and of all that it is shown."""
         assert prompt.pixels is not None and prompt.grid is not None
         digest = hashlib.blake2b(f"{self.tower} {prompt.grid.tolist()} {prompt.pixels.dtype}".encode(), digest_size=20)
-        digest.update(memoryview(prompt.pixels.contiguous().view(torch.uint8).numpy()))
+        digest.update(prompt.pixels.contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def find(self, key: str) -> Tensor | None:

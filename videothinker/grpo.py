@@ -25,7 +25,7 @@ from .prefix import completion_logps, plain_model
 from .rewards import hack_flags
 from .rollout import Completion, Decoding, generate, texts
 from .schema import Sample
-from .sft import checkpoint_mark, lora_config, start_training, train_on
+from .sft import checkpoint_mark, lora_config, start_training, train_on, whole_model
 
 # %% auto #0
 __all__ = ['USED', 'ALLOWED', 'RewardFunction', 'VideoGRPOConfig', 'Rollout', 'reward_parts', 'score', 'compare', 'is_dead',
@@ -33,7 +33,7 @@ __all__ = ['USED', 'ALLOWED', 'RewardFunction', 'VideoGRPOConfig', 'Rollout', 'r
            'train_grpo']
 
 # %% ../nbs/12_grpo.ipynb #c12-005
-USED = frozenset({"num_generations", "max_completion_length", "temperature", "top_p", "top_k", "beta", "epsilon", "epsilon_high", "reward_weights", "scale_rewards",
+USED = frozenset({"num_generations", "max_completion_length", "temperature", "top_p", "top_k", "min_p", "generation_kwargs", "beta", "epsilon", "epsilon_high", "reward_weights", "scale_rewards",
                   "loss_type", "mask_truncated_completions", "log_completions", "num_iterations", "steps_per_generation", "importance_sampling_level"})
 ALLOWED: dict[str, tuple[Any, ...]] = {"loss_type": tuple(REDUCTIONS), "importance_sampling_level": ("token", "sequence"),
                                        "scale_rewards": ("group", "batch", "none")}
@@ -67,6 +67,8 @@ class VideoGRPOConfig(GRPOConfig):
         if self.save_strategy == "steps" and self.save_steps % self.num_iterations:
             raise ValueError(f"save_steps ({self.save_steps}) must be a multiple of num_iterations ({self.num_iterations}): "
                              "a checkpoint between two uses of the same completions could not be resumed")
+        if unknown := set(self.generation_kwargs or ()) - {"stop_strings"}:
+            raise ValueError(f"generation_kwargs: {sorted(unknown)[0]!r} is not supported here; supported: stop_strings")
         if self.steps_per_generation != self.gradient_accumulation_steps:
             raise ValueError(f"steps_per_generation={self.steps_per_generation} is not supported here: it is gradient_accumulation_steps")
 
@@ -249,9 +251,10 @@ class VideoGRPOTrainer(Trainer):
                  reference: Any = None, callbacks: Sequence[Any] = ()) -> None:
         from datasets import Dataset
 
+        stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
         for kind in ("FSDP", "DEEPSPEED"):  # a rollout takes as many forward passes as its longest answer: processes that share weights would wait for each other
-            if os.environ.get(f"ACCELERATE_USE_{kind}", "").lower() in ("1", "true"):
-                raise ValueError(f"GRPO needs whole weights on every process; launch it with DDP (ACCELERATE=ddp) instead of {kind}")
+            if os.environ.get(f"ACCELERATE_USE_{kind}", "").lower() in ("1", "true") and (kind, stage) not in (("DEEPSPEED", "1"), ("DEEPSPEED", "2")):
+                raise ValueError(f"GRPO needs whole weights on every process; launch it with ACCELERATE=ddp or zero2 instead of {kind}")
         size, G = args.per_device_train_batch_size, args.num_generations
         if size % G:
             raise ValueError(f"per_device_train_batch_size ({size}) counts completions and must be a multiple of num_generations ({G})")
@@ -261,7 +264,8 @@ class VideoGRPOTrainer(Trainer):
             raise ValueError("beta > 0 needs a reference model")
         self.samples, self.encoder, self.rewards, self.reference = list(samples), encoder, rewards, reference
         self.family: Family = family_of(model, encoder.processor)
-        self.decoding = Decoding(args.temperature, args.top_p, args.top_k or 0, args.max_completion_length)
+        stop = (args.generation_kwargs or {}).get("stop_strings") or ()
+        self.decoding = Decoding(args.temperature, args.top_p, args.top_k or 0, args.min_p or 0.0, args.max_completion_length, (stop,) if isinstance(stop, str) else tuple(stop))
         self.rollouts: list[Rollout] = []  # of the step, and of those that use its completions again
         self.step_metrics: dict[str, list[float]] = defaultdict(list)
         plain, scoring = model.forward, {"temperature": args.temperature, "save_memory": args.gradient_checkpointing, "part": args.update_rows}
@@ -326,7 +330,8 @@ class VideoGRPOTrainer(Trainer):
         seeds = [hash((self.args.seed, self.state.global_step, i)) % 2**31 for i in indices]
         out, per = [], max(1, self.args.rollout_rows // G)
         for i in range(0, len(prompts), per):
-            out += generate(model, prompts[i:i + per], self.family, G, self.decoding, seeds[i:i + per])
+            with self.accelerator.autocast():  # the arithmetic of the update
+                out += generate(model, prompts[i:i + per], self.family, G, self.decoding, seeds[i:i + per], self.encoder.processor.tokenizer)
         model.train()
         return [Rollout(s, p, c, texts(c, self.encoder.processor)) for s, p, c in zip(samples, prompts, out, strict=True)]
 
@@ -352,7 +357,7 @@ class VideoGRPOTrainer(Trainer):
             loss = loss + args.beta * kl
             self.step_metrics["kl"].append(float((kl.detach() * mask).sum() / mask.sum().clamp(min=1)))
         self.step_metrics["entropy"].append(float((entropy * mask).sum() / mask.sum().clamp(min=1)))
-        if args.top_p == 1 and not args.top_k and self.state.global_step % args.num_iterations == 0:
+        if self.decoding.whole and self.state.global_step % args.num_iterations == 0:
             self.step_metrics["sampling/sampling_logp_difference/max"].append(logp_gap(completions, logps.detach(), mask))
         return REDUCTIONS[args.loss_type](loss, mask, args.max_completion_length, inputs["tokens"])
 
@@ -381,14 +386,14 @@ class VideoGRPOTrainer(Trainer):
 # %% ../nbs/12_grpo.ipynb #c12-052
 def train_grpo(model_path: str | Path, samples: Sequence[Sample], settings: Settings, video_root: Any, config: dict[str, Any],
                rewards: dict[str, RewardFunction], out: str | Path, peft: dict[str, Any] | None = None, callbacks: Sequence[Any] = (),
-               **encoder_options: Any) -> dict[str, Any]:
+               quantization: dict[str, Any] | None = None, **encoder_options: Any) -> dict[str, Any]:
     """Reinforce a model from the outcome; started again after a kill, it goes on from the last finished checkpoint.
 
     Parameters
     ----------
     model_path : the SFT model.
     samples : rows with a `solution`; their traces, if any, are not looked at.
-    settings, video_root, peft, callbacks, encoder_options : as for `sft.train_sft`, and so is what is returned.
+    settings, video_root, peft, callbacks, quantization, encoder_options : as for `sft.train_sft`, and so is what is returned.
     config : fields of `VideoGRPOConfig`.
     rewards : name → function in TRL's contract.
     out : folder; the model goes to `out/model`, checkpoints and completions to `out/checkpoints`.
@@ -402,7 +407,7 @@ def train_grpo(model_path: str | Path, samples: Sequence[Sample], settings: Sett
     from videothinker.model import load_model, save_model
 
     out, cuda = Path(out), torch.cuda.is_available()
-    start = start_training(model_path, samples, settings, video_root, out, "auto" if peft else "float32", **encoder_options)
+    start = start_training(model_path, samples, settings, video_root, out, "auto" if peft else "float32", quantization, **encoder_options)
     options: dict[str, Any] = {"bf16": cuda, "use_cpu": not cuda, "report_to": "none", "logging_steps": 1} | config
     args = VideoGRPOConfig(output_dir=str(out / "checkpoints"), remove_unused_columns=False, **options)
     args._n_gpu = min(args.n_gpu, 1)  # see `train_sft`
@@ -412,5 +417,5 @@ def train_grpo(model_path: str | Path, samples: Sequence[Sample], settings: Sett
     train_on(trainer, start.checkpoint)
     if trainer.is_world_process_zero():
         final = trainer.accelerator.unwrap_model(trainer.model)
-        save_model(final.merge_and_unload() if peft else final, start.encoder.processor, out / "model", settings)
+        save_model(whole_model(final, model_path, out / "adapter", bool(quantization)), start.encoder.processor, out / "model", settings, dtype=start.dtype)
     return {"rows": len(start.rows), "skipped": start.skipped, "log": trainer.state.log_history}

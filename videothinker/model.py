@@ -84,7 +84,7 @@ def build_messages(sample: Sample, style: str = "video-thinker", video: bool = T
     return [*system, {"role": "user", "content": user}]
 
 # %% ../nbs/08_model.ipynb #c08-014
-def load_model(path: str | Path, dtype: str = "auto", device: str | None = None) -> tuple[Any, Any]:
+def load_model(path: str | Path, dtype: str = "auto", device: str | None = None, quantization: dict[str, Any] | None = None) -> tuple[Any, Any]:
     """Load a Qwen2.5-VL model (in evaluation mode) and its processor.
 
     Parameters
@@ -92,19 +92,24 @@ def load_model(path: str | Path, dtype: str = "auto", device: str | None = None)
     path : a local folder or a hub name.
     dtype : `auto` (as saved), `float32`, `bfloat16`.
     device : defaults to the GPU when there is one.
+    quantization : fields of `transformers.BitsAndBytesConfig`, such as {"load_in_4bit": True}; tower and head stay as they are.
 
     Raises
     ------
     FileNotFoundError when `path` looks like a local folder but holds no model.
     """
-    from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+    from transformers import AutoProcessor, BitsAndBytesConfig, Qwen2_5_VLForConditionalGeneration
 
     local = Path(path)
     looks_local = str(path).startswith((".", "/", "~")) or len(local.parts) > 2 or local.exists()
     if looks_local and not (local / "config.json").exists():
         raise FileNotFoundError(f"{path}: no model there (no config.json); train one with `videothinker demo` or give another --model")
     device = device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")  # each process of a launch on its own
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, dtype=dtype).to(device)
+    if quantization:
+        options = {"llm_int8_skip_modules": ["lm_head", "visual"]} | quantization
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, dtype=dtype, quantization_config=BitsAndBytesConfig(**options), device_map={"": device})
+    else:
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, dtype=dtype).to(device)
     return model.eval(), AutoProcessor.from_pretrained(path)
 
 # %% ../nbs/08_model.ipynb #c08-017
@@ -129,9 +134,16 @@ class Settings:
         return cls(**read_json(path)) if path.exists() else cls()
 
 # %% ../nbs/08_model.ipynb #c08-019
-def save_model(model: Any, processor: Any, out: str | Path, settings: Settings, state_dict: dict[str, Tensor] | None = None) -> None:
-    """Save model (safetensors), processor and settings so that the folder `out` is whole or absent; `state_dict` in place of the model's own weights."""
+def save_model(model: Any, processor: Any, out: str | Path, settings: Settings, state_dict: dict[str, Tensor] | None = None,
+               dtype: torch.dtype | None = None) -> None:
+    """Save model (safetensors), processor and settings so that the folder `out` is whole or absent.
+
+    Parameters: `state_dict` in place of the model's own weights; `dtype` of what is saved (as it is), to which the model is turned.
+    """
     out = Path(out)
+    if dtype is not None:
+        model = model.to(dtype)
+        state_dict = state_dict and {name: weight.to(dtype) for name, weight in state_dict.items()}
     tmp = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(tmp, ignore_errors=True)
     model.save_pretrained(tmp, state_dict=state_dict)

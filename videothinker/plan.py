@@ -169,8 +169,8 @@ def update_activations(shape: Shape, recipe: Recipe, load: Load, width: int) -> 
         kept = (P * layer + suffix * (1 if part == G else 0)) * shape.layers * rows
         return kept + (0 if part == G else suffix * shape.layers)
     boundary = width * shape.hidden + 2 * width * shape.keys * (2 if G > 1 else 0)  # input of a layer; keys, values and their gradients
-    kept = rows * shape.layers * (P * boundary + (C * G * width * shape.hidden if part == G else 0))
-    return kept + max(P * layer, suffix * (1 if part == G else shape.layers))
+    waiting = rows * G if part == G else part  # completions whose inputs of every layer are kept
+    return shape.layers * (rows * P * boundary + waiting * C * width * shape.hidden) + max(P * layer, suffix)
 
 
 def memory_of(shape: Shape, counts: dict[str, int], recipe: Recipe, load: Load, gpus: int = 1, sharding: str = "ddp") -> dict[str, float]:
@@ -193,7 +193,8 @@ def memory_of(shape: Shape, counts: dict[str, int], recipe: Recipe, load: Load, 
     share = 1 / gpus if sharding in ("fsdp2", "zero3") else 1.0
     divided = 1 / gpus if sharding != "ddp" else 1.0
     if recipe.peft:
-        held = {"weights": 2 * total + 4 * trained, "16-bit copies": 0.0}
+        layers = 0.56 if recipe.quantization else 2  # bytes a weight; four bits, and a scale for every 64
+        held = {"weights": layers * counts["text"] + 2 * (total - counts["text"]) + 4 * trained, "16-bit copies": 0.0}
     elif sharding in ("zero2", "zero3"):  # DeepSpeed keeps 16-bit weights, and 32-bit ones with the optimizer
         held = {"weights": 2 * total * share, "16-bit copies": 0.0}
     else:
@@ -309,13 +310,12 @@ def make_plan(recipe: Recipe, gpus: str = "1xA100-80G", model: str = "", duratio
             if bytes_of(tried, sharding) <= room:
                 break
         else:
-            divided = "zero2" if recipe.stage == "grpo" else "fsdp2"
-            if n > 1 and bytes_of(tried, divided) <= room:
-                changes.append(f"ACCELERATE={divided}: {'gradients and optimizer' if divided == 'zero2' else 'all state'} divided over the {n} GPUs")
-            elif not recipe.peft and bytes_of(replace(tried, peft=ADAPTERS), sharding) <= room:
-                changes.append("peft: adapters in place of full fine-tuning (r 64 on all projections)")
-            else:
-                changes = []
+            divided, adapted = "zero2" if recipe.stage == "grpo" else "fsdp2", replace(tried, peft=recipe.peft or ADAPTERS)
+            last = [(f"ACCELERATE={divided}: {'gradients and optimizer' if divided == 'zero2' else 'all state'} divided over the {n} GPUs", tried, divided),
+                    ("peft: adapters in place of full fine-tuning (r 64 on all projections)", adapted, sharding),
+                    ("peft, and quantization to four bits of the weights below the adapters", replace(adapted, quantization={"load_in_4bit": True}), sharding)]
+            text = next((text for text, after, how in last if bytes_of(after, how) <= room), "")
+            changes = [*changes, text] if text else []
     return Plan(load, step_flops(shape, recipe, load), memory_of(shape, counts, recipe, load, n, sharding), step_seconds(shape, counts, recipe, load, kind), room, changes)
 
 

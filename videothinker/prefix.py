@@ -178,7 +178,7 @@ def group_logps(model: Any, prompt: Prompt, completions: Sequence[Sequence[int]]
     several = part < len(completions)
 
     def scored(some: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        hidden = suffix_pass(model, prompt, some, prefix, family, save_memory and not several)
+        hidden = suffix_pass(model, prompt, some, prefix, family, save_memory)
         return token_logps(model, hidden, torch.tensor([t for c in some for t in c], device=hidden.device), family, temperature)
 
     found = [_call(several, scored, completions[i:i + part]) for i in range(0, len(completions), part)]

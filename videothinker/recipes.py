@@ -33,6 +33,7 @@ class Recipe:
     freeze_vision: bool = True
     rewards: tuple[str, ...] = ("correct", "format")
     peft: dict[str, Any] | None = None           # fields of peft.LoraConfig
+    quantization: dict[str, Any] | None = None   # fields of transformers.BitsAndBytesConfig, for the frozen weights below adapters
     train: dict[str, Any] = field(default_factory=dict)  # fields of trl.SFTConfig or grpo.VideoGRPOConfig
     rows: int | None = None                      # train on the first so many rows
 
@@ -50,13 +51,15 @@ def recipe_problem(values: Any) -> str:
 
     if not isinstance(values, dict):
         return f"a recipe is a mapping of keys, this is {type(values).__name__}"
-    for part in ("sampling", "train", "peft"):
+    for part in ("sampling", "train", "peft", "quantization"):
         if not isinstance(values.get(part) or {}, dict):
             return f"`{part}` must be a mapping, not {type(values[part]).__name__}"
     known = {"": [f.name for f in fields(Recipe)], "sampling": [f.name for f in fields(Sampling)], "rewards": reward_names()}
     for part, names in known.items():
         if unknown := sorted(set(map(str, values.get(part) or () if part else values)) - set(names)):
             return f"unknown key {unknown[0]!r}{f' in `{part}`' if part else ''}; known: {', '.join(names)}"
+    if values.get("quantization") and not values.get("peft"):
+        return "`quantization` needs `peft`: weights in four bits cannot be trained, adapters beside them can"
     return "" if values.get("stage") in ("sft", "grpo") else f"`stage` must be sft or grpo, not {values.get('stage')!r}"
 
 
@@ -198,9 +201,9 @@ def run_recipe(recipe: Recipe, data: str | Path, out: str | Path, video_root: An
     if recipe.stage == "sft":
         from videothinker.sft import train_sft
 
-        return train_sft(start, rows, recipe.settings(), video_root, config, out, recipe.peft, recipe.freeze_vision, callbacks, **encoder_options)
+        return train_sft(start, rows, recipe.settings(), video_root, config, out, recipe.peft, recipe.freeze_vision, callbacks, recipe.quantization, **encoder_options)
     from videothinker.grpo import train_grpo
     from videothinker.process_rewards import rewards_by_name
 
     rewards = rewards_by_name(recipe.rewards, config.get("max_completion_length", 512))
-    return train_grpo(start, rows, recipe.settings(), video_root, config | {"freeze_vision": recipe.freeze_vision}, rewards, out, recipe.peft, callbacks, **encoder_options)
+    return train_grpo(start, rows, recipe.settings(), video_root, config | {"freeze_vision": recipe.freeze_vision}, rewards, out, recipe.peft, callbacks, recipe.quantization, **encoder_options)

@@ -5,7 +5,7 @@
 # %% ../nbs/11_rollout.ipynb #c11-002
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +27,8 @@ from videothinker.prefix import (
 )
 
 # %% auto #0
-__all__ = ['Completion', 'Decoding', 'GroupCache', 'attend_both', 'next_logits', 'draw', 'noise_of', 'record', 'generate',
-           'texts']
+__all__ = ['Completion', 'Decoding', 'GroupCache', 'attend_both', 'next_logits', 'draw', 'noise_of', 'record', 'ending',
+           'generate', 'texts']
 
 # %% ../nbs/11_rollout.ipynb #c11-005
 @dataclass
@@ -44,23 +44,33 @@ class Completion:
 class Decoding:
     """How tokens are drawn; `temperature=0` takes the most likely one.
 
-    `top_p` below 1 and a `top_k` above 0 cut the distribution off; for training leave them alone, since what is cut off has no log-probability.
+    `top_p` below 1, a `top_k` above 0 and a `min_p` above 0 (a share of the likeliest token's probability) cut the distribution off; for training
+    leave them alone, since what is cut off has no log-probability. A completion also ends when its text holds one of the `stop` strings.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
     max_new_tokens: int = 512
+    stop: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing of the distribution is cut off, so that a draw has the log-probability that the model gives it."""
+        return self.top_p == 1 and not self.top_k and not self.min_p
 
     def log_probs(self, logits: Tensor) -> Tensor:
         """Log-probabilities that tokens are drawn from. [B, V] → [B, V]"""
-        from transformers import TopKLogitsWarper, TopPLogitsWarper
+        from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
         logits = logits / (self.temperature or 1.0)
         if self.top_k:
             logits = TopKLogitsWarper(self.top_k)(None, logits)
         if self.top_p < 1:
             logits = TopPLogitsWarper(self.top_p)(None, logits)
+        if self.min_p:
+            logits = MinPLogitsWarper(self.min_p)(None, logits)
         return logits.log_softmax(-1)
 
 # %% ../nbs/11_rollout.ipynb #c11-008
@@ -165,23 +175,39 @@ def noise_of(seeds: Sequence[int], n: int, tokens: int, device: Any = None) -> T
     return torch.cat(drawn).to(device)
 
 # %% ../nbs/11_rollout.ipynb #c11-012
-def record(done: list[Completion], rows: Tensor, token: Tensor, logprob: Tensor, eos_token: int) -> Tensor:
+def record(done: list[Completion], rows: Tensor, token: Tensor, logprob: Tensor, ends: Callable[[list[int]], bool]) -> Tensor:
     """Write one step's tokens into the completions of their `rows` that are not finished.
 
-    Parameters: `rows`, `token`, `logprob`, each [live]: which completion a row of the batch writes, its new token and the token's log-probability.
+    Parameters: `rows`, `token`, `logprob`, each [live]: which completion a row of the batch writes, its new token and the token's log-probability;
+    `ends`, whether a completion of these ids is finished.
     Returns: bool [live], which rows go on.
     """
     for row, t, lp in zip(rows.tolist(), token.tolist(), logprob.tolist(), strict=True):
         if not done[row].finished:
             done[row].ids.append(t)
             done[row].logprobs.append(lp)
-            done[row].finished = t == eos_token
+            done[row].finished = ends(done[row].ids)
     return torch.tensor([not done[r].finished for r in rows.tolist()], device=rows.device)
+
+# %% ../nbs/11_rollout.ipynb #c11-030
+def ending(decoding: Decoding, family: Family, tokenizer: Any = None) -> Callable[[list[int]], bool]:
+    """Whether a completion is finished: by the end token, or by a stop string anywhere in its last words.
+
+    Raises
+    ------
+    ValueError : for stop strings without a tokenizer, or an empty one.
+    """
+    if not decoding.stop:
+        return lambda ids: ids[-1] == family.eos_token
+    if tokenizer is None or not all(decoding.stop):
+        raise ValueError(f"stop={decoding.stop!r} needs a tokenizer and strings that are not empty")
+    window = max(len(s.encode()) for s in decoding.stop)  # a token has a byte at least
+    return lambda ids: ids[-1] == family.eos_token or any(s in tokenizer.decode(ids[-window - 1:]) for s in decoding.stop)
 
 # %% ../nbs/11_rollout.ipynb #c11-014
 @torch.inference_mode()
 def generate(model: Any, prompts: Sequence[Prompt], family: Family, n: int = 1, decoding: Decoding = Decoding(),
-             seed: int | Sequence[int] = 0) -> list[list[Completion]]:
+             seed: int | Sequence[int] = 0, tokenizer: Any = None) -> list[list[Completion]]:
     """Sample `n` completions of every prompt; each prompt is encoded and prefilled once.
 
     Parameters
@@ -190,6 +216,7 @@ def generate(model: Any, prompts: Sequence[Prompt], family: Family, n: int = 1, 
     prompts : B encoded questions.
     n : completions of each.
     decoding : temperature, cut-offs, length limit.
+    tokenizer : needed for stop strings only.
     seed : one for each prompt, or one from which they are counted: the draw is a pure function of model, prompt and seed, whatever else is in the batch.
 
     Returns
@@ -203,13 +230,13 @@ def generate(model: Any, prompts: Sequence[Prompt], family: Family, n: int = 1, 
     seeds = range(seed, seed + len(prompts)) if isinstance(seed, int) else seed
     noise = noise_of(seeds, n, decoding.max_new_tokens, device) if decoding.temperature else None  # [B·n, tokens]
     forbidden = torch.tensor(family.suppressed, device=device, dtype=torch.long)
-    done = [Completion([], [], False) for _ in range(len(prompts) * n)]
+    done, ends = [Completion([], [], False) for _ in range(len(prompts) * n)], ending(decoding, family, tokenizer)
     rows = torch.arange(len(done), device=device)  # which completion each row writes
     for step in range(decoding.max_new_tokens):
         logits = next_logits(model, token, position + step, cache, step).index_fill(1, forbidden, -torch.inf)
         log_probs = decoding.log_probs(logits)
         token = draw(log_probs, noise[rows, step] if noise is not None else None)
-        live = record(done, rows, token, log_probs.gather(1, token[:, None]).squeeze(1), family.eos_token)
+        live = record(done, rows, token, log_probs.gather(1, token[:, None]).squeeze(1), ends)
         if not live.any():
             break
         if live.float().mean() < 0.75:  # drop finished rows once they are worth a copy of the cache

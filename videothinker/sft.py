@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ import torch
 
 from .features import FeatureCache, feature_cache
 from .model import Encoder, Family, Settings, collate, family_of, load_model, readable, save_model
-from .schema import Sample, write_json
+from .schema import Sample, read_json, write_json
 
 # %% auto #0
-__all__ = ['target_text', 'TraceCollator', 'LengthGroups', 'finished_checkpoint', 'checkpoint_mark', 'resume_point', 'Start',
-           'start_training', 'train_on', 'probe_callback', 'lora_config', 'train_sft']
+__all__ = ['target_text', 'TraceCollator', 'LengthGroups', 'damage', 'finished_checkpoint', 'checkpoint_mark', 'resume_point',
+           'Start', 'start_training', 'train_on', 'probe_callback', 'lora_config', 'whole_model', 'train_sft']
 
 # %% ../nbs/09_sft.ipynb #c09-005
 def target_text(sample: Sample) -> str:
@@ -91,15 +92,32 @@ class LengthGroups(torch.utils.data.Sampler[int]):
         yield from (i for b in [*shuffled, *range(len(shuffled), len(batches))] for i in batches[b])
 
 # %% ../nbs/09_sft.ipynb #c09-015
+def damage(checkpoint: Path) -> str:
+    """What is wrong with the files of a finished checkpoint, "" when each has the size it was written with."""
+    for name, size in read_json(checkpoint / "finished").items():
+        if not (checkpoint / name).is_file():
+            return f"{name} is missing"
+        if (found := (checkpoint / name).stat().st_size) != size:
+            return f"{name} has {found} bytes instead of {size}"
+    return ""
+
+
 def finished_checkpoint(folder: str | Path) -> str | None:
-    """The last checkpoint in `folder` that was written to its end, None without one; half-written ones (killed while saving) are removed."""
+    """The last checkpoint in `folder` that was written to its end and is whole, None without one.
+
+    Half-written ones (killed while saving) are removed; damaged ones are set aside under another name, and both are reported.
+    """
     done = []
     for path in sorted(Path(folder).glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1])):
-        if (path / "finished").exists():
-            done.append(str(path))
-        else:
+        if not (path / "finished").exists():
             print(f"{path} was not finished when the run was stopped: removed")
             shutil.rmtree(path, ignore_errors=True)  # another process of the run may be at it too
+        elif reason := damage(path):
+            print(f"{path} is damaged ({reason}): set aside as damaged-{path.name}")
+            with suppress(OSError):
+                path.rename(path.with_name(f"damaged-{path.name}"))
+        else:
+            done.append(str(path))
     return done[-1] if done else None
 
 # %% ../nbs/09_sft.ipynb #c09-016
@@ -114,7 +132,7 @@ def checkpoint_mark(settings: Settings) -> Any:
             if state.is_world_process_zero:
                 folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
                 write_json(folder / "videothinker.json", asdict(settings))
-                (folder / "finished").touch()
+                write_json(folder / "finished", {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()})
 
     return CheckpointMark()
 
@@ -138,23 +156,27 @@ class Start:
     rows: list[Sample]
     skipped: dict[str, str]
     checkpoint: str | None  # to resume from
+    dtype: torch.dtype      # of the model that was given, in which the trained one is saved
 
 
 def start_training(model_path: str | Path, samples: Sequence[Sample], settings: Settings, video_root: Any, out: Path, dtype: str = "float32",
-                   **encoder_options: Any) -> Start:
-    """Load model and videos of a training, or of the rest of one; arguments as for `train_sft`, and `dtype` as for `load_model`.
+                   quantization: dict[str, Any] | None = None, **encoder_options: Any) -> Start:
+    """Load model and videos of a training, or of the rest of one; arguments as for `train_sft`, and `dtype`, `quantization` as for `load_model`.
 
     Raises
     ------
     ValueError : when no row has a readable video, with the first reason.
     """
+    from transformers import AutoConfig
+
     weights, checkpoint = resume_point(model_path, out / "checkpoints")
-    model, processor = load_model(weights, dtype)
+    model, processor = load_model(weights, dtype, quantization=quantization)
     encoder = Encoder(processor, **settings.encoder_options(video_root, **encoder_options))
     rows, skipped = readable(samples, encoder)
     if not rows:
         raise ValueError(f"none of the {len(samples)} rows has a readable video; first reason: {next(iter(skipped.values()), 'no rows')}")
-    return Start(model, encoder, rows, skipped, checkpoint)
+    given = getattr(AutoConfig.from_pretrained(model_path), "dtype", None)
+    return Start(model, encoder, rows, skipped, checkpoint, given or torch.float32)
 
 
 def train_on(trainer: Any, checkpoint: str | None) -> None:
@@ -206,9 +228,25 @@ def lora_config(options: dict[str, Any], freeze_vision: bool) -> Any:
     return LoraConfig(**({"exclude_modules": r".*\bvisual\b.*"} if freeze_vision else {}) | options)
 
 
+def whole_model(trained: Any, model_path: str | Path, folder: Path, quantized: bool) -> Any:
+    """A trained model without adapters around it.
+
+    Adapters are merged into the weights; those of a quantised model, which has lost what it was rounded from, into the weights of `model_path`, by way
+    of `folder`, where they are saved.
+    """
+    from peft import PeftModel
+
+    if not hasattr(trained, "peft_config"):
+        return trained
+    if not quantized:
+        return trained.merge_and_unload()
+    trained.save_pretrained(folder)
+    return PeftModel.from_pretrained(load_model(model_path)[0], folder).merge_and_unload()
+
+
 def train_sft(model_path: str | Path, samples: Sequence[Sample], settings: Settings, video_root: Any, config: dict[str, Any],
               out: str | Path, peft: dict[str, Any] | None = None, freeze_vision: bool = True, callbacks: Sequence[Any] = (),
-              **encoder_options: Any) -> dict[str, Any]:
+              quantization: dict[str, Any] | None = None, **encoder_options: Any) -> dict[str, Any]:
     """Fine-tune on traces; started again after a kill, it goes on from the last finished checkpoint.
 
     Parameters
@@ -222,6 +260,7 @@ def train_sft(model_path: str | Path, samples: Sequence[Sample], settings: Setti
     peft : fields of `peft.LoraConfig`, None for full fine-tuning.
     freeze_vision : leave the vision tower as it is.
     callbacks : further trainer callbacks (see `probe_callback`).
+    quantization : fields of `transformers.BitsAndBytesConfig` for the frozen weights below adapters (QLoRA).
     encoder_options : further arguments of `model.Encoder` (`cache_dir`, `timeout`, `keep`).
 
     Returns
@@ -240,7 +279,7 @@ def train_sft(model_path: str | Path, samples: Sequence[Sample], settings: Setti
     for sample in samples:
         target_text(sample)  # a row without a trace is found now, not in the middle of an epoch
     out, cuda = Path(out), torch.cuda.is_available()
-    start = start_training(model_path, samples, settings, video_root, out, "auto" if peft else "float32", **encoder_options)
+    start = start_training(model_path, samples, settings, video_root, out, "auto" if peft else "float32", quantization, **encoder_options)
     model, processor = start.model, start.encoder.processor
     if freeze_vision:
         model.model.visual.requires_grad_(False)
@@ -259,5 +298,5 @@ def train_sft(model_path: str | Path, samples: Sequence[Sample], settings: Setti
     final, sharded = trainer.accelerator.unwrap_model(trainer.model), trainer.accelerator.distributed_type in ("FSDP", "DEEPSPEED")
     state = trainer.accelerator.get_state_dict(trainer.model) if sharded else None  # gathered from all processes
     if trainer.is_world_process_zero():
-        save_model(final.merge_and_unload() if peft else final, processor, out / "model", settings, state)
+        save_model(whole_model(final, model_path, out / "adapter", bool(quantization)), processor, out / "model", settings, state, start.dtype)
     return {"rows": len(start.rows), "skipped": start.skipped, "log": trainer.state.log_history}
