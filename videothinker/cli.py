@@ -259,7 +259,7 @@ def add_data_commands(command: Any) -> None:
     """The commands that make and curate data."""
     toy = command("toyworld", run_toyworld, "write toy videos with captions and questions")
     toy.add_argument("--out", required=True, help="folder")
-    for name, n in (("train", 500), ("val", 60), ("test", 250), ("ood", 120)):
+    for name, n in (("train", 800), ("val", 60), ("test", 250), ("ood", 120)):
         toy.add_argument(f"--{name}", type=int, default=n, help=f"clips in split {name}")
     toy.add_argument("--questions", type=positive, default=2, help="questions per clip")
     toy.add_argument("--seed", type=int, default=0, help="the world is a function of it")

@@ -340,7 +340,7 @@ def to_sample(scene: Scene, question: Question, number: int, split: str, caption
 class WorldSize:
     """Numbers of clips in each split, and of questions per clip."""
 
-    train: int = 500
+    train: int = 800
     val: int = 60
     test: int = 250
     ood: int = 120
