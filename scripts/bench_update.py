@@ -136,9 +136,11 @@ def roll_out(way: str, model: Any, prompt: Any, C: int, G: int, family: Any) -> 
         return
     ids = prompt.input_ids[None]
     seen = {"video": BaseModelOutputWithPooling(pooler_output=(prompt.features,))}
-    options = {"do_sample": True, "top_k": 0, "min_new_tokens": C, "max_new_tokens": C, "eos_token_id": family.eos_token}
-    said = model.generate(ids, attention_mask=torch.ones_like(ids), mm_encoder_outputs=seen, num_return_sequences=G,
-                          pad_token_id=0, **options)  # fmt: skip
+    exactly = {"min_new_tokens": C, "max_new_tokens": C, "eos_token_id": family.eos_token, "pad_token_id": 0}
+    sampled = {"do_sample": True, "top_k": 0, "num_return_sequences": G}
+    said = model.generate(
+        ids, attention_mask=torch.ones_like(ids), mm_encoder_outputs=seen, **exactly, **sampled
+    )
     assert said.shape == (G, len(prompt) + C)
 
 
@@ -188,7 +190,10 @@ def main(argv: list[str] | None = None) -> None:
         print(json.dumps(run_one(args.one, *sizes[0], args.threads, args.repeats, args.whole)))
         return
     rows = []
-    print("     P     C   G  repeated s  shared s  ratio  predicted  parts s  repeated MiB  shared MiB  ratio  parts MiB  ratio")
+    print(
+        "     P     C   G  repeated s  shared s  ratio  predicted  parts s"
+        "  repeated MiB  shared MiB  ratio  parts MiB  ratio"
+    )
     for P, C, G in sizes:
         found = {}
         for way in WAYS:

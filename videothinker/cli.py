@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import linecache
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -364,6 +365,7 @@ def is_users(error: BaseException) -> bool:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `videothinker`; a problem that the user can mend ends in one line on stderr and exit code 2."""
     args = build_parser().parse_args(argv)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # imported by peft where it is installed, it complains about kernels that nobody asked for
     try:
         args.run(args)
     except KeyboardInterrupt:

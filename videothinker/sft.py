@@ -287,7 +287,7 @@ def train_sft(model_path: str | Path, samples: Sequence[Sample], settings: Setti
     args = SFTConfig(output_dir=str(out / "checkpoints"), max_length=None, remove_unused_columns=False,
                      dataset_kwargs={"skip_prepare_dataset": True}, **options)
     args._n_gpu = min(args.n_gpu, 1)  # several GPUs in one process (DataParallel) would cut positions apart; launch a process for each instead
-    features = feature_cache(model, start.encoder) if freeze_vision else None
+    features = feature_cache(model, start.encoder) if freeze_vision and not args.dataloader_num_workers else None  # a worker has no model
     collator = TraceCollator(start.rows, start.encoder, family_of(model, processor), features)
     trainer = SFTTrainer(model, args, collator, Dataset.from_dict({"index": list(range(len(start.rows)))}), processing_class=processor,
                          peft_config=lora_config(peft, freeze_vision) if peft else None, callbacks=[checkpoint_mark(settings), *callbacks])
