@@ -10,8 +10,8 @@ been computed before, and run the backward pass:
     shared     videothinker.prefix.group_logps
     in parts   the same with one completion's activations in memory at a time (`update_rows: 1`)
 
-With --whole it is a step: the rollout (`generate` of transformers with `num_return_sequences`, and videothinker.rollout),
-the reference's pass and the update; both ways write exactly C tokens.
+With --whole it is a step: the rollout (`generate` of transformers with `num_return_sequences`, and ours), the pass of
+the reference, and the update; all ways write exactly C tokens.
 
 Each way runs in a process of its own, so that its peak memory is its own. The table has the median time of the repeats
 after one to warm up, the peak memory above that of the loaded model, the ratio of the times, and the ratio of the
