@@ -56,6 +56,7 @@ def train(stage: str, world: Path, out: Path, kills: int) -> int:
     rng, hits = random.Random(stage), 0
     recipe = out.parent / f"{stage}.yaml"
     train = TRAIN[stage] | {"max_steps": 12, "save_steps": 2, "save_total_limit": 3, "learning_rate": 1e-3}
+    train["logging_steps"] = 1  # a mean over several steps would be cut by the kill
     sampling = {"fps": 2, "max_frames": 48, "size": [56, 56]}
     rewards = ["correct", "format", "soft_length"]  # the last differs between the base's answers
     style = "short" if stage == "sft" else "letter"
