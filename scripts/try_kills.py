@@ -34,7 +34,8 @@ def damage(path: Path) -> str:
             rows = [json.loads(line) for line in whole.split("\n") if line]
             if torn and not journal(path):
                 return "ends in the middle of a line"
-            ids = [row["id"] for row in rows if row.get("id")]
+            # a reply, and the choice it was made to make when it held no answer
+            ids = [(row["id"], row.get("forced", False)) for row in rows if row.get("id")]
             if len(set(ids)) < len(ids):
                 return "holds an answer twice"
         elif path.suffix == ".safetensors":

@@ -454,3 +454,19 @@ def test_bench_update_predicts_more_for_longer_prompts_and_larger_groups() -> No
 def test_bench_update_refuses_a_size_it_cannot_build() -> None:
     done = run(sys.executable, ROOT / "scripts" / "bench_update.py", "--sizes", "64,8")
     assert done.returncode == 2 and "--sizes takes P,C,G" in done.stderr
+
+
+# scripts/try_kills.py
+
+
+def test_try_kills_sees_what_a_kill_leaves(tmp_path: Path) -> None:
+    damage, reply = load_script("try_kills").damage, {"id": "q1", "text": "so"}
+    cases = {
+        "whole.jsonl": ([reply, reply | {"forced": True}], ""),  # a reply, and the choice it was made to make
+        "twice.jsonl": ([reply, reply], "holds an answer twice"),
+    }
+    for name, (rows, says) in cases.items():
+        (tmp_path / name).write_text("".join(json.dumps(r) + "\n" for r in rows))
+        assert damage(tmp_path / name) == says
+    (tmp_path / "torn.json").write_text("{")
+    assert damage(tmp_path / "torn.json")
