@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from trl import GRPOConfig
 from .features import feature_cache
 from .model import Encoder, Family, Prompt, Settings, family_of
 from .objective import REDUCTIONS, clip_shares, group_advantages, kl_estimate, per_token_loss
+from .order import PromptOrder
 from .prefix import completion_logps, plain_model
 from .rewards import hack_flags
 from .rollout import Completion, Decoding, generate, texts
@@ -29,8 +30,7 @@ from .sft import checkpoint_mark, lora_config, start_training, train_on, whole_m
 
 # %% auto #0
 __all__ = ['USED', 'ALLOWED', 'RewardFunction', 'VideoGRPOConfig', 'Rollout', 'reward_parts', 'score', 'compare', 'is_dead',
-           'nan_mean', 'step_statistics', 'logp_gap', 'write_completions', 'PromptOrder', 'VideoGRPOTrainer',
-           'train_grpo']
+           'nan_mean', 'step_statistics', 'logp_gap', 'write_completions', 'VideoGRPOTrainer', 'train_grpo']
 
 # %% ../nbs/12_grpo.ipynb #c12-005
 USED = frozenset({"num_generations", "max_completion_length", "temperature", "top_p", "top_k", "min_p", "generation_kwargs", "beta", "epsilon", "epsilon_high", "reward_weights", "scale_rewards",
@@ -196,37 +196,6 @@ def write_completions(rollouts: Sequence[Rollout], folder: Path, step: int) -> N
     tmp = folder / f".completions_{step:05d}.tmp"
     pq.write_table(pa.Table.from_pylist(rows), tmp)
     tmp.rename(folder / f"completions_{step:05d}.parquet")
-
-# %% ../nbs/12_grpo.ipynb #c12-061
-class PromptOrder(torch.utils.data.Sampler[int]):
-    """Row numbers, shuffled anew in each epoch.
-
-    Parameters
-    ----------
-    rows : how many there are.
-    seed : of the order, together with the epoch, which the trainer sets.
-    step : rows of an optimizer step, of all processes.
-    times : how often each step's rows come; above 1, rows that do not fill a step are left out of the epoch.
-    """
-
-    def __init__(self, rows: int, seed: int, step: int = 1, times: int = 1) -> None:
-        self.rows, self.seed, self.step, self.times, self.epoch = rows, seed, step, times, 0
-
-    def __len__(self) -> int:
-        return self.rows if self.times == 1 else self.rows // self.step * self.step * self.times
-
-    def set_epoch(self, epoch: int) -> None:
-        """Shuffle for another epoch."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(1000 * self.seed + self.epoch)).tolist()
-        if self.times == 1:
-            yield from order
-            return
-        for i in range(0, self.rows // self.step * self.step, self.step):
-            for _ in range(self.times):
-                yield from order[i:i + self.step]
 
 # %% ../nbs/12_grpo.ipynb #c12-049
 class VideoGRPOTrainer(Trainer):

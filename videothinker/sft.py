@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,11 +16,12 @@ import torch
 
 from .features import FeatureCache, feature_cache
 from .model import Encoder, Family, Settings, collate, family_of, load_model, readable, save_model
+from .order import LengthGroups
 from .schema import Sample, read_json, write_json
 
 # %% auto #0
-__all__ = ['target_text', 'TraceCollator', 'LengthGroups', 'damage', 'finished_checkpoint', 'checkpoint_mark', 'resume_point',
-           'Start', 'start_training', 'train_on', 'probe_callback', 'lora_config', 'whole_model', 'train_sft']
+__all__ = ['target_text', 'TraceCollator', 'damage', 'finished_checkpoint', 'checkpoint_mark', 'resume_point', 'Start',
+           'start_training', 'train_on', 'probe_callback', 'lora_config', 'whole_model', 'train_sft']
 
 # %% ../nbs/09_sft.ipynb #c09-005
 def target_text(sample: Sample) -> str:
@@ -61,35 +62,6 @@ class TraceCollator:
         prompts = [self.encoder(s) for s in samples]
         batch = collate(self.features(prompts) if self.features else prompts, [self.target(s) for s in samples], self.family)
         return batch.model_inputs() | {"labels": batch.labels}
-
-# %% ../nbs/09_sft.ipynb #c09-034
-class LengthGroups(torch.utils.data.Sampler[int]):
-    """Row numbers in an order in which batches are of like length.
-
-    Parameters
-    ----------
-    lengths : tokens of each row.
-    batch : rows of an optimizer step.
-    seed : of the order, together with the epoch, which the trainer sets.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
-        self.lengths, self.batch, self.seed, self.epoch = list(lengths), batch, seed, 0
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Order the rows for another epoch."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(1000 * self.seed + self.epoch)
-        order, many = torch.randperm(len(self), generator=generator).tolist(), 50 * self.batch  # sorted in parts, so that neighbours vary
-        order = [i for j in range(0, len(self), many) for i in sorted(order[j:j + many], key=self.lengths.__getitem__)]
-        batches = [order[i:i + self.batch] for i in range(0, len(self), self.batch)]
-        shuffled = torch.randperm(len(self) // self.batch, generator=generator).tolist()  # an incomplete batch stays the last
-        yield from (i for b in [*shuffled, *range(len(shuffled), len(batches))] for i in batches[b])
 
 # %% ../nbs/09_sft.ipynb #c09-015
 def damage(checkpoint: Path) -> str:
