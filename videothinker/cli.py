@@ -184,13 +184,13 @@ def run_eval(args: argparse.Namespace) -> None:
 
 # %% ../nbs/19_cli.ipynb #c19-015
 def run_plan(args: argparse.Namespace) -> None:
-    """`videothinker plan`: what a recipe costs on some GPUs (see `plan.make_plan`)."""
-    from videothinker.plan import make_plan, plan_lines
+    """`videothinker plan`: what a recipe costs on some GPUs (see `plan.plan_training`)."""
+    from videothinker.plan import plan_lines, plan_training
     from videothinker.recipes import check_train, read_recipe
 
     recipe = read_recipe(args.recipe)
     check_train(recipe.stage, recipe.train)
-    print(*plan_lines(make_plan(recipe, args.gpus, args.model or "", args.duration, args.answer, args.sharding)), sep="\n")
+    print(*plan_lines(plan_training(recipe, args.gpus, args.model or "", args.duration, args.answer, args.sharding)), sep="\n")
 
 
 def default_model() -> Path:

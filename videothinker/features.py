@@ -63,10 +63,7 @@ class FeatureCache:
 
     def key(self, prompt: Prompt) -> str:
         """Digest of the tower and of all that it is shown."""
-        assert prompt.pixels is not None and prompt.grid is not None
-        digest = hashlib.blake2b(f"{self.tower} {prompt.grid.tolist()} {prompt.pixels.dtype}".encode(), digest_size=20)
-        digest.update(prompt.pixels.contiguous().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return hashlib.blake2b(f"{self.tower} {prompt.video_digest}".encode(), digest_size=20).hexdigest()
 
     def find(self, key: str) -> Tensor | None:
         """The features of a key, on the CPU; None when they have not been computed."""

@@ -5,11 +5,13 @@
 # %% ../nbs/08_model.ipynb #c08-002
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +208,14 @@ class Prompt:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @cached_property
+    def video_digest(self) -> str:
+        """Digest of the pixels and their grid; computed once, since an encoder hands out the same prompt again."""
+        assert self.pixels is not None and self.grid is not None
+        digest = hashlib.blake2b(f"{self.grid.tolist()} {self.pixels.dtype}".encode(), digest_size=20)
+        digest.update(self.pixels.contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def size(self) -> int:
         """Bytes of its tensors."""

@@ -17,7 +17,7 @@ from .recipes import Recipe
 # %% auto #0
 __all__ = ['PUBLISHED', 'SHARDING', 'GPUS', 'ASSUMED', 'CHANGES', 'ADAPTERS', 'config_of', 'parameters_of', 'Shape', 'Load',
            'load_of', 'rows_of', 'step_flops', 'layer_activations', 'update_activations', 'memory_of', 'parse_gpus',
-           'step_seconds', 'Plan', 'make_plan', 'plan_lines']
+           'step_seconds', 'TrainingPlan', 'plan_training', 'plan_lines']
 
 # %% ../nbs/17a_plan.ipynb #c17a-005
 PUBLISHED: dict[str, dict[str, Any]] = {  # config.json of the hub
@@ -29,11 +29,22 @@ PUBLISHED: dict[str, dict[str, Any]] = {  # config.json of the hub
 
 
 def config_of(model: str) -> Any:
-    """The configuration of a model: published sizes by name, others from their folder or the hub."""
+    """The configuration of a model: published sizes by name, others from their folder or the hub.
+
+    Raises
+    ------
+    ValueError : when it is not a Qwen2.5-VL, or no model at all.
+    """
     from transformers import AutoConfig, Qwen2_5_VLConfig
 
     if model not in PUBLISHED or Path(model).exists():
-        return AutoConfig.from_pretrained(model)
+        try:
+            config = AutoConfig.from_pretrained(model)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{model}: no model there; give a folder with a config.json, or a hub name such as {', '.join(PUBLISHED)} ({str(error).splitlines()[0]})") from None
+        if not isinstance(config, Qwen2_5_VLConfig):
+            raise ValueError(f"{model} is a {config.model_type}; what can be planned is a Qwen2.5-VL")
+        return config
     text = PUBLISHED[model]
     vision = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": text["hidden_size"],
               "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31], "patch_size": 14, "tokens_per_second": 2}
@@ -149,7 +160,7 @@ def step_flops(shape: Shape, recipe: Recipe, load: Load) -> dict[str, float]:
     return {name: rows * flops for name, flops in parts.items()}
 
 # %% ../nbs/17a_plan.ipynb #c17a-018
-SHARDING = {"ddp": (1, 1), "zero2": (0, 1), "fsdp2": (1, 1), "zero3": (1, 1)}
+SHARDING = ("ddp", "zero2", "fsdp2", "zero3")
 
 
 def layer_activations(shape: Shape, width: int) -> float:
@@ -244,7 +255,7 @@ def step_seconds(shape: Shape, counts: dict[str, int], recipe: Recipe, load: Loa
 
 # %% ../nbs/17a_plan.ipynb #c17a-025
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What a recipe costs on some GPUs."""
 
     load: Load
@@ -271,7 +282,7 @@ CHANGES: list[tuple[str, Callable[[Recipe], Recipe]]] = [
 ADAPTERS = {"r": 64, "lora_alpha": 128, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]}
 
 
-def make_plan(recipe: Recipe, gpus: str = "1xA100-80G", model: str = "", duration: float = 120.0, answer: int = 300, sharding: str = "ddp") -> Plan:
+def plan_training(recipe: Recipe, gpus: str = "1xA100-80G", model: str = "", duration: float = 120.0, answer: int = 300, sharding: str = "ddp") -> TrainingPlan:
     """Plan a training.
 
     Parameters
@@ -281,7 +292,7 @@ def make_plan(recipe: Recipe, gpus: str = "1xA100-80G", model: str = "", duratio
     model : folder or hub name, in place of the recipe's.
     duration : of a video, seconds.
     answer : mean length of an answer, tokens.
-    sharding : a key of `SHARDING`: how `accelerate` divides the training.
+    sharding : one of `SHARDING`: how `accelerate` divides the training.
 
     Raises
     ------
@@ -316,10 +327,10 @@ def make_plan(recipe: Recipe, gpus: str = "1xA100-80G", model: str = "", duratio
                     ("peft, and quantization to four bits of the weights below the adapters", replace(adapted, quantization={"load_in_4bit": True}), sharding)]
             text = next((text for text, after, how in last if bytes_of(after, how) <= room), "")
             changes = [*changes, text] if text else []
-    return Plan(load, step_flops(shape, recipe, load), memory_of(shape, counts, recipe, load, n, sharding), step_seconds(shape, counts, recipe, load, kind), room, changes)
+    return TrainingPlan(load, step_flops(shape, recipe, load), memory_of(shape, counts, recipe, load, n, sharding), step_seconds(shape, counts, recipe, load, kind), room, changes)
 
 
-def plan_lines(plan: Plan) -> list[str]:
+def plan_lines(plan: TrainingPlan) -> list[str]:
     """The plan as text."""
     def table(values: dict[str, float], unit: float, name: str) -> list[str]:
         rows = [f"  {part:15}{value / unit:10.1f}" for part, value in values.items() if value]

@@ -66,7 +66,11 @@ class TraceCollator:
 # %% ../nbs/09_sft.ipynb #c09-015
 def damage(checkpoint: Path) -> str:
     """What is wrong with the files of a finished checkpoint, "" when each has the size it was written with."""
-    for name, size in read_json(checkpoint / "finished").items():
+    try:
+        sizes = read_json(checkpoint / "finished")
+    except ValueError:
+        return "its mark `finished` cannot be read"
+    for name, size in sizes.items():
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
         if (found := (checkpoint / name).stat().st_size) != size:
