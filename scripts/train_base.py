@@ -56,7 +56,8 @@ def measure(model: Any, processor: Any, asked: list[tuple[Any, Any]]) -> dict[st
     Returns, for each family of questions and for all: `n`, and the shares that name the right answer in words
     (`phrase`), that end in its letter (`letter`), and that guessing would get (`chance`).
     """
-    from videothinker.model import STYLES, family_of, question_text
+    from videothinker.model import family_of
+    from videothinker.prompts import STYLES, question_text
     from videothinker.rollout import Decoding, generate, texts
     from videothinker.tiny import Task, encode_task
 

@@ -15,8 +15,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from videothinker.clips import read_captions
 from videothinker.schema import read_json, write_rows
-from videothinker.synthesis import ScriptedTeacher, read_captions, synthesize
+from videothinker.synthesis import ScriptedTeacher, synthesize
 from videothinker.toyworld import WorldSize, make_world
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}

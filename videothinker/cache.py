@@ -5,7 +5,9 @@
 # %% ../nbs/01a_cache.ipynb #c01a-002
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -65,25 +67,31 @@ class DiskCache:
     def __init__(self, folder: str | Path, suffix: str, limit: int | None = None) -> None:
         self.folder, self.suffix = Path(folder), suffix
         self.limit = int(float(os.environ.get("VIDEOTHINKER_CACHE_GB", 50)) * 1e9) if limit is None else limit
-        self._written = 0  # since the folder was counted
+        self._written = self.limit  # since the folder was counted, which it was not yet
 
     def path(self, key: str) -> Path:
         """Where the entry of a key (a digest) lies."""
         return self.folder / key[:2] / f"{key}{self.suffix}"
 
+    def find(self, key: str) -> Path | None:
+        """The entry's file, None when there is none; from now on it is the last to leave."""
+        try:
+            os.utime(self.path(key))
+        except OSError:
+            return None
+        return self.path(key)
+
     def get(self, key: str) -> bytes | None:
         """The entry's content, None when it cannot be had."""
         try:
-            data = self.path(key).read_bytes()
-            os.utime(self.path(key))  # read now: the last to leave
-        except OSError:
+            return found.read_bytes() if (found := self.find(key)) else None
+        except OSError:  # removed in between
             return None
-        return data
 
     def put(self, key: str, data: bytes) -> None:
         """Write an entry; one that cannot be written is a warning."""
         try:
-            atomic_write(self.path(key), data)
+            atomic_write(self.path(key), data, durable=False)
         except OSError as error:
             warnings.warn(f"nothing is cached in {self.folder}: {error}", stacklevel=2)
             return
@@ -92,8 +100,15 @@ class DiskCache:
             self.shrink()
 
     def shrink(self) -> None:
-        """Remove the entries that were not read for longest until nine tenths of the limit are left; nothing below the limit."""
+        """Remove the entries that were not read for longest until nine tenths of the limit are left; nothing below the limit.
+
+        Temporary files that a killed process left more than an hour ago are removed, too.
+        """
         found, self._written = [], 0
+        for path in self.folder.glob(f"??/.*{self.suffix}.*.tmp"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > 3600:
+                    path.unlink()
         for path in self.folder.glob(f"??/*{self.suffix}"):
             try:
                 found.append((path.stat().st_mtime_ns, path.stat().st_size, path))

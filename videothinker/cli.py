@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .data_commands import add_data_commands, positive, video_roots
+
 # %% auto #0
-__all__ = ['run_demo_command', 'run_toyworld', 'make_engine', 'make_teacher', 'run_synthesize', 'run_curate', 'video_roots',
-           'run_training', 'model_name', 'run_eval', 'run_plan', 'default_model', 'answer_page', 'run_answer',
-           'positive', 'add_teacher_flags', 'add_data_commands', 'add_model_commands', 'HelpFormatter', 'build_parser',
-           'is_users', 'main']
+__all__ = ['run_demo_command', 'run_training', 'model_name', 'run_eval', 'run_plan', 'default_model', 'answer_page', 'run_answer',
+           'add_model_commands', 'HelpFormatter', 'build_parser', 'is_users', 'main']
 
 # %% ../nbs/19_cli.ipynb #c19-005
 def run_demo_command(args: argparse.Namespace) -> None:
@@ -26,104 +26,7 @@ def run_demo_command(args: argparse.Namespace) -> None:
 
     run_demo(args.out, make_plan(args.seed, args.quick))
 
-
-def run_toyworld(args: argparse.Namespace) -> None:
-    """`videothinker toyworld`: toy videos with captions and questions."""
-    from videothinker.toyworld import WorldSize, make_world
-
-    manifest = make_world(args.out, WorldSize(args.train, args.val, args.test, args.ood, args.questions), args.seed)
-    print(f"{sum(manifest['videos'].values())} clips in {args.out}")
-
-# %% ../nbs/19_cli.ipynb #c19-007
-def make_engine(url: str, model: str, cache: str | None) -> Any:
-    """The engine for an OpenAI-compatible server.
-
-    Raises
-    ------
-    ValueError : without the name of the model.
-    """
-    from videothinker.engine import OpenAIEngine
-
-    if not model:
-        raise ValueError(f"which model of {url}? give --teacher-model or --reader-model")
-    return OpenAIEngine(url, model, cache=cache)
-
-
-def make_teacher(args: argparse.Namespace) -> Any:
-    """The teacher that the flags ask for: scripted (toy world), or a model behind an OpenAI-compatible server."""
-    from videothinker.synthesis import ScriptedTeacher, read_captions
-
-    if args.teacher_url:
-        from videothinker.schema import resolve_path
-        from videothinker.teacher import EngineTeacher, segment_images
-
-        roots = video_roots(args.videos) if args.videos else None
-        show = (lambda sample, segment: segment_images(resolve_path(sample, roots), segment)) if roots else None
-        return EngineTeacher(make_engine(args.teacher_url, args.teacher_model, args.cache or f"{args.out}.answers"), show)
-    truth = {c.video_id: c.segments for c in read_captions(args.truth)} if args.truth else {}
-    return ScriptedTeacher(args.seed, args.mistake_rate, args.check_share, truth)
-
-
-def run_synthesize(args: argparse.Namespace) -> None:
-    """`videothinker synthesize`: annotations to rows with a first trace.
-
-    Raises
-    ------
-    ValueError : without any annotations.
-    """
-    from videothinker.schema import read_rows, write_rows
-    from videothinker.synthesis import read_captions, synthesize
-
-    clips = read_captions(args.captions) if args.captions else []
-    qa = read_rows(args.qa) if args.qa else []
-    if not clips and not qa:
-        raise ValueError("nothing to do: give --captions FILE (captioned clips), --qa FILE (questions with times), or both")
-    failed: list[tuple[str, str]] = []
-    rows = synthesize(clips, qa, make_teacher(args), args.questions, args.seed, args.workers, failed)
-    if failed and not rows:
-        raise ValueError(f"not one row could be made; the first failure: {failed[0][0]}: {failed[0][1]}")
-    write_rows(args.out, rows)
-    print(f"{len(rows)} rows in {args.out}" + "".join(f"\nfailed {name}: {why}" for name, why in failed))
-
-
-def run_curate(args: argparse.Namespace) -> None:
-    """`videothinker curate`: keep the rows whose times and captions lead a reader to the answer; the report goes beside them.
-
-    Raises
-    ------
-    ValueError : when teacher or reader could not be asked about a single row.
-    """
-    from videothinker.hindsight import EngineReader, SymbolicReader, curate
-    from videothinker.schema import read_rows, write_json, write_rows
-
-    reader: Any = EngineReader(make_engine(args.reader_url, args.reader_model, f"{args.cache or f'{args.out}.answers'}.reader")) if args.reader_url else SymbolicReader()
-    teacher = None if args.check_only else make_teacher(args)
-    kept, report = curate(read_rows(args.data), teacher, reader, args.retries, out=Path(f"{args.out}.journal"), workers=args.workers)
-    print(report._repr_markdown_())
-    if report.unfinished and not kept:
-        name, why = next(iter(report.unfinished.items()))
-        raise ValueError(f"nothing could be judged, {args.out} is not written; the first of {len(report.unfinished)} reasons: {name}: {why}")
-    write_rows(args.out, kept)
-    write_json(f"{args.out}.report.json", report.to_dict())
-
 # %% ../nbs/19_cli.ipynb #c19-009
-def video_roots(text: str) -> Any:
-    """`--videos`: a folder, or a JSON map from data source to folder.
-
-    Raises
-    ------
-    ValueError : for something in braces that is not JSON.
-    """
-    import json
-
-    if not text.lstrip().startswith("{"):
-        return text
-    try:
-        return json.loads(text)
-    except ValueError as e:
-        raise ValueError(f"--videos is neither a folder nor a JSON map from data_source to folder: {e}") from None
-
-
 def run_training(args: argparse.Namespace) -> None:
     """`videothinker sft` and `videothinker grpo`.
 
@@ -157,7 +60,8 @@ def run_eval(args: argparse.Namespace) -> None:
     from dataclasses import asdict, replace
 
     from videothinker.evaluation import CONDITIONS, evaluate, summarise, write_results
-    from videothinker.model import STYLES, Encoder, Settings, load_model
+    from videothinker.model import Encoder, Settings, load_model
+    from videothinker.prompts import STYLES
     from videothinker.recipes import claim_folder, fingerprint
     from videothinker.report import percent
     from videothinker.schema import read_rows, write_json
@@ -237,52 +141,6 @@ def run_answer(args: argparse.Namespace) -> None:
     print(f"\npage: {args.out}")
 
 # %% ../nbs/19_cli.ipynb #c19-017
-def positive(text: str) -> int:
-    """A whole number of at least 1, as a flag's type."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
-    return number
-
-
-def add_teacher_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags that `synthesize` and `curate` share."""
-    add = parser.add_argument
-    add("--teacher-url", help="OpenAI-compatible server of the teacher (default: the scripted teacher of the toy world)")
-    add("--teacher-model", default="", help="model name on that server")
-    add("--cache", help="file that keeps every paid answer, so that none is paid for twice (default: OUT.answers)")
-    add("--mistake-rate", type=float, default=0.25, help="scripted teacher: share of traces with a planted mistake")
-    add("--check-share", type=float, default=0.5, help="scripted teacher: share of traces that check the options one by one")
-    add("--workers", type=positive, default=4, help="rows worked on at the same time")
-    add("--seed", type=int, default=0, help="of the scripted teacher")
-
-
-def add_data_commands(command: Any) -> None:
-    """The commands that make and curate data."""
-    toy = command("toyworld", run_toyworld, "write toy videos with captions and questions")
-    toy.add_argument("--out", required=True, help="folder")
-    for name, n in (("train", 800), ("val", 60), ("test", 250), ("ood", 120)):
-        toy.add_argument(f"--{name}", type=int, default=n, help=f"clips in split {name}")
-    toy.add_argument("--questions", type=positive, default=2, help="questions per clip")
-    toy.add_argument("--seed", type=int, default=0, help="the world is a function of it")
-    syn = command("synthesize", run_synthesize, "annotations to questions, captions and traces")
-    syn.add_argument("--captions", help="caption-labelled clips (JSONL)")
-    syn.add_argument("--qa", help="question-labelled rows (JSONL)")
-    syn.add_argument("--out", required=True, help="rows with traces (JSONL)")
-    syn.add_argument("--questions", type=positive, default=1, help="questions per captioned clip")
-    syn.add_argument("--videos", help="where a teacher behind a server sees the clips it captions: their folder, or a JSON map data_source → folder")
-    syn.add_argument("--truth", help="captions that the scripted teacher looks up for question-labelled rows")
-    add_teacher_flags(syn)
-    cur = command("curate", run_curate, "keep the traces whose times and captions lead a reader to the answer")
-    cur.add_argument("--data", required=True, help="rows with traces (from synthesize)")
-    cur.add_argument("--out", required=True, help="kept rows (JSONL); the report and the journal go beside them")
-    cur.add_argument("--retries", type=int, default=3, help="new traces asked for when one is refused")
-    cur.add_argument("--check-only", action="store_true", help="ask no teacher for new traces: refused rows are dropped at once")
-    cur.add_argument("--reader-url", help="OpenAI-compatible server of the reader (default: the symbolic reader of the toy world)")
-    cur.add_argument("--reader-model", default="", help="model name on that server")
-    add_teacher_flags(cur)
-    cur.set_defaults(videos=None, truth=None)  # of a teacher that captions, which curation never asks for
-
-
 def add_model_commands(command: Any) -> None:
     """The commands that load a model."""
     where, patience = "folder of the videos, or a JSON map data_source → folder", "seconds that decoding one video may take"

@@ -97,8 +97,9 @@ def make_traces(world: Path, plan: Plan, out: Path) -> dict[str, Any]:
 
     Writes `out/train.jsonl` (the kept rows, in a seeded order) and `out/curation.jsonl` (the journal); returns the curation report.
     """
+    from videothinker.clips import read_captions
     from videothinker.hindsight import SymbolicReader, curate
-    from videothinker.synthesis import ScriptedTeacher, read_captions, synthesize
+    from videothinker.synthesis import ScriptedTeacher, synthesize
 
     truth = {c.video_id: c.segments for c in read_captions(world / "truth.jsonl")}
     teacher = ScriptedTeacher(plan.seed, plan.mistake_rate, plan.check_share, truth)

@@ -162,6 +162,8 @@ def evaluate(model: Any, encoder: Encoder, samples: Sequence[Sample], out: str |
     others = another_clip(samples) if condition == "other_video" else {}
     todo = sorted((s for s in samples if sample_id(s) not in done), key=lambda s: s.duration or 0)  # like lengths together
     for i in tqdm(range(0, len(todo), batch_size), desc=f"{out.stem} {condition}", disable=not todo):
+        if condition != "no_video":  # while the model answers this batch, the videos of the next are read
+            encoder.expect([others.get(video_of(s), s) for s in todo[i:i + 2 * batch_size]])
         records = ask(model, encoder, todo[i:i + batch_size], condition, others, max_new_tokens)
         append_records(out, records)
         done |= {r.id: r for r in records}

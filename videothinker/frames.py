@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import os
 from dataclasses import dataclass, field
@@ -14,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 # %% auto #0
-__all__ = ['VideoError', 'MissingVideo', 'EmptyVideo', 'TruncatedVideo', 'UndecodableVideo', 'TooLongVideo', 'DecodeTimeout',
-           'check_file', 'Sampling', 'sample_times', 'smart_resize', 'Frames', 'VideoInfo']
+__all__ = ['LIMITS', 'VideoError', 'MissingVideo', 'EmptyVideo', 'TruncatedVideo', 'UndecodableVideo', 'TooLongVideo',
+           'TooLargeVideo', 'DecodeTimeout', 'OutsideClip', 'check_file', 'Limits', 'Sampling', 'sample_times',
+           'smart_resize', 'frame_size', 'Frames', 'VideoInfo']
 
 # %% ../nbs/02_frames.ipynb #c02-005
 class VideoError(Exception):
@@ -55,8 +57,16 @@ class TooLongVideo(VideoError):
     """The video is longer than the limit of the call."""
 
 
+class TooLargeVideo(VideoError):
+    """The file, one of its frames, or what was asked of it is larger than the limits of the call."""
+
+
 class DecodeTimeout(VideoError):
     """The video was not decoded in time; the decoding process has been killed."""
+
+
+class OutsideClip(ValueError):
+    """A time is wanted that the clip does not have. Not the file's fault, so no `VideoError`."""
 
 # %% ../nbs/02_frames.ipynb #c02-008
 def check_file(path: str | Path) -> str:
@@ -86,6 +96,27 @@ def check_file(path: str | Path) -> str:
         raise EmptyVideo(text, "the file has 0 bytes; download it again")
     return text
 
+# %% ../nbs/02_frames.ipynb #c02-032
+@dataclass(frozen=True)
+class Limits:
+    """What one video may ask of the machine, checked before anything is decoded.
+
+    Attributes
+    ----------
+    max_seconds : the longest clip that is accepted.
+    max_bytes : the largest file.
+    max_frame_pixels : the largest stored frame, in pixels.
+    max_output_bytes : the most bytes of decoded frames that one call may return.
+    """
+
+    max_seconds: float = 20_000
+    max_bytes: int = 32_000_000_000
+    max_frame_pixels: int = 64_000_000
+    max_output_bytes: int = 4_000_000_000
+
+
+LIMITS = Limits()  # the default everywhere
+
 # %% ../nbs/02_frames.ipynb #c02-013
 @dataclass(frozen=True)
 class Sampling:
@@ -97,8 +128,11 @@ class Sampling:
         `max_frames` frames spread over the clip instead.
     n_frames : this many frames, spread over the clip. With neither `fps` nor `n_frames`, `max_frames` are spread.
     max_frames : the cap, at least 2.
-    max_pixels : the largest area of a frame in pixels; its sides become multiples of 28 (see `smart_resize`).
-    size : (height, width) in pixels, exactly; `max_pixels` is ignored then.
+    max_pixels, min_pixels : bounds of a frame's area in pixels; its sides become multiples of 28 (see `smart_resize`).
+    size : (height, width) in pixels, exactly; the bounds are ignored then.
+    total_pixels : bound of the areas of all frames together, where a pair of frames counts once, as Qwen counts; None for no bound.
+    within : stretches [(start, end), …] in seconds; frames are taken from these only, as if the clip consisted of nothing else.
+    times : the wanted times in seconds, one by one, in order.
 
     Raises
     ------
@@ -110,17 +144,35 @@ class Sampling:
     max_frames: int = 16
     max_pixels: int = 128 * 28 * 28
     size: tuple[int, int] | None = None
+    min_pixels: int = 4 * 28 * 28
+    total_pixels: int | None = None
+    within: tuple[tuple[float, float], ...] | None = None
+    times: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        ways = [name for name in ("fps", "n_frames", "times") if getattr(self, name) is not None]
         for wrong, message in (
-            (self.fps is not None and self.n_frames is not None, "give either fps or n_frames, not both"),
+            (len(ways) > 1, f"give either {' or '.join(ways)}, not both"),
             (self.fps is not None and not 0 < self.fps < math.inf, f"fps must be positive, got {self.fps}"),
             (self.n_frames is not None and self.n_frames < 1, f"n_frames must be at least 1, got {self.n_frames}"),
             (self.max_frames < 2, f"max_frames must be at least 2, got {self.max_frames}"),
             (self.size is not None and min(self.size) < 1, f"size must be (height, width), got {self.size}"),
+            (self.min_pixels > self.max_pixels, f"min_pixels ({self.min_pixels}) is above max_pixels ({self.max_pixels})"),
+            (self.total_pixels is not None and self.total_pixels < 1, f"total_pixels must be positive, got {self.total_pixels}"),
+            (self.times is not None and self.within is not None, "give either times or within, not both"),
+            (self.times is not None and not _ascending(self.times), f"times must be ascending seconds, got {self.times}"),
+            (self.within is not None and not _apart(self.within), f"within must be stretches (start, end) in order, got {self.within}"),
         ):
             if wrong:
                 raise ValueError(message)
+
+
+def _ascending(times: tuple[float, ...]) -> bool:
+    return len(times) > 0 and 0 <= times[0] and times[-1] < math.inf and all(a <= b for a, b in itertools.pairwise(times))
+
+
+def _apart(stretches: tuple[tuple[float, float], ...]) -> bool:
+    return _ascending(tuple(itertools.chain(*stretches))) and all(start < end for start, end in stretches)
 
 # %% ../nbs/02_frames.ipynb #c02-016
 def sample_times(duration: float, sampling: Sampling) -> np.ndarray:
@@ -133,21 +185,46 @@ def sample_times(duration: float, sampling: Sampling) -> np.ndarray:
 
     Returns
     -------
-    [T] float64 seconds, in order; T is even and at least 2. They start at 0 and lie below `duration` (a clip of 0 s gives
+    [T] float64 seconds, in order; T is even and at least 2. A grid starts at 0 and stays below `duration` (a clip of 0 s gives
     zeros); the last is repeated when one is short.
 
     Raises
     ------
     ValueError : the duration is negative or not a number.
+    OutsideClip : a wanted time or stretch lies outside the clip.
     """
     if not 0 <= duration < math.inf:
         raise ValueError(f"a clip cannot last {duration} seconds")
+    if sampling.times is not None:
+        times = np.array(sampling.times, float)
+        if times[-1] >= max(duration, 1e-9):
+            raise OutsideClip(f"a frame at {times[-1]:g} s is wanted of a clip that lasts {duration:g} s")
+    elif sampling.within is not None:
+        times = _within(duration, sampling)
+    else:
+        times = _grid(duration, sampling)
+    return np.append(times, times[-1]) if len(times) % 2 else times
+
+
+def _grid(duration: float, sampling: Sampling) -> np.ndarray:
     n = sampling.n_frames or sampling.max_frames // 2 * 2
     step = duration / n
     if sampling.fps is not None and duration * sampling.fps - 1e-6 <= n:
         n, step = max(1, math.ceil(duration * sampling.fps - 1e-6)), 1 / sampling.fps
-    times = np.arange(n) * step
-    return np.append(times, times[-1]) if n % 2 else times
+    return np.arange(n) * step
+
+
+def _within(duration: float, sampling: Sampling) -> np.ndarray:
+    """The grid over the stretches, as if they were joined to one clip, at the places where they really are."""
+    assert sampling.within is not None
+    starts, ends = np.array(sampling.within, float).T
+    if starts[-1] >= duration:
+        raise OutsideClip(f"the stretch from {starts[-1]:g} s lies behind the end of a clip of {duration:g} s")
+    lengths = np.minimum(ends, duration) - starts
+    joined = np.cumsum(lengths) - lengths  # where each stretch begins in the joined clip
+    grid = _grid(float(lengths.sum()), sampling)
+    place = np.searchsorted(joined, grid, side="right") - 1
+    return grid - joined[place] + starts[place]
 
 # %% ../nbs/02_frames.ipynb #c02-021
 def smart_resize(
@@ -180,6 +257,31 @@ def smart_resize(
         rows, cols = (math.ceil(side * grow / factor) for side in (height, width))
     return rows * factor, cols * factor
 
+# %% ../nbs/02_frames.ipynb #c02-035
+def frame_size(height: int, width: int, n_frames: int, sampling: Sampling) -> tuple[int, int]:
+    """Size at which the frames of a clip are wanted.
+
+    Parameters
+    ----------
+    height, width : of the upright source, pixels.
+    n_frames : how many frames there will be.
+    sampling : the wish.
+
+    Returns
+    -------
+    (height, width) in pixels. Source of the total budget: `fetch_video` of qwen-vl-utils.
+
+    Raises
+    ------
+    ValueError : the sides differ by more than a factor of 200.
+    """
+    if sampling.size is not None:
+        return sampling.size
+    budget = sampling.max_pixels
+    if sampling.total_pixels is not None:
+        budget = max(min(budget, 2 * sampling.total_pixels // n_frames), int(1.05 * sampling.min_pixels))
+    return smart_resize(height, width, budget, sampling.min_pixels)
+
 # %% ../nbs/02_frames.ipynb #c02-024
 @dataclass
 class Frames:
@@ -203,7 +305,8 @@ class Frames:
 
     @property
     def fps(self) -> float:
-        """Frames per second of true time; repeats of the last frame do not count; a lone frame gives 1 / duration."""
+        """Frames per second of true time, the mean where they are not evenly spread; repeats of the last frame do not count; a lone frame gives
+        1 / duration."""
         last = int(np.searchsorted(self.times, self.times[-1]))  # index of the first of the trailing equal times
         span = float(self.times[last] - self.times[0])
         return last / span if span > 0 else 1.0 / (self.duration or 1.0)

@@ -293,6 +293,7 @@ class VideoGRPOTrainer(Trainer):
     def roll_out(self, indices: Sequence[int]) -> list[Rollout]:
         """G completions of each row's prompt; the draw is a pure function of seed, step and row."""
         model, samples = plain_model(self.accelerator.unwrap_model(self.model)).eval(), [self.samples[i] for i in indices]
+        self.encoder.expect(samples)
         G, prompts = self.args.num_generations, [self.encoder(s) for s in samples]
         if self.features is not None:
             prompts = self.features(prompts)

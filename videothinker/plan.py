@@ -128,7 +128,7 @@ class Load:
 def load_of(recipe: Recipe, duration: float = 120.0, answer: int = 300) -> Load:
     """What one row of a recipe is, for a video of `duration` seconds in 16:9 and answers of `answer` tokens on average."""
     from videothinker.frames import sample_times, smart_resize
-    from videothinker.model import STYLES
+    from videothinker.prompts import STYLES
 
     sampling, style = recipe.settings().encoder_options("")["sampling"], STYLES[recipe.style]
     height, width = sampling.size or smart_resize(720, 1280, sampling.max_pixels)

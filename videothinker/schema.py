@@ -245,13 +245,14 @@ class Sample:
         return "\n".join(text).replace("&", "&amp;").replace("<", "&lt;")
 
 # %% ../nbs/00_schema.ipynb #c00-033
-def atomic_write(path: str | os.PathLike[str], data: str | bytes) -> None:
+def atomic_write(path: str | os.PathLike[str], data: str | bytes, durable: bool = True) -> None:
     """Write a file so that at any moment, even after a kill, `path` holds the whole old or the whole new content.
 
     Parameters
     ----------
     path : target; missing folders are made.
     data : text (written as UTF-8, line ends as given) or bytes.
+    durable : wait until the disk has it, so that it also survives a power cut.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -259,8 +260,9 @@ def atomic_write(path: str | os.PathLike[str], data: str | bytes) -> None:
     try:
         with open(temporary, "xb") as file:
             file.write(data.encode("utf-8") if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

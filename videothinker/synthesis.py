@@ -5,85 +5,25 @@
 # %% ../nbs/06_synthesis.ipynb #c06-002
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import accumulate, zip_longest
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from .schema import Sample, SchemaError, Segment, option_line, sample_id
+from .clips import Clip
+from .schema import Sample, Segment, option_line, sample_id
 from .toyworld import COLOURS, FAMILIES, MOTIONS, ORDINALS, SHAPES, ask, named_rng, parse_caption, solve
 from .trace import Block, parse_trace, render_trace
 
 # %% auto #0
-__all__ = ['LEAK', 'MISTAKES', 'J', 'R', 'Clip', 'read_clip', 'read_captions', 'Teacher', 'TeacherError', 'leak', 'compared',
-           'scripted_thinks', 'option_checks', 'scripted_conclusion', 'spoil_time', 'spoil_colour', 'spoil_event',
-           'spoil_leak', 'spoil_tags', 'Planted', 'ScriptedTeacher', 'new_sample', 'split_trace', 'whole_trace',
-           'in_order', 'synthesize', 'make_row']
-
-# %% ../nbs/06_synthesis.ipynb #c06-005
-@dataclass
-class Clip:
-    """One video and what its annotators said about it.
-
-    Parameters
-    ----------
-    video_id, path : the video; the path is relative to its root
-    duration : length in seconds
-    split : `train`, `test` …; decided per video, so that no video is in two splits
-    segments : what happens when (seconds and captions)
-    source : the source's name; the `data_source` of the rows made from it
-    context : what the source says of the whole video: `caption` (ActivityNet), `title` and `transcript` (TutorialVQA)
-    """
-
-    video_id: str
-    path: str = ""
-    duration: float | None = None
-    split: str = ""
-    segments: list[Segment] = field(default_factory=list)
-    source: str = ""
-    context: dict[str, str] = field(default_factory=dict)
-
-# %% ../nbs/06_synthesis.ipynb #c06-007
-def read_clip(row: Mapping[str, Any], where: str = "") -> Clip:
-    """One `Clip` of a caption row; raises `SchemaError` that begins with `where` when the row is not one."""
-    for key in ("video_id", "path", "duration", "timestamps", "sentences"):
-        if key not in row:
-            raise SchemaError(f"{where}: field {key!r} is missing")
-    times, sentences = row["timestamps"], row["sentences"]
-    if len(times) != len(sentences):
-        raise SchemaError(f"{where}: {len(times)} timestamps but {len(sentences)} sentences")
-    try:
-        duration, pairs = float(row["duration"]), [(float(start), float(end)) for start, end in times]
-    except (TypeError, ValueError) as error:
-        raise SchemaError(f"{where}: 'duration' is a number of seconds and 'timestamps' are pairs of them ({error})") from None
-    if wrong := next((list(pair) for pair in pairs if not 0 <= pair[0] < pair[1]), None):
-        raise SchemaError(f"{where}: field 'timestamps' has {wrong}, expected 0 <= start < end in seconds")
-    segments = [Segment(*pair, caption) for pair, caption in zip(pairs, sentences, strict=True)]
-    return Clip(row["video_id"], row["path"], duration, row.get("split", ""), segments, row.get("data_source", ""), dict(row.get("context", {})))
-
-# %% ../nbs/06_synthesis.ipynb #c06-008
-def read_captions(path: str | Path) -> list[Clip]:
-    """All clips of a caption file (JSONL); raises `SchemaError` with file and line for the first bad one."""
-    clips = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
-        where = f"{path}:{number}"
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise SchemaError(f"{where}: not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise SchemaError(f"{where}: expected an object, found {type(row).__name__}")
-        clips.append(read_clip(row, where))
-    return clips
+__all__ = ['LEAK', 'MISTAKES', 'J', 'R', 'Teacher', 'TeacherError', 'leak', 'compared', 'scripted_thinks', 'option_checks',
+           'scripted_conclusion', 'spoil_time', 'spoil_colour', 'spoil_event', 'spoil_leak', 'spoil_tags', 'Planted',
+           'ScriptedTeacher', 'new_sample', 'split_trace', 'whole_trace', 'in_order', 'synthesize', 'make_row']
 
 # %% ../nbs/06_synthesis.ipynb #c06-012
 class Teacher(Protocol):

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .clips import Clip
 from .engine import Engine, Message, Request, chat
 from .frames import VideoError
 from .schema import Sample, SchemaError, Segment, option_line
-from .synthesis import Clip, TeacherError, leak, new_sample
+from .synthesis import TeacherError, leak, new_sample
 from .trace import format_time
 
 # %% auto #0
@@ -126,15 +127,12 @@ def segment_images(path: str | Path, segment: Segment, n: int = 4) -> list[str]:
 
     from PIL import Image
 
-    from videothinker.video import Sampling, read_frames
+    from videothinker.video import Sampling, probe, read_frames
 
-    length = max(segment.end - segment.start, 1e-3)
-    frames = read_frames(path, Sampling(fps=max(n / length, 1.0), max_frames=256, max_pixels=512 * 28 * 28))
-    inside = np.flatnonzero((frames.times >= segment.start) & (frames.times < segment.end))
-    if not len(inside):
-        inside = np.array([int(np.abs(frames.times - (segment.start + segment.end) / 2).argmin())])
+    where = min(segment.start, max(0.0, probe(path).duration - 0.05))
+    frames = read_frames(path, Sampling(n_frames=n, within=((where, max(segment.end, where + 0.05)),), max_pixels=512 * 28 * 28))
     uris = []
-    for i in inside[np.linspace(0, len(inside) - 1, min(n, len(inside))).round().astype(int)]:
+    for i in np.unique(frames.times, return_index=True)[1]:  # a still picture is one image
         buffer = io.BytesIO()
         Image.fromarray(frames.pixels[i]).save(buffer, format="JPEG", quality=85)
         uris.append("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode())

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .model import STYLES, Batch, Family, Prompt, collate, family_of, question_text
+from .model import Batch, Family, Prompt, collate, family_of
+from .prompts import STYLES, question_text
 from .schema import Sample, option_line
 from .synthesis import option_checks, scripted_thinks
 from .toymodel import build_model, build_processor, patchify, scene_frames
