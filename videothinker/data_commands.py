@@ -191,7 +191,7 @@ def positive(text: str) -> int:
 def add_source_commands(command: Any) -> None:
     """`prepare` and `validate`."""
     pre = command("prepare", run_prepare, "annotations of a source to rows, split by video; or a mix of prepared rows")
-    pre.add_argument("name", nargs="?", metavar="NAME", help="a source, such as STAR, or a mix (a YAML file, see scripts/recipes/data)")
+    pre.add_argument("name", nargs="?", metavar="NAME", help="a source, such as STAR, or a mix (a YAML file, see scripts/mixes)")
     pre.add_argument("--list", action="store_true", help="show the sources that are known, their terms, and where to get them")
     pre.add_argument("--annotations", nargs="+", help="the source's annotation files, or a folder with them (mix: the folder with SOURCE.jsonl; default: OUT/train)")
     pre.add_argument("--videos", help="folder of the videos; without it they are not looked at")
