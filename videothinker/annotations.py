@@ -87,11 +87,17 @@ class Import:
     rows: int = 0
     passed_over: int = 0
     _seen: set[str] = field(default_factory=set, repr=False)
+    _places: dict[type, list[tuple[str, str]]] = field(default_factory=lambda: {Sample: [], Clip: []}, repr=False)
 
     @property
     def made(self) -> list[Clip | Sample]:
         """Samples and clips together."""
         return [*self.samples, *self.clips]
+
+    @property
+    def places(self) -> list[tuple[str, str]]:
+        """File and place in it of each of `made`."""
+        return [*self._places[Sample], *self._places[Clip]]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -109,8 +115,8 @@ class Import:
         lines = [f"**{self.source}**: {counted or 'nothing'}", "", *(f"- {p.file}, {p.row}: {p.reason}" for p in self.problems[:5])]
         return "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;")
 
-    def add(self, made: Clip | Sample) -> None:
-        """Take a clip or a sample in; `RowError` if one of this name is here already.
+    def add(self, made: Clip | Sample, place: tuple[str, str] = ("", "")) -> None:
+        """Take a clip or a sample in, and where it stood; `RowError` if one of this name is here already.
 
         Two annotators of a video (`provenance["annotator"]`) are two clips.
         """
@@ -118,6 +124,7 @@ class Import:
         if name and name in self._seen:
             raise RowError(f"{name.strip()[:80]!r} is there already; the first of this name was taken")
         self._seen.add(name)
+        self._places[type(made)].append(place)
         if isinstance(made, Sample):
             self.samples.append(made)
         else:
@@ -307,7 +314,7 @@ def collect(found: Import, rows: Iterable[Row], convert: Callable[[Row], Clip | 
         try:
             if row.error:
                 raise RowError(row.error)
-            found.add(convert(row))
+            found.add(convert(row), (row.file, row.name))
             found.problems += [Problem(row.file, row.name, _one_line(reason), part, "part") for reason, part in row.notes]
         except PassedOver:
             found.passed_over += 1

@@ -13,7 +13,7 @@ from .schema import atomic_write, read_json
 from .sources import SOURCES
 
 # %% auto #0
-__all__ = ['SIDES', 'MARK', 'manifests', 'data_card', 'write_card']
+__all__ = ['SIDES', 'MARK', 'manifests', 'data_card', 'card_path', 'write_card']
 
 # %% ../nbs/04f_card.ipynb #c04f-005
 SIDES = {"train": "train", "eval/id": "test", "eval/ood": "ood"}  # folder → the name of its split
@@ -21,8 +21,9 @@ MARK = "<!-- made by `videothinker prepare` from the files in manifest/; changes
 
 
 def manifests(folder: str | Path) -> list[dict[str, Any]]:
-    """The manifests of a data folder, by name."""
-    return [read_json(path) for path in sorted((Path(folder) / "manifest").glob("*.json"))]
+    """The manifests of a data folder, by name; other JSON files are passed over."""
+    found = [read_json(path) for path in sorted((Path(folder) / "manifest").glob("*.json"))]
+    return [m for m in found if isinstance(m, dict) and {"name", "files", "videos", "left_out", "licence"} <= m.keys()]
 
 
 def _configs(found: Sequence[dict[str, Any]]) -> list[str]:
@@ -112,10 +113,23 @@ def data_card(folder: str | Path) -> str:
     return "\n".join([*head, _WHAT.rstrip("\n"), *_here(found), _ROWS.rstrip("\n"), *_obtain()]) + "\n"
 
 
+def card_path(folder: str | Path) -> Path:
+    """Where the card goes: `README.md`, or `CARD.md` where a `README.md` of other origin stands.
+
+    Raises
+    ------
+    FileExistsError : both are somebody else's.
+    """
+    for name in ("README.md", "CARD.md"):
+        path = Path(folder) / name
+        if not path.exists() or MARK.encode() in path.read_bytes():
+            return path
+    raise FileExistsError(f"{folder} has a README.md and a CARD.md that were not made here; move one of them away, or choose another folder")
+
+
 def write_card(folder: str | Path) -> Path:
-    """Write the card as `README.md`, or as `CARD.md` where a `README.md` of other origin stands; the path written."""
-    readme = Path(folder) / "README.md"
-    if readme.exists() and MARK not in readme.read_text(encoding="utf-8"):
-        readme = readme.with_name("CARD.md")
-    atomic_write(readme, data_card(folder))
-    return readme
+    """Write the card; the path written. Raises `FileExistsError` as `card_path`."""
+    path, before = card_path(folder), None
+    while before != (before := data_card(folder)):  # another source may have been prepared at the same time
+        atomic_write(path, before)
+    return path

@@ -131,7 +131,7 @@ def run_answer(args: argparse.Namespace) -> None:
     """`videothinker answer`: one question about one video file, with a page that shows the trace over the frames."""
     from videothinker.video import probe
 
-    probe(args.video)  # a bad file is reported before anything heavy is loaded
+    probe(args.video, args.timeout)  # a bad file is reported before anything heavy is loaded
     from videothinker.model import Encoder, Settings, load_model
 
     video, model_dir = Path(args.video).resolve(), args.model or default_model()

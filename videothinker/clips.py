@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .schema import SchemaError, Segment, _dumps, _loads, _read_text, _read_value, _seconds, atomic_write
+from .schema import SchemaError, Segment, _loads, _read_text, _read_value, _seconds, atomic_write, lines
 
 # %% auto #0
 __all__ = ['Clip', 'read_clip', 'read_captions', 'write_captions']
@@ -143,4 +143,4 @@ def read_captions(path: str | os.PathLike[str], errors: list[SchemaError] | None
 
 def write_captions(path: str | os.PathLike[str], clips: Iterable[Clip]) -> None:
     """Write clips as JSON lines, atomically; ValueError if one holds NaN or an infinity, which are not JSON."""
-    atomic_write(path, "".join(_dumps(clip.to_row()) + "\n" for clip in clips))
+    atomic_write(path, lines(clips))

@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 # %% auto #0
 __all__ = ['video_roots', 'run_prepare', 'print_sources', 'run_mix', 'run_validate', 'run_toyworld', 'make_engine',
-           'make_teacher', 'run_synthesize', 'run_curate', 'positive', 'add_source_commands', 'add_patience', 'share',
-           'add_teacher_flags', 'add_data_commands']
+           'make_teacher', 'run_synthesize', 'run_curate', 'positive', 'add_source_commands', 'add_patience', 'seconds',
+           'share', 'add_teacher_flags', 'add_data_commands']
 
 # %% ../nbs/18a_data_commands.ipynb #c18a-005
 def video_roots(text: str) -> Any:
@@ -28,9 +29,12 @@ def video_roots(text: str) -> Any:
     if not text.lstrip().startswith("{"):
         return text
     try:
-        return json.loads(text)
+        roots = json.loads(text)
     except ValueError as e:
         raise ValueError(f"--videos is neither a folder nor a JSON map from data_source to folder: {e}") from None
+    if not all(isinstance(folder, str) for folder in roots.values()):
+        raise ValueError("--videos maps a data_source to something that is no folder; write {\"STAR\": \"/videos/star\"}")
+    return roots
 
 # %% ../nbs/18a_data_commands.ipynb #c18a-008
 def run_prepare(args: argparse.Namespace) -> None:
@@ -38,7 +42,7 @@ def run_prepare(args: argparse.Namespace) -> None:
 
     Raises
     ------
-    ValueError : without a name or annotations, or when not one row could be used.
+    ValueError : without a name or annotations.
     """
     if args.list:
         print_sources()
@@ -52,10 +56,8 @@ def run_prepare(args: argparse.Namespace) -> None:
         from videothinker.prepare import prepare, report_lines
 
         manifest = prepare(args.name, args.annotations, args.out, args.videos, role=args.role, called=args.called, share=args.held_out,
-                           min_frames=args.min_frames, workers=args.workers, timeout=args.timeout)
+                           min_frames=args.min_frames, workers=args.workers or 0, timeout=args.timeout)
         print(*report_lines(manifest, args.out), sep="\n")
-        if not manifest["files"]:
-            raise ValueError(f"not one row of {args.name} could be used; the reasons are in {Path(args.out) / 'problems' / manifest['name']}.jsonl")
 
 
 def print_sources() -> None:
@@ -91,7 +93,7 @@ def run_validate(args: argparse.Namespace) -> None:
     train, evaluation = [*files["train"], *map(Path, args.train or ())], [*files["eval"], *map(Path, args.eval or ())]
     if not train and not evaluation:
         raise ValueError("nothing to check: give a data folder or row files, or --train and --eval files")
-    report = validate(train, evaluation, video_roots(args.videos) if args.videos else None, decode=not args.no_decode, workers=args.workers or 2,
+    report = validate(train, evaluation, video_roots(args.videos) if args.videos else None, decode=not args.no_decode, workers=args.workers or os.cpu_count() or 1,
                       strict=args.strict, min_frames=args.min_frames, timeout=args.timeout)
     print(*report.lines(args.examples), sep="\n")
     if args.json:
@@ -216,8 +218,15 @@ def add_source_commands(command: Any) -> None:
 
 def add_patience(parser: argparse.ArgumentParser) -> None:
     """Flags of the commands that look at many videos."""
-    parser.add_argument("--workers", type=int, default=0, help="videos looked at at the same time (default: one for each core)")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds that one video may take")
+    parser.add_argument("--workers", type=positive, help="videos looked at at the same time (default: one for each core)")
+    parser.add_argument("--timeout", type=seconds, default=60.0, help="seconds that one video may take")
+
+
+def seconds(text: str) -> float:
+    """A time above 0 and below a day, as a flag's type."""
+    if not 0 < (number := float(text)) < 86_400:
+        raise argparse.ArgumentTypeError(f"must be seconds, above 0 and less than a day, not {text}")
+    return number
 
 
 def share(text: str) -> float:

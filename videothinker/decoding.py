@@ -35,8 +35,15 @@ __all__ = ['MIN_SKIP', 'LOOKAHEAD', 'PARALLEL_FRAMES', 'BACKENDS', 'decode']
 # %% ../nbs/02b_decoding.ipynb #c02b-018
 MIN_SKIP = 0.5  # seconds; nearer than that decoding on is cheaper than a jump
 LOOKAHEAD = 16  # packets; no codec reorders pictures further than that
-_DROPPABLE = {"h264", "mpeg2video"}  # codecs whose mark "no other picture needs me" can be trusted
 _NEVER = -(2**63)
+
+
+def _droppable(context: Any) -> bool:
+    """Whether the mark "no other picture needs me" of a stream's pictures can be trusted."""
+    if context.name == "hevc":  # an hvcC record whose numTemporalLayers is 1 (ISO/IEC 14496-15, 8.3.2.1)
+        record = context.extradata or b""
+        return len(record) > 22 and record[0] == 1 and record[21] >> 3 & 7 == 1
+    return context.name in ("h264", "mpeg2video")
 
 
 @dataclass
@@ -57,7 +64,8 @@ class _Walker:
 
     def __init__(self, container: Any, stream: Any, keyframes: list[float], origin: float | None = None) -> None:
         self.container, self.stream, self.tick = container, stream, float(stream.time_base)
-        self.drops, self.dropping = stream.codec_context.name in _DROPPABLE, False
+        self.drops, self.dropping = _droppable(stream.codec_context), False
+        self.slack = min(0.5 * self.tick, 1e-3) + 1e-6
         self.packets = self.broken = 0
         self.shown: _Shown | None = None
         self.ahead: _Shown | None = None
@@ -75,9 +83,13 @@ class _Walker:
         self.newest = self.promised = _NEVER
         self.ahead, self.frames = None, self._decode()
 
+    def _stamp(self, time: float) -> int:
+        """The latest stamp on the stream's clock that is not after `time`."""
+        return math.floor((time + self.origin + self.slack) / self.tick + 1e-9)
+
     def _aim(self, time: float) -> None:
         """From now on `time` is wanted: `limit` is the latest stamp that is not after it, `promised` the latest known one up to there."""
-        self.limit = math.floor((time + self.origin + 1e-6) / self.tick + 0.5)
+        self.limit = self._stamp(time)
         known = [*self.recent, *(f.stamp for f in (self.shown, self.ahead) if f and f.stamp is not None)]
         self.promised = max((stamp for stamp in known if stamp <= self.limit), default=_NEVER)
 
@@ -113,7 +125,7 @@ class _Walker:
                 continue
             for frame in decoded:
                 stamp = frame.pts if frame.pts is not None else frame.dts
-                self.last = self.last + 1.0 / float(self.stream.average_rate or 25) if stamp is None else stamp * self.tick - self.origin
+                self.last = self.last + 1.0 / float(self.stream.average_rate or 25) if stamp is None else float(stamp * self.stream.time_base) - self.origin
                 yield _Shown(self.last, frame.pts, frame)
 
     def _jump(self, time: float) -> None:
@@ -123,10 +135,10 @@ class _Walker:
             return
         earlier = [self.keyframes[max(0, place - back)] for back in (1, 4, max(place, 0))] if self.keyframes else [0.0]
         for goal in (time, *earlier):  # further back when the keyframe found is shown after the goal
-            self.container.seek(math.floor((goal + self.origin + 1e-6) / self.tick + 0.5), stream=self.stream, backward=True)
+            self.container.seek(self._stamp(goal), stream=self.stream, backward=True)
             self._restart()
             self.ahead = next(self.frames, None)
-            if self.ahead is not None and self.ahead.time <= time + 0.5 * self.tick + 1e-6:
+            if self.ahead is not None and self.ahead.time <= time + self.slack:
                 return
 
     def _walk(self, time: float) -> None:
@@ -134,7 +146,7 @@ class _Walker:
         while self.shown is None or self.shown.stamp != self.promised or self.newest <= self.limit:
             following = self.ahead or next(self.frames, None)
             self.ahead = following
-            if following is None or (following.time > time + 0.5 * self.tick + 1e-6 and self.shown is not None):
+            if following is None or (following.time > time + self.slack and self.shown is not None):
                 return
             self.shown, self.ahead = following, None
 

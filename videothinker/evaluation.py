@@ -164,7 +164,11 @@ def evaluate(model: Any, encoder: Encoder, samples: Sequence[Sample], out: str |
     for i in tqdm(range(0, len(todo), batch_size), desc=f"{out.stem} {condition}", disable=not todo):
         if condition != "no_video":  # while the model answers this batch, the videos of the next are read
             encoder.expect([others.get(video_of(s), s) for s in todo[i:i + 2 * batch_size]])
-        records = ask(model, encoder, todo[i:i + batch_size], condition, others, max_new_tokens)
+        try:
+            records = ask(model, encoder, todo[i:i + batch_size], condition, others, max_new_tokens)
+        except BaseException:
+            encoder.expect([])  # whoever stops an evaluation does not want to wait for videos
+            raise
         append_records(out, records)
         done |= {r.id: r for r in records}
     undecided = [s for s in samples if condition != "own" and s.options and done[sample_id(s)].prediction is None and not done[sample_id(s)].error]

@@ -8,31 +8,37 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .ahead import read_ahead
 from .annotations import Import, Problem
 from .cache import DiskCache
-from .card import SIDES, write_card
-from .clips import Clip, write_captions
-from .schema import Sample, SchemaError, atomic_write, resolve_path, write_json, write_rows
+from .card import SIDES, card_path, write_card
+from .clips import Clip
+from .schema import Sample, SchemaError, atomic_write, lines, read_json, resolve_path, write_json
 from .sources import Source, get_source, import_annotations
 from .tables import write_table
 from .video import Sampling, VideoError, probe, read_frames
 
 # %% auto #0
-__all__ = ['ROW_SPLITS', 'ROLES', 'SUFFIXES', 'Log', 'is_held_out', 'side_of', 'VideoFolder', 'Look', 'look_at', 'fault',
-           'prepare', 'report_lines']
+__all__ = ['ROW_SPLITS', 'ROLES', 'SUFFIXES', 'Made', 'is_held_out', 'split_name', 'side_of', 'VideoFolder', 'Look', 'look_at',
+           'fault', 'within', 'prepare', 'report_lines']
 
 # %% ../nbs/04g_prepare.ipynb #c04g-005
 def is_held_out(video_id: str, share: float = 0.2) -> bool:
     """Whether a video is held out for testing; a function of its name, so it is stable under additions."""
     digest = hashlib.sha256(f"held out: {video_id}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8]) < share * 2**64
+
+
+def split_name(made: Sample | Clip) -> str:
+    """The name that decides a video's side: its `video_id`, or else its file's name without folder, suffix and ActivityNet's `v_`."""
+    return made.video_id or os.path.splitext(os.path.basename(made.path.replace("\\", "/")))[0].removeprefix("v_")
 
 
 ROW_SPLITS = {"train": "train", "val": "eval/id", "validation": "eval/id", "dev": "eval/id", "test": "eval/id", "ood": "eval/ood"}
@@ -56,7 +62,7 @@ def side_of(made: Sample | Clip, role: str, share: float) -> str:
     if role == "ood":
         return "eval/ood"
     if role == "train":
-        return "eval/id" if is_held_out(made.video_id or made.path, share) else "train"
+        return "eval/id" if is_held_out(split_name(made), share) else "train"
     if role != "by-split":
         raise ValueError(f"unknown role {role!r}; choose one of {', '.join(ROLES)}")
     if made.split not in ROW_SPLITS:
@@ -68,29 +74,35 @@ SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".ts", ".mp
 
 
 class VideoFolder:
-    """The video files below a root. Raises FileNotFoundError when the root is no folder."""
+    """The video files below a root, hidden folders left out. Raises FileNotFoundError when the root is no folder."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root}: no such folder of videos")
-        found = (Path(folder, name).relative_to(self.root).as_posix() for folder, _, names in os.walk(self.root) for name in names)
-        self.paths = {path for path in found if path.lower().endswith(SUFFIXES)}
-        self.by_stem: dict[str, list[str]] = {}
+        found = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*"))
+        self.paths = {path for path in found if path.lower().endswith(SUFFIXES) and not f"/{path}".count("/.")}
+        self.ends: dict[str, list[str]] = {}  # the end of a path, without suffix → the files that end so
         for path in sorted(self.paths):
-            for stem in {os.path.splitext(path)[0], os.path.splitext(os.path.basename(path))[0]}:
-                self.by_stem.setdefault(stem, []).append(path)
+            parts = os.path.splitext(path)[0].split("/")
+            for i in range(len(parts)):
+                self.ends.setdefault("/".join(parts[i:]), []).append(path)
 
-    def find(self, path: str) -> str:
-        """The path, relative to the root, of the file that a row means by `path`; the given one when there is none or no single one."""
-        given = path.removeprefix("./")
-        if given in self.paths:
-            return given
-        stem = os.path.splitext(given)[0]
-        for candidates in (self.by_stem.get(stem, []), self.by_stem.get(os.path.basename(stem), [])):
-            if len(candidates) == 1:
-                return candidates[0]
-        return path
+    def find(self, path: str) -> list[str]:
+        """The files, relative to the root, that a row can mean by `path`: none, one, or several."""
+        given = path if path in self.paths else path.replace("\\", "/").removeprefix("./")
+        parts = given.split("/")
+        tails = [given]
+        if self.root.name in parts[:-1]:
+            tails.append("/".join(parts[parts.index(self.root.name) + 1:]))
+        if parts[0] in ("videos", "videos_cropped"):
+            tails.append("/".join(parts[1:]))
+        for tail in tails:
+            if tail in self.paths:
+                return [tail]
+            if candidates := self.ends.get(os.path.splitext(tail)[0]):
+                return candidates
+        return []
 
 # %% ../nbs/04g_prepare.ipynb #c04g-011
 @dataclass(frozen=True)
@@ -106,18 +118,18 @@ def look_at(path: Path, known: DiskCache, timeout: float = 60.0) -> Look:
     """Look at one file, or remember what was seen of it. Its reason does not name the folder that it lies in."""
     try:
         stat = path.stat()
-        key = hashlib.sha256(json.dumps([str(path), stat.st_size, stat.st_mtime_ns]).encode()).hexdigest()
-        if said := known.get(key):
-            return Look(**json.loads(said))
+    except (FileNotFoundError, NotADirectoryError):
+        return Look(reason="there is no such file; download it, or leave its rows out")
+    key = hashlib.sha256(json.dumps([str(path), stat.st_size, stat.st_mtime_ns]).encode()).hexdigest()
+    try:
+        return Look(**json.loads(known.get(key) or b""))
+    except (ValueError, TypeError):  # not there, or torn: look
+        pass
+    try:
         info = probe(path, timeout)
         read_frames(path, Sampling(n_frames=4, size=(56, 56)), timeout)
-    except OSError:
-        return Look(reason="there is no such file; download it, or leave its rows out")
     except VideoError as error:
         return Look(reason=f"{type(error).__name__}: {error.reason}")
-    except (ValueError, TypeError):  # a record that is torn: look again
-        known.path(key).unlink(missing_ok=True)
-        return look_at(path, known, timeout)
     look = Look(info.duration, info.n_frames)
     known.put(key, json.dumps(asdict(look)).encode())
     return look
@@ -141,53 +153,108 @@ def fault(look: Look, annotated: float | None, min_frames: int) -> str:
     return ""
 
 # %% ../nbs/04g_prepare.ipynb #c04g-014
-Log = Callable[[str], None]
+Made = TypeVar("Made", Sample, Clip)
+
+
+def within(made: Made, duration: float) -> tuple[Made, list[str]]:
+    """A row or clip of a video that lasts `duration` seconds: with segments that lie inside it, and what is wrong with the others.
+
+    An end up to a second behind the video's is cut to it. (Containers differ by a frame or so on how long a video is; where the annotation
+    says a little more than the file, it is believed.)
+    """
+    kept, wrong = [], []
+    for i, s in enumerate(made.segments):
+        if s.start >= duration or s.end > duration + 1:
+            wrong.append(f"segment {i}, {s.start:g} to {s.end:g} s: the video lasts {duration:.2f} s; the segment is left out")
+        else:
+            kept.append(replace(s, end=min(s.end, duration)))
+    return replace(made, segments=kept, duration=made.duration or duration), wrong
+
+
+def _located(found: Import, folder: VideoFolder) -> tuple[list[Sample | Clip], dict[int, str], dict[str, Path]]:
+    """Rows and clips with the paths of the files that they mean; why some have none, by their place in the list; and the files by path."""
+    made, wrong, files = [], dict[int, str](), dict[str, Path]()
+    for i, m in enumerate(found.made):
+        candidates = folder.find(m.path)
+        made.append(replace(m, path=candidates[0] if len(candidates) == 1 else m.path))
+        try:
+            files.setdefault(made[-1].path, resolve_path(made[-1], folder.root))  # type: ignore[arg-type]
+            if len(candidates) > 1:
+                wrong[i] = f"{len(candidates)} files have this name ({', '.join(candidates[:3])}); give the path in the row, or remove all but one"
+        except SchemaError as error:
+            wrong[i] = str(error)
+    return made, wrong, files
 
 
 def _checked(found: Import, folder: VideoFolder, known: DiskCache, min_frames: int, workers: int, timeout: float) -> None:
     """Give rows and clips the paths and durations of the files that are there; move those that have none to the problems."""
     from tqdm.auto import tqdm
 
-    made = [replace(m, path=folder.find(m.path)) for m in found.made]
-    wrong, files = dict[str, str](), dict[str, Path]()
-    for m in made:
-        try:
-            files.setdefault(m.path, resolve_path(m, folder.root))  # type: ignore[arg-type]
-        except SchemaError as error:
-            wrong[m.path] = str(error)
+    made, wrong, files = _located(found, folder)
     with tqdm(total=len(files), desc=f"looking at the videos of {found.source}", disable=len(files) < 20) as bar:
         looks = {}
         for path, look in read_ahead(files, lambda path: look_at(files[path], known, timeout), workers, 8 * workers):
             looks[path] = look
             bar.update()
     kept: dict[type, list[Any]] = {Sample: [], Clip: []}
-    for m in made:
-        reason = wrong.get(m.path) or fault(looks[m.path], m.duration, min_frames)  # type: ignore[arg-type]
+    for i, (m, (file, place)) in enumerate(zip(made, found.places, strict=True)):
+        reason = wrong.get(i) or fault(looks[m.path], m.duration, min_frames)  # type: ignore[arg-type]
+        if not reason:
+            fitted, parts = within(m, max(m.duration or 0, looks[m.path].duration))  # type: ignore[type-var, union-attr]
+            found.problems += [Problem(file, place, f"{m.path}: {part}", m.to_row(), "part") for part in parts]
+            reason = "none of its segments lies in the video" if isinstance(m, Clip) and not fitted.segments else ""
         if reason:
-            found.problems.append(Problem(m.provenance.get("file", ""), str(m.provenance.get("row", "")), f"{m.path}: {reason}", m.to_row(), "video"))
+            found.problems.append(Problem(file, place, f"{m.path}: {reason}", m.to_row(), "video"))
         else:
-            kept[type(m)].append(replace(m, duration=m.duration or looks[m.path].duration))  # type: ignore[union-attr]
+            kept[type(m)].append(fitted)
     found.samples, found.clips = kept[Sample], kept[Clip]
 
-
-def _write(folder: Path, name: str, found: Import, role: str, share: float) -> list[dict[str, Any]]:
-    """Write rows, clips and their tables, a file for each side that has any; what was written, for the manifest."""
-    files = []
-    for kind, made, suffix, write in (("rows", found.samples, "", write_rows), ("clips", found.clips, ".captions", write_captions)):
-        sides: dict[str, list[Any]] = {side: [] for side in SIDES}
+# %% ../nbs/04g_prepare.ipynb #c04g-031
+def _outputs(folder: Path, name: str, found: Import, role: str, share: float) -> dict[tuple[str, str], list[Any]]:
+    """What is to be written: (side, "rows" or "clips") → samples or clips."""
+    outputs: dict[tuple[str, str], list[Any]] = {}
+    for kind, made in (("rows", found.samples), ("clips", found.clips)):
         for m in made:
-            sides[side := side_of(m, role, share)].append(replace(m, split=SIDES[side]))
-        for side, members in sides.items():
-            path, table = (folder / side / f"{name}{suffix}{end}" for end in (".jsonl", ".parquet"))
-            if not members:
-                path.unlink(missing_ok=True)
-                table.unlink(missing_ok=True)
-                continue
-            write(path, members)
-            write_table(table, members, kind == "clips")
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            files.append({"folder": side, "kind": kind, "file": path.name, "table": table.name, "count": len(members),
-                          "videos": len({m.video_id or m.path for m in members}), "sha256": digest})
+            side = side_of(m, role, share)
+            outputs.setdefault((side, kind), []).append(replace(m, split=SIDES[side]))
+    return {(side, kind): outputs[side, kind] for kind in ("rows", "clips") for side in SIDES if (side, kind) in outputs}
+
+
+def _file(folder: Path, name: str, side: str, kind: str) -> Path:
+    return folder / side / f"{name}{'.captions' if kind == 'clips' else ''}.jsonl"
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+
+
+def _make_room(folder: Path, name: str, outputs: Mapping[tuple[str, str], list[Any]], settings: Mapping[str, Any]) -> None:
+    """Remove what an earlier preparation of this name wrote and this one will not; refuse to write over anything else."""
+    manifest = folder / "manifest" / f"{name}.json"
+    before = read_json(manifest) if manifest.exists() else {"files": [], "settings": None}
+    known = {f"{f['folder']}/{f['file']}": f["sha256"] for f in before["files"]}
+    for (side, kind), members in outputs.items():
+        path = _file(folder, name, side, kind)
+        written = known.get(f"{side}/{path.name}")
+        if path.exists() and _digest(path) not in (written, hashlib.sha256(lines(members).encode()).hexdigest()):
+            raise FileExistsError(f"{path} is not what an earlier preparation has written; move it away, or choose another name with --called")
+    same = before["settings"] == settings
+    for file in before["files"]:
+        path = folder / file["folder"] / file["file"]
+        if _digest(path) == file["sha256"] and not (same and (file["folder"], file["kind"]) in outputs):
+            path.unlink()
+            (folder / file["folder"] / file["table"]).unlink(missing_ok=True)
+
+
+def _write(folder: Path, name: str, outputs: Mapping[tuple[str, str], list[Any]]) -> list[dict[str, Any]]:
+    """Write rows, clips and their tables; what was written, for the manifest."""
+    files = []
+    for (side, kind), members in outputs.items():
+        path = _file(folder, name, side, kind)
+        atomic_write(path, lines(members))
+        write_table(path.with_suffix(".parquet"), members, kind == "clips")
+        files.append({"folder": side, "kind": kind, "file": path.name, "table": path.with_suffix(".parquet").name, "count": len(members),
+                      "videos": len({split_name(m) for m in members}), "sha256": _digest(path)})
     return files
 
 # %% ../nbs/04g_prepare.ipynb #c04g-015
@@ -216,29 +283,32 @@ def prepare(name: str, annotations: Sequence[str | Path] | str | Path, out: str 
 
     Raises
     ------
-    ValueError, FileNotFoundError, SchemaError : as `import_annotations`; ValueError also for a role or share that makes no sense.
+    ValueError, FileNotFoundError, SchemaError : as `import_annotations`; ValueError also for a role or share that makes no sense, and when
+        not one row could be used.
+    FileExistsError : a file of this name is there that an earlier preparation has not written, or is itself among the annotations.
     """
     source, folder = get_source(name), Path(out)
     role, called = role or ("train" if source.role == "any" else source.role), called or source.name
     if role not in ROLES or not 0 <= share <= 1:
         raise ValueError(f"role is one of {', '.join(ROLES)} and share lies between 0 and 1; got {role!r} and {share}")
-    if any(c in called for c in "/\\\0") or called.startswith("."):
-        raise ValueError(f"{called!r} cannot be the name of a file")
+    if not re.fullmatch(r"[\w-][\w.-]*", called) or called == "all":
+        raise ValueError(f"{called!r} cannot be the name of a set; take letters, digits, dots and hyphens (and not 'all')")
+    card_path(folder)  # refuse a folder whose card cannot be written before anything is
     found = import_annotations(source.name, annotations)
-    if role == "by-split":
-        for m in found.made:
-            side_of(m, role, share)  # refuse an unknown split before anything is written
     imported = found.counts
     if videos is not None:
         _checked(found, VideoFolder(videos), DiskCache(folder / ".looks", ".json"), min_frames, workers or os.cpu_count() or 1, timeout)
-    files = _write(folder, called, found, role, share)
-    problems = "".join(json.dumps(p.to_row(), ensure_ascii=True) + "\n" for p in found.problems)
-    if problems:
-        atomic_write(folder / "problems" / f"{called}.jsonl", problems)
+    outputs = _outputs(folder, called, found, role, share)
+    report = folder / "problems" / f"{called}.jsonl"
+    if found.problems:
+        atomic_write(report, "".join(json.dumps(p.to_row()) + "\n" for p in found.problems))
     else:
-        (folder / "problems" / f"{called}.jsonl").unlink(missing_ok=True)
-    manifest = _manifest(source, called, found, imported, files, {"role": role, "held_out_share": share if role == "train" else None, "min_frames": min_frames,
-                                                                  "videos_looked_at": videos is not None})
+        report.unlink(missing_ok=True)
+    if not outputs:
+        raise ValueError(f"not one row of {called} could be used, so nothing is changed; the reasons are in {report}")
+    settings = {"role": role, "held_out_share": share if role == "train" else None, "min_frames": min_frames, "videos_looked_at": videos is not None}
+    _make_room(folder, called, outputs, settings)
+    manifest = _manifest(source, called, found, imported, _write(folder, called, outputs), settings)
     write_json(folder / "manifest" / f"{called}.json", manifest)
     write_card(folder)
     return manifest
@@ -248,7 +318,7 @@ def _manifest(source: Source, called: str, found: Import, imported: Mapping[str,
     kinds = Counter(p.kind for p in found.problems)
     return {"name": called, "source": source.name, "licence": source.licence, "citation": source.citation, "obtain": source.obtain, "settings": settings,
             "imported": dict(imported), "left_out": kinds["row"] + kinds["unlabelled"] + kinds["video"], "problems": dict(sorted(kinds.items())),
-            "videos": len({m.video_id or m.path for m in found.made}), "files": files}
+            "videos": len({split_name(m) for m in found.made}), "files": files}
 
 
 def report_lines(manifest: Mapping[str, Any], out: str | Path) -> list[str]:

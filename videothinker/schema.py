@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 # %% auto #0
 __all__ = ['SchemaError', 'option_line', 'option_letters', 'Segment', 'Sample', 'atomic_write', 'write_json', 'read_json',
-           'read_rows', 'write_rows', 'sample_id', 'resolve_path']
+           'read_rows', 'lines', 'write_rows', 'sample_id', 'resolve_path']
 
 # %% ../nbs/00_schema.ipynb #c00-005
 class SchemaError(ValueError):
@@ -83,8 +82,8 @@ def _identifier(value: Any) -> str:
 def _seconds(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"must be a number of seconds, not {type(value).__name__}; write 12.5, not \"00:12\"")
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"is {value}; a time is finite and not negative")
+    if not 0 <= value <= 1e15:
+        raise ValueError(f"is {value if abs(value) < 1e99 else 'huge'}; a time is finite and not negative")
     return float(value)
 
 
@@ -274,8 +273,7 @@ def _no_constant(name: str) -> Any:
 
 def _dumps(obj: Any, indent: int | None = None) -> str:
     text = json.dumps(obj, ensure_ascii=False, allow_nan=False, indent=indent)
-    lone = any("\ud800" <= c <= "\udfff" for c in text) if not text.isascii() else False
-    return json.dumps(obj, allow_nan=False, indent=indent) if lone else text
+    return json.dumps(obj, allow_nan=False, indent=indent) if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text) else text
 
 
 def _loads(text: str, where: str) -> Any:
@@ -337,11 +335,15 @@ def read_rows(path: str | os.PathLike[str], errors: list[SchemaError] | None = N
     return samples
 
 # %% ../nbs/00_schema.ipynb #c00-046
+def lines(made: Iterable[Any]) -> str:
+    """JSON lines of what has a `to_row()`."""
+    return "".join(_dumps(m.to_row()) + "\n" for m in made)
+
+
 def write_rows(path: str | os.PathLike[str], samples: Iterable[Sample]) -> None:
     """Write samples atomically: one JSON list if the name ends in `.json`, JSON lines otherwise."""
-    lines = [_dumps(s.to_row()) for s in samples]
-    text = "[\n" + ",\n".join(lines) + "\n]\n" if Path(path).suffix == ".json" else "".join(line + "\n" for line in lines)
-    atomic_write(path, text)
+    text = lines(samples)
+    atomic_write(path, "[\n" + text.rstrip("\n").replace("\n", ",\n") + "\n]\n" if Path(path).suffix == ".json" else text)
 
 # %% ../nbs/00_schema.ipynb #c00-052
 def sample_id(sample: Sample) -> str:

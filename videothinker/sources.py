@@ -159,6 +159,9 @@ def import_annotations(name: str, files: Sequence[str | Path] | str | Path) -> I
     return found
 
 
+_NO_ROWS = (".captions.jsonl", ".report.json")  # what stands beside rows and is none
+
+
 def find_files(source: Source, path: Path) -> list[Path]:
     """The file itself, or those of a source in a folder; FileNotFoundError says what is wanted."""
     if not path.is_dir():
@@ -167,7 +170,7 @@ def find_files(source: Source, path: Path) -> list[Path]:
         return [path]
     found = []
     for names in source.files:
-        choices = (sorted(path.glob(pattern)) for pattern in names.split("|"))
+        choices = (sorted(p for p in path.glob(pattern) if not p.name.endswith(_NO_ROWS)) for pattern in names.split("|"))
         found += next((choice for choice in choices if choice), [])
     if not found:
         raise FileNotFoundError(f"{path}: holds none of the files of {source.name}; {_wanted(source)}")

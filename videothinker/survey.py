@@ -107,7 +107,8 @@ def _survey_index(container: Any, stream: Any, n_bytes: int) -> Survey | None:
     ends = [packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None]
     if not ends:
         return None
-    return Survey((max(ends) - (stream.start_time or 0)) * tick, len(index), [key * tick for key in keys], True, indexed=True)
+    n_frames = sum(not entry.is_discard for entry in index)  # what an edit list cuts away is in the file, but never shown
+    return Survey(float((max(ends) - (stream.start_time or 0)) * stream.time_base), n_frames, [key * tick for key in keys], True, indexed=True)
 
 # %% ../nbs/02a_survey.ipynb #c02a-012
 def _survey_packets(container: Any, stream: Any) -> Survey:

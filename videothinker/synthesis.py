@@ -202,6 +202,8 @@ class ScriptedTeacher:
 
     def question(self, clip: Clip, seed: int) -> Sample:
         """A toy question; families are tried in seeded order until the clip allows one."""
+        if not all(parse_caption(segment.caption) for segment in clip.segments):
+            raise TeacherError(f"{clip.video_id}: its captions are not those of the toy world, the only ones the scripted teacher understands; give --teacher-url")
         rng = named_rng(self.seed, "question", clip.video_id, seed)
         for family in rng.permutation(FAMILIES):
             asked = ask(clip.segments, rng, str(family)) if clip.segments else None

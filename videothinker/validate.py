@@ -55,7 +55,8 @@ def find_files(data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) 
     if root.is_file():
         held_out = root.name.casefold().startswith(("eval", "test", "val", "ood")) or "eval" in root.parent.parts
         return {"train": [] if held_out else [root], "eval": [root] if held_out else []}
-    found = {side: sorted(p for folder in folders for kind in ("*.jsonl", "*.json") for p in (root / folder).glob(kind))
+    found = {side: sorted(p for folder in folders for kind in ("*.jsonl", "*.json") for p in (root / folder).glob(kind)
+                          if not p.name.endswith(".report.json"))
              for side, folders in (("train", ["train"]), ("eval", ["eval", "eval/id", "eval/ood"]))}
     if not any(found.values()) and (files := sorted(root.glob("*.jsonl"))):
         return find_files(files)
@@ -112,6 +113,8 @@ def read_file(path: Path, found: list[Finding]) -> tuple[list[Row], int]:
             except SchemaError as error:
                 check = "answer" if "is none of the letters" in str(error) else "schema"
                 found.append(Finding(check, "error", str(path), number, "", one_line(str(error))))
+    except RecursionError:
+        found.append(Finding("file", "error", str(path), None, "", f"cannot be read after row {number}: nested too deeply"))
     except (OSError, SchemaError) as error:
         reason = str(error).removeprefix(f"{path}: ").replace(f"{path}:", "line ", 1) if isinstance(error, SchemaError) else error.strerror
         found.append(Finding("file", "error", str(path), None, "", one_line(f"cannot be read: {reason}")))
@@ -169,7 +172,7 @@ def inspect_video(path: Path, decode: bool = True, timeout: float = 60.0) -> Vid
     """Open a file, and decode ten frames of it unless `decode` is off; never raises. `timeout` is in seconds."""
     known: dict[str, Any] = {}
     try:
-        info = probe(path)
+        info = probe(path, timeout)
         known = {"duration": info.duration, "n_frames": info.n_frames}
         if decode:
             known["print"] = fingerprint(read_frames(path, print_sampling(info.duration), timeout=timeout))

@@ -49,8 +49,9 @@ def _limit(job: dict[str, Any]) -> None:
         import resource
     except ImportError:  # Windows
         return
-    if job["backend"] != "torchcodec":  # which maps the libraries of a whole GPU
-        resource.setrlimit(resource.RLIMIT_AS, (WORKER_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    mine = most if job["backend"] == "torchcodec" else WORKER_BYTES  # torchcodec maps the libraries of a whole GPU
+    resource.setrlimit(resource.RLIMIT_AS, (mine if most == resource.RLIM_INFINITY else min(mine, most), most))
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = used.ru_utime + used.ru_stime + job["timeout"] * (os.cpu_count() or 1) + 5
     resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), resource.getrlimit(resource.RLIMIT_CPU)[1]))
@@ -262,7 +263,7 @@ def probe(path: str | Path, timeout: float | None = 60.0, limits: Limits = LIMIT
     return VideoInfo(**_ask(text, "pyav", None, timeout, limits)[0]["info"] | {"path": str(path)})
 
 # %% ../nbs/02c_video.ipynb #c02c-047
-CACHE_VERSION = 2  # raise when the same file and sampling would give other frames
+CACHE_VERSION = 3  # raise when the same file and sampling would give other frames
 
 
 @lru_cache(maxsize=64)
