@@ -219,32 +219,45 @@ def _decode_pyav(job: _Job) -> tuple[np.ndarray, np.ndarray]:
     first_frame, shown = walker.shown.frame, np.zeros(len(job.times))
     painter = _Painter(first_frame, len(job.times), job.sampling)
     pixels = job.canvas(*painter.size)
-    n = job.threads if job.survey.n_frames >= PARALLEL_FRAMES else 1
-    first, *others = (part for part in np.array_split(np.arange(len(job.times)), n) if len(part))
-
-    def work(part: np.ndarray) -> _Walker:
-        with opened(job.path, job.limits) as (container, stream):
-            mine = _Walker(container, stream, job.survey.keyframes, walker.origin)
-            _paint(mine, _Painter(first_frame, len(job.times), job.sampling), job.times, part, pixels, shown)
-            return mine
-
-    with ThreadPoolExecutor(max(1, len(others))) as pool:
-        running = [pool.submit(work, part) for part in others]
-        _paint(walker, painter, job.times, first, pixels, shown)
-        walkers = [walker, *(future.result() for future in running)]
+    parts = _parts(job)
+    with ThreadPoolExecutor(1) as pool:
+        helped = pool.submit(_help, job, walker.origin, first_frame, parts, pixels, shown) if len(parts) > 1 else None
+        _paint(walker, painter, job.times, parts, pixels, shown)
+        walkers = [walker, *([helped.result()] if helped else [])]
     packets, broken = (sum(getattr(w, name) for w in walkers) for name in ("packets", "broken"))
     if broken > 0.1 * packets:
         raise UndecodableVideo(job.path, f"{broken} of {packets} packets are damaged; get the file again")
     return pixels, shown
 
 
-def _paint(walker: _Walker, painter: _Painter, times: np.ndarray, part: np.ndarray, pixels: np.ndarray, shown: np.ndarray) -> None:
-    """Walk to the wanted times of one part (indices, ascending) and fill in their pixels and true times."""
-    last = None
-    for i in part:
-        shown[i], frame = walker.at(float(times[i]))
-        pixels[i] = pixels[i - 1] if frame is last else painter(frame)
-        last = frame
+def _parts(job: _Job) -> deque[np.ndarray]:
+    """The wanted times (their indices) in the parts in which they are handed out."""
+    if job.threads < 2 or job.survey.n_frames < PARALLEL_FRAMES:
+        return deque([np.arange(len(job.times))])
+    apart = (job.times[-1] - job.times[0]) / max(1, len(job.times) - 1) > 2 * job.survey.duration / max(1, len(job.survey.keyframes))
+    return deque(part for part in np.array_split(np.arange(len(job.times)), len(job.times) if apart else 2) if len(part))
+
+
+def _help(job: _Job, origin: float, frame: Any, parts: deque[np.ndarray], pixels: np.ndarray, shown: np.ndarray) -> _Walker:
+    """The second thread's work, on the file opened anew."""
+    with opened(job.path, job.limits) as (container, stream):
+        walker = _Walker(container, stream, job.survey.keyframes, origin)
+        _paint(walker, _Painter(frame, len(job.times), job.sampling), job.times, parts, pixels, shown)
+        return walker
+
+
+def _paint(walker: _Walker, painter: _Painter, times: np.ndarray, parts: deque[np.ndarray], pixels: np.ndarray, shown: np.ndarray) -> None:
+    """Take part after part of the wanted times, walk to them, and fill in their pixels and true times."""
+    while parts:
+        try:
+            part = parts.popleft()
+        except IndexError:  # the other thread was faster
+            return
+        last = None
+        for i in part:
+            shown[i], frame = walker.at(float(times[i]))
+            pixels[i] = pixels[i - 1] if frame is last else painter(frame)
+            last = frame
 
 # %% ../nbs/02b_decoding.ipynb #c02b-026
 def _resized(job: _Job, images: Any) -> np.ndarray:
@@ -320,4 +333,6 @@ def decode(path: str | Path, sampling: Sampling, backend: str = "pyav", limits: 
     with surveyed(path, limits) as (container, stream, survey):
         job = _Job(str(path), container, stream, survey, sample_times(survey.duration, sampling), sampling, limits, threads or min(2, os.cpu_count() or 1))
         pixels, times = BACKENDS[backend](job)
+        if times[0] < -1e-3 or (np.diff(times) < 0).any():
+            raise UndecodableVideo(path, "its times run backwards; the file is damaged, get it again")
         return Frames(pixels, times, survey.duration, str(path))

@@ -42,7 +42,7 @@ def opened(path: str | Path, limits: Limits = LIMITS) -> Iterator[tuple[Any, Any
         raise TooLargeVideo(text, f"has {n_bytes:,} bytes; cut it or raise max_bytes ({limits.max_bytes:,})")
     av.logging.set_level(av.logging.PANIC)  # the reason is in the exception, FFmpeg's own lines only add noise
     try:
-        with av.open(os.path.abspath(text), options=_OPTIONS) as container:
+        with av.open(os.path.abspath(text), options=_OPTIONS, metadata_errors="replace") as container:  # titles come in any encoding
             if not container.streams.video:
                 raise UndecodableVideo(text, "has no picture (sound only, or an unknown kind of stream)")
             stream = container.streams.video[0]
@@ -98,16 +98,20 @@ def _survey_index(container: Any, stream: Any, n_bytes: int) -> Survey | None:
     index, tick = stream.index_entries, float(stream.time_base)
     if not (stream.frames and stream.duration and len(index) == stream.frames):
         return None
-    if max(entry.pos + entry.size for entry in index) > n_bytes:
-        return Survey(0.0, len(index), [], False)
-    keys = [entry.timestamp for entry in index if entry.is_keyframe]
+    n_frames, end, keys = 0, 0, []
+    for entry in index:  # one pass: an hour has some hundred thousand
+        n_frames += not entry.is_discard  # what an edit list cuts away is in the file, but never shown
+        end = max(end, entry.pos + entry.size)
+        if entry.is_keyframe:
+            keys.append(entry.timestamp)
+    if end > n_bytes:
+        return Survey(0.0, n_frames, [], False)
     if not keys:
         return None
     container.seek(keys[-1], stream=stream, backward=True)
     ends = [packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None]
     if not ends:
         return None
-    n_frames = sum(not entry.is_discard for entry in index)  # what an edit list cuts away is in the file, but never shown
     return Survey(float((max(ends) - (stream.start_time or 0)) * stream.time_base), n_frames, [key * tick for key in keys], True, indexed=True)
 
 # %% ../nbs/02a_survey.ipynb #c02a-012

@@ -191,8 +191,13 @@ def _ask(path: str, backend: str, sampling: Sampling | None, timeout: float, lim
     with _LOCK:
         worker = _IDLE.pop() if _IDLE else None
     try:
-        worker = worker if worker and worker.process.poll() is None else _Worker()
-        head, pixels = worker.ask(job)
+        try:
+            if worker is None:
+                raise _Died
+            head, pixels = worker.ask(job)
+        except _Died:  # none was idle, or it was killed while it waited: what a new one says counts
+            worker = _Worker()
+            head, pixels = worker.ask(job)
     except (_Died, EOFError) as error:
         raise UndecodableVideo(path, str(error) or "no decoding process can be started") from error
     except DecodeTimeout as error:
