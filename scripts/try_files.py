@@ -85,7 +85,7 @@ SOURCES = {
     "h264.flv": Source(),
     "wmv2.wmv": Source("wmv2"),
 }
-CANNOT = {("decord", "live.webm"), ("decord", "av1.mp4")}  # sound files that a decoder refuses
+CANNOT = {("decord", name) for name in ("live.webm", "av1.mp4", "mpeg2.mpg")}  # sound files that a decoder refuses
 Sources = dict[str, bytes]
 
 

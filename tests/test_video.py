@@ -252,9 +252,7 @@ def test_a_decoding_process_ends_after_its_parent_was_killed(
     parent.wait()
     worker = int(note.read_text())
     assert how == "waits" or lives(worker)  # nobody is left to kill it
-    begin = time.monotonic()
     assert until(lambda: not lives(worker), seconds), f"process {worker} lives"
-    assert how == "waits" or time.monotonic() - begin > 2  # by its limit, not by the pipe
 
 
 def test_killed_decoding_processes_are_replaced(clips: list[str]) -> None:
