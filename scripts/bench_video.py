@@ -452,7 +452,8 @@ def serve(contender: str, way: str) -> None:
                 found["seconds"] = found["read"]  # without the call that makes sure that it is filled
             say(found)
         except Exception as error:
-            say({"failed": " ".join(f"{type(error).__name__}: {error}".split())[:200]})
+            said = f"{type(error).__name__}: {error}".replace(json.loads(line)["path"], "the clip")
+            say({"failed": " ".join(said.split())[:160]})
 
 
 class Child:
