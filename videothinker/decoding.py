@@ -333,6 +333,6 @@ def decode(path: str | Path, sampling: Sampling, backend: str = "pyav", limits: 
     with surveyed(path, limits) as (container, stream, survey):
         job = _Job(str(path), container, stream, survey, sample_times(survey.duration, sampling), sampling, limits, threads or min(2, os.cpu_count() or 1))
         pixels, times = BACKENDS[backend](job)
-        if times[0] < -1e-3 or (np.diff(times) < 0).any():
-            raise UndecodableVideo(path, "its times run backwards; the file is damaged, get it again")
+        if times[0] < -1e-3 or (np.diff(times) < 0).any() or times[-1] > survey.duration + 1:
+            raise UndecodableVideo(path, "its times run backwards or out of the clip; the file is damaged, get it again")
         return Frames(pixels, times, survey.duration, str(path))

@@ -46,6 +46,8 @@ def opened(path: str | Path, limits: Limits = LIMITS) -> Iterator[tuple[Any, Any
             if not container.streams.video:
                 raise UndecodableVideo(text, "has no picture (sound only, or an unknown kind of stream)")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise UndecodableVideo(text, "has a picture of a kind that no decoder here knows")
             if stream.width * stream.height > limits.max_frame_pixels:
                 raise TooLargeVideo(text, f"claims frames of {stream.width}x{stream.height} pixels, refused; the limit is max_frame_pixels")
             stream.codec_context.thread_count = 1  # what runs in parallel here are whole decoders
@@ -60,7 +62,7 @@ def opened(path: str | Path, limits: Limits = LIMITS) -> Iterator[tuple[Any, Any
         raise UndecodableVideo(text, f"cannot be read ({error.strerror})") from error
     except OutsideClip:
         raise
-    except (ValueError, OverflowError, MemoryError) as error:  # what is said to numbers that no sound file holds
+    except (ValueError, OverflowError, MemoryError, IndexError) as error:  # what is said to numbers that no sound file holds
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UndecodableVideo(text, f"is damaged or no usual video ({reason})") from error
 

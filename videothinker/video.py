@@ -104,9 +104,12 @@ class _Worker:
     """A decoding process."""
 
     def __init__(self) -> None:
-        env = dict(os.environ, PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path))
+        import videothinker
+
+        places = [place for place in sys.path if place] + [os.path.dirname(os.path.abspath(videothinker.__path__[0]))]
+        env = dict(os.environ, PYTHONPATH=os.pathsep.join(places))  # without "": a folder of videos may hold an av.py
         self.errors, self.jobs = tempfile.TemporaryFile(), 0
-        command = [sys.executable, "-c", _START_WORKER]
+        command = [sys.executable, "-P", "-c", _START_WORKER]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, env=env)
         self.late = threading.Event()
         self._within(60.0, lambda: self._line())
