@@ -25,7 +25,7 @@ MODULES = sorted(p for p in (ROOT / "videothinker").rglob("*.py") if p.name not 
 LIGHT = ("schema", "trace", "frames", "video", "toyworld", "engine", "synthesis", "hindsight", "rewards", "metrics",
          "canvas", "charts", "viewer", "report", "cli", "clips", "annotations", "values", "survey", "decoding", "ahead",
          "caption_adapters", "question_adapters", "sources", "faults", "findings", "guessing", "leakage", "validate",
-         "tables", "card", "prepare", "mix", "prompts", "data_commands")  # fmt: skip
+         "tables", "card", "prepare", "mix", "prompts", "data_commands", "paths")  # fmt: skip
 HEAVY = ("torch", "transformers", "trl", "datasets", "matplotlib", "av", "decord", "openai", "anywidget", "ipywidgets")
 FLAGS = {"notest", "slow", "gpu", "hub", "qlora"}
 DIRECTIVES = FLAGS | {"default_exp", "export", "exporti", "exports", "hide", "hide_line", "exec_doc", "eval", "echo",

@@ -17,7 +17,8 @@ from conftest import ROOT
 
 from videothinker.annotations import Import
 from videothinker.clips import read_captions, write_captions
-from videothinker.schema import Sample, read_rows, resolve_path, write_rows
+from videothinker.paths import resolve_path
+from videothinker.schema import Sample, read_rows, write_rows
 from videothinker.sources import SOURCES, import_annotations
 
 EXCERPTS = ROOT.parent / "shared" / "samples"
@@ -357,7 +358,7 @@ def all_accounted(found: Import) -> int:
     names = [sample.id for sample in found.samples if sample.id]
     assert len(set(names)) == len(names)
     for item in [*found.clips, *found.samples]:
-        assert resolve_path(item, "/videos").is_relative_to("/videos")  # type: ignore[arg-type]
+        assert resolve_path(item, "/videos").is_relative_to("/videos")
         if found.source != "rows":
             assert all(0 <= s.start < s.end <= (item.duration or 1e7) for s in item.segments)
             assert item.video_id and item.data_source and item.provenance["row"] and "/" not in item.provenance["file"]

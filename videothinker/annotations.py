@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .clips import Clip
-from .schema import Sample, SchemaError, _read_text
+from .schema import Sample, SchemaError, read_text
 
 # %% auto #0
 __all__ = ['Problem', 'RowError', 'Unlabelled', 'PassedOver', 'Import', 'Row', 'read_table', 'read_list', 'opening', 'recognise',
@@ -232,7 +232,7 @@ def _by_line(path: Path) -> bool:
 
 # %% ../nbs/01b_annotations.ipynb #c01b-020
 def _elements(path: Path, brackets: str) -> Iterator[Row]:
-    scan, number = _Scanner(_read_text(path)), 0
+    scan, number = _Scanner(read_text(path)), 0
     if scan.peek() != brackets[0]:
         shape = "list of rows" if brackets == "[]" else "object with one video a key"
         raise SchemaError(f"{path}: expected a JSON {shape}, found {scan.peek()[:1] or 'nothing'}; is it the file of another source?")

@@ -109,7 +109,7 @@ def _obtain() -> list[str]:
 def data_card(folder: str | Path) -> str:
     """The text of a data folder's card, from its manifests and the table of sources."""
     found = manifests(folder)
-    head = ["---", "pretty_name: Video-Thinker data", "task_categories:", "- visual-question-answering", *(["configs:", *_configs(found)] if _configs(found) else []), "---", MARK]
+    head = ["---", "pretty_name: Video-Thinker data", "task_categories:", "- visual-question-answering", *(["configs:", *configs] if (configs := _configs(found)) else []), "---", MARK]
     return "\n".join([*head, _WHAT.rstrip("\n"), *_here(found), _ROWS.rstrip("\n"), *_obtain()]) + "\n"
 
 

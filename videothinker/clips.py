@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .schema import SchemaError, Segment, _loads, _read_text, _read_value, _seconds, atomic_write, lines
+from .schema import SchemaError, Segment, _read_value, _seconds, atomic_write, lines, read_each
 
 # %% auto #0
 __all__ = ['Clip', 'read_clip', 'read_captions', 'write_captions']
@@ -45,7 +45,7 @@ class Clip:
 
     @property
     def data_source(self) -> str:
-        """The source under the name that a `Sample` has for it: `resolve_path` takes a clip as well."""
+        """The source under the name that a `Sample` has for it."""
         return self.source
 
     def to_row(self) -> dict[str, Any]:
@@ -114,31 +114,8 @@ def read_clip(row: Mapping[str, Any], where: str = "") -> Clip:
 
 # %% ../nbs/00a_clips.ipynb #c00a-016
 def read_captions(path: str | os.PathLike[str], errors: list[SchemaError] | None = None) -> list[Clip]:
-    """Read a file of clips: JSON lines or one JSON list, whichever the content is.
-
-    Parameters
-    ----------
-    path : the file, UTF-8. Blank lines are skipped.
-    errors : if given, bad clips are left out and their errors are added here; otherwise the first bad clip raises.
-
-    Raises
-    ------
-    SchemaError : `file:line: field 'name': what is wrong; what to do` (`file: row N:` in a JSON list).
-    FileNotFoundError : if there is no such file.
-    """
-    text, clips = _read_text(path), []
-    listed = text.lstrip()[:1] == "["
-    for i, found in enumerate(_loads(text, str(path)) if listed else text.split("\n"), start=1):
-        where = f"{path}: row {i}" if listed else f"{path}:{i}"
-        if not listed and not found.strip():
-            continue
-        try:
-            clips.append(read_clip(found if listed else _loads(found, where), where))
-        except SchemaError as error:
-            if errors is None:
-                raise
-            errors.append(error)
-    return clips
+    """The clips of a file, in its order; arguments and errors as for `schema.read_each`."""
+    return read_each(path, read_clip, errors)
 
 
 def write_captions(path: str | os.PathLike[str], clips: Iterable[Clip]) -> None:

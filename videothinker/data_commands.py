@@ -129,7 +129,7 @@ def make_teacher(args: argparse.Namespace) -> Any:
     from videothinker.synthesis import ScriptedTeacher
 
     if args.teacher_url:
-        from videothinker.schema import resolve_path
+        from videothinker.paths import resolve_path
         from videothinker.teacher import EngineTeacher, segment_images
 
         roots = video_roots(args.videos) if args.videos else None

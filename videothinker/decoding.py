@@ -284,7 +284,7 @@ def _decode_decord(job: _Job) -> tuple[np.ndarray, np.ndarray]:
         times -= times[0]
         places = np.maximum(0, np.searchsorted(times, job.times + 1e-3, side="right") - 1)
         return _resized(job, [reader[int(place)].asnumpy() for place in places]), times[places]
-    except (RuntimeError, IndexError) as error:
+    except (RuntimeError, IndexError, decord.DECORDError) as error:
         raise UndecodableVideo(job.path, f"decord cannot read it ({str(error).strip().splitlines()[-1]})") from error
 
 

@@ -212,8 +212,9 @@ def make_views(world: Path, out: Path, model_dir: Path, options: dict[str, Any],
     """
     from transformers import AutoProcessor
 
-    from videothinker.evaluation import read_records, video_of
+    from videothinker.evaluation import read_records
     from videothinker.model import Encoder, Settings
+    from videothinker.schema import video_of
     from videothinker.viewer import View
 
     encoder = Encoder(AutoProcessor.from_pretrained(model_dir), **Settings.of(model_dir).encoder_options(world, **options))

@@ -16,25 +16,19 @@ import torch
 
 from .features import with_features
 from .metrics import Estimate, chance_accuracy, clustered_mean, grounding, paired_difference
-from .model import Encoder, Prompt, family_of
+from .model import Encoder, Prompt, about, family_of
 from .prefix import completion_logps
 from .rewards import is_correct
 from .rollout import Decoding, generate, texts
-from .schema import Sample, SchemaError, atomic_write, sample_id, write_json
+from .schema import Sample, SchemaError, atomic_write, sample_id, video_of, write_json
 from .trace import parse_trace, predicted_letter, trace_problems
 
 # %% auto #0
-__all__ = ['CONDITIONS', 'video_of', 'Record', 'read_records', 'append_records', 'another_clip', 'prompt_of', 'ask',
-           'likeliest_letters', 'evaluate', 'interval', 'summarise', 'compare', 'write_results', 'evaluate_stage',
-           'make_probe']
+__all__ = ['CONDITIONS', 'Record', 'read_records', 'append_records', 'another_clip', 'prompt_of', 'ask', 'likeliest_letters',
+           'evaluate', 'interval', 'summarise', 'compare', 'write_results', 'evaluate_stage', 'make_probe']
 
 # %% ../nbs/14_evaluation.ipynb #c14-009
 CONDITIONS = ("own", "no_video", "other_video")
-
-
-def video_of(sample: Sample) -> str:
-    """What names the video of a row: its `video_id`, else its path."""
-    return sample.video_id or sample.path
 
 
 @dataclass
@@ -161,16 +155,15 @@ def evaluate(model: Any, encoder: Encoder, samples: Sequence[Sample], out: str |
     done = {i: r for i, r in read_records(out).items() if not r.error}  # a video that could not be read is tried again
     others = another_clip(samples) if condition == "other_video" else {}
     todo = sorted((s for s in samples if sample_id(s) not in done), key=lambda s: s.duration or 0)  # like lengths together
-    for i in tqdm(range(0, len(todo), batch_size), desc=f"{out.stem} {condition}", disable=not todo):
-        if condition != "no_video":  # while the model answers this batch, the videos of the next are read
-            encoder.expect([others.get(video_of(s), s) for s in todo[i:i + 2 * batch_size]])
-        try:
+    try:
+        for i in tqdm(range(0, len(todo), batch_size), desc=f"{out.stem} {condition}", disable=not todo):
+            if condition != "no_video":  # while the model answers this batch, the videos of the next are read
+                encoder.expect([about(s, others.get(video_of(s))) for s in todo[i:i + 2 * batch_size]])
             records = ask(model, encoder, todo[i:i + batch_size], condition, others, max_new_tokens)
-        except BaseException:
-            encoder.expect([])  # whoever stops an evaluation does not want to wait for videos
-            raise
-        append_records(out, records)
-        done |= {r.id: r for r in records}
+            append_records(out, records)
+            done |= {r.id: r for r in records}
+    finally:
+        encoder.expect([])  # nothing more is read, nothing is held
     undecided = [s for s in samples if condition != "own" and s.options and done[sample_id(s)].prediction is None and not done[sample_id(s)].error]
     for i in range(0, len(undecided), batch_size):
         part = undecided[i:i + batch_size]

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .schema import Sample, option_letters
+from .schema import Sample, option_letters, video_of
 
 # %% auto #0
-__all__ = ['words', 'video_of', 'folds_of', 'chi_square_tail', 'binomial_tail', 'choosable', 'LetterBalance', 'letter_balance',
-           'ranks', 'clues_of', 'clue_weights', 'guessed_right', 'Guess', 'guesses']
+__all__ = ['words', 'source_video', 'folds_of', 'chi_square_tail', 'binomial_tail', 'choosable', 'LetterBalance',
+           'letter_balance', 'ranks', 'clues_of', 'clue_weights', 'guessed_right', 'Guess', 'guesses']
 
 # %% ../nbs/04b_guessing.ipynb #c04b-005
 _WORD = re.compile(r"\w+")
@@ -30,9 +30,9 @@ def words(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 # %% ../nbs/04b_guessing.ipynb #c04b-008
-def video_of(sample: Sample) -> tuple[str, str]:
+def source_video(sample: Sample) -> tuple[str, str]:
     """What counts as one video: the source and the `video_id`; without one the path, and without that the question."""
-    return sample.data_source.casefold(), sample.video_id or sample.path or sample.problem
+    return sample.data_source.casefold(), video_of(sample) or sample.problem
 
 
 def folds_of(keys: Sequence[tuple[str, str]], n: int = 5) -> np.ndarray:
@@ -231,7 +231,7 @@ def guesses(samples: Sequence[Sample], folds: int = 5) -> list[Guess]:
     One entry a guesser, in the order of `clues_of`; [] with fewer than two videos, where nothing can be learned from another.
     """
     asked = choosable(samples)
-    parts = folds_of([video_of(s) for s in asked], folds)
+    parts = folds_of([source_video(s) for s in asked], folds)
     if len(asked) == 0 or parts.max() == 0:
         return []
     right = np.array([letter == s.answer for s in asked for letter in s.letters])

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from .frames import Frames, Sampling
-from .guessing import video_of, words
+from .guessing import source_video, words
 from .schema import Sample, option_letters
 
 # %% auto #0
@@ -79,9 +79,9 @@ def shared_names(train: Sequence[Sample], evaluation: Sequence[Sample]) -> list[
             first.setdefault(named, i)
     found: dict[tuple[str, str], Leak] = {}
     for j, sample in enumerate(evaluation):
-        for kind, name in names_of(sample).items() if video_of(sample) not in found else ():
+        for kind, name in names_of(sample).items() if source_video(sample) not in found else ():
             if (kind, name) in first:
-                found[video_of(sample)] = Leak("video", kind != "YouTube id", first[kind, name], j, f"the same {kind} {name[-1]!r}")
+                found[source_video(sample)] = Leak("video", kind != "YouTube id", first[kind, name], j, f"the same {kind} {name[-1]!r}")
                 break
     return list(found.values())
 
@@ -228,16 +228,16 @@ def video_leaks(train: Sequence[Sample], evaluation: Sequence[Sample], files: Ma
 
     Returns
     -------
-    At most one entry for each video of the evaluation (see `guessing.video_of`), in the order of the rows.
+    At most one entry for each video of the evaluation (see `guessing.source_video`), in the order of the rows.
     """
     files, prints, found = files or {}, prints or {}, shared_names(train, evaluation)
     first: dict[Path, int] = {}
     for i, sample in enumerate(train):
         if path := files.get((sample.data_source, sample.path)):
             first.setdefault(path, i)
-    known, rest = {video_of(evaluation[leak.evaluation]) for leak in found}, dict[Path, int]()
+    known, rest = {source_video(evaluation[leak.evaluation]) for leak in found}, dict[Path, int]()
     for j, sample in enumerate(evaluation):
-        if video_of(sample) not in known and (path := files.get((sample.data_source, sample.path))):
+        if source_video(sample) not in known and (path := files.get((sample.data_source, sample.path))):
             rest.setdefault(path, j)
     equal = same_files(first, rest)
     like = look_alikes({p: prints[p] for p in first if p in prints}, {p: prints[p] for p in rest if p in prints and p not in equal})

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .schema import Sample, read_rows, sample_id, write_json, write_rows
+from .schema import Sample, read_rows, sample_id, video_of, write_json, write_rows
 from .tables import write_table
 
 # %% auto #0
@@ -59,7 +59,7 @@ def choose(samples: Sequence[Sample], n: int) -> list[Sample]:
 
     by_video: dict[str, list[Sample]] = defaultdict(list)
     for sample in sorted(samples, key=place):
-        by_video[sample.video_id or sample.path].append(sample)
+        by_video[video_of(sample)].append(sample)
     rounds = [(i, place(s), s) for members in by_video.values() for i, s in enumerate(members)]
     return [s for _, _, s in sorted(rounds, key=lambda r: r[:2])[:n]]
 
@@ -89,7 +89,7 @@ def make_mix(mix: Mix, folder: str | Path, out: str | Path) -> dict[str, Any]:
     for source, n in mix.rows.items():
         there = read_rows(paths[source])
         taken = choose(there, n)
-        counts[source] = {"wanted": n, "there": len(there), "taken": len(taken), "videos": len({s.video_id or s.path for s in taken})}
+        counts[source] = {"wanted": n, "there": len(there), "taken": len(taken), "videos": len({video_of(s) for s in taken})}
         chosen += [replace(s, provenance=s.provenance | {"mix": mix.name}) for s in taken]
     write_rows(Path(out) / f"{mix.name}.jsonl", chosen)
     if chosen:

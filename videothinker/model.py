@@ -21,13 +21,14 @@ from torch import Tensor
 from .ahead import Expecting, read_ahead
 from .cache import MemoryCache
 from .frames import Frames, Sampling
+from .paths import resolve_path
 from .prompts import build_messages
-from .schema import Sample, read_json, resolve_path, write_json
+from .schema import Sample, read_json, write_json
 from .video import VideoError, cached_frames, read_frames
 
 # %% auto #0
-__all__ = ['load_model', 'Settings', 'save_model', 'mrope_positions', 'Prompt', 'encode_video_text', 'encode_prompt', 'Encoder',
-           'safe_path', 'readable', 'Batch', 'Family', 'family_of', 'collate']
+__all__ = ['load_model', 'Settings', 'save_model', 'mrope_positions', 'Prompt', 'encode_video_text', 'encode_prompt', 'about',
+           'safe_path', 'Encoder', 'readable', 'Batch', 'Family', 'family_of', 'collate']
 
 # %% ../nbs/08_model.ipynb #c08-014
 def load_model(path: str | Path, dtype: str = "auto", device: str | None = None, quantization: dict[str, Any] | None = None) -> tuple[Any, Any]:
@@ -199,6 +200,19 @@ def encode_prompt(processor: Any, sample: Sample, frames: Frames | None, style: 
     return encode_video_text(processor, text, frames)
 
 # %% ../nbs/08_model.ipynb #c08-037
+def about(sample: Sample, clip: Sample | None) -> Sample:
+    """The row's question, asked about another row's clip; the row itself when there is none."""
+    return sample if clip is None else replace(sample, path=clip.path, data_source=clip.data_source)
+
+
+def safe_path(sample: Sample, video_root: Any) -> Path | None:
+    """Where the row's video should lie, None for a path that is refused."""
+    try:
+        return resolve_path(sample, video_root)
+    except ValueError:
+        return None
+
+
 class Encoder:
     """Row → `Prompt`: the one way from a question to tensors.
 
@@ -225,8 +239,12 @@ class Encoder:
         return cached_frames(path, self.sampling, self.cache_dir, timeout=self.timeout)
 
     def expect(self, samples: Sequence[Sample]) -> None:
-        """Begin to read these rows' videos in the background (see `ahead.Expecting`)."""
-        self._reader.expect(path for s in samples if (path := safe_path(s, self.video_root)))
+        """Begin to read the videos of these rows in the background (see `ahead.Expecting`), but for those whose prompt is remembered."""
+        new = (s for s in samples if self._prompts.get(self._key(s)) is None)
+        self._reader.expect(path for s in new if (path := safe_path(s, self.video_root)))
+
+    def _key(self, sample: Sample, video: bool = True) -> str:
+        return json.dumps([sample.problem, sample.options, sample.data_source, sample.path, video])
 
     def frames(self, sample: Sample) -> Frames:
         """The frames of the row's video, as the model sees them. Raises `VideoError` when it cannot be read."""
@@ -234,9 +252,8 @@ class Encoder:
 
     def __call__(self, sample: Sample, video: bool = True, clip: Sample | None = None) -> Prompt:
         """Encode the row's question about its own clip, about no clip (`video=False`), or about another row's `clip`."""
-        if clip is not None:
-            sample = replace(sample, path=clip.path, data_source=clip.data_source)
-        key = json.dumps([sample.problem, sample.options, sample.data_source, sample.path, video])
+        sample = about(sample, clip)
+        key = self._key(sample, video)
         prompt = self._prompts.get(key)
         if prompt is None:
             prompt = encode_prompt(self.processor, sample, self.frames(sample) if video else None, self.style)
@@ -244,14 +261,6 @@ class Encoder:
         return prompt
 
 # %% ../nbs/08_model.ipynb #c08-041
-def safe_path(sample: Sample, video_root: Any) -> Path | None:
-    """Where the row's video should lie, None for a path that is refused."""
-    try:
-        return resolve_path(sample, video_root)
-    except ValueError:
-        return None
-
-
 def readable(samples: Sequence[Sample], encoder: Encoder) -> tuple[list[Sample], dict[str, str]]:
     """Rows whose video can be read, and the reason for each that cannot (by path): skipped, counted, never replaced."""
     from tqdm.auto import tqdm

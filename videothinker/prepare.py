@@ -20,7 +20,8 @@ from .annotations import Import, Problem
 from .cache import DiskCache
 from .card import SIDES, card_path, write_card
 from .clips import Clip
-from .schema import Sample, SchemaError, atomic_write, lines, read_json, resolve_path, write_json
+from .paths import resolve_path
+from .schema import Sample, SchemaError, atomic_write, lines, read_json, write_json
 from .sources import Source, get_source, import_annotations
 from .tables import write_table
 from .video import Sampling, VideoError, probe, read_frames
@@ -178,7 +179,7 @@ def _located(found: Import, folder: VideoFolder) -> tuple[list[Sample | Clip], d
         candidates = folder.find(m.path)
         made.append(replace(m, path=candidates[0] if len(candidates) == 1 else m.path))
         try:
-            files.setdefault(made[-1].path, resolve_path(made[-1], folder.root))  # type: ignore[arg-type]
+            files.setdefault(made[-1].path, resolve_path(made[-1], folder.root))
             if len(candidates) > 1:
                 wrong[i] = f"{len(candidates)} files have this name ({', '.join(candidates[:3])}); give the path in the row, or remove all but one"
         except SchemaError as error:
@@ -210,7 +211,7 @@ def _checked(found: Import, folder: VideoFolder, known: DiskCache, min_frames: i
     found.samples, found.clips = kept[Sample], kept[Clip]
 
 # %% ../nbs/04g_prepare.ipynb #c04g-031
-def _outputs(folder: Path, name: str, found: Import, role: str, share: float) -> dict[tuple[str, str], list[Any]]:
+def _outputs(found: Import, role: str, share: float) -> dict[tuple[str, str], list[Any]]:
     """What is to be written: (side, "rows" or "clips") → samples or clips."""
     outputs: dict[tuple[str, str], list[Any]] = {}
     for kind, made in (("rows", found.samples), ("clips", found.clips)):
@@ -226,6 +227,14 @@ def _file(folder: Path, name: str, side: str, kind: str) -> Path:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+
+
+def _own(folder: Path, name: str, annotations: Sequence[str | Path]) -> None:
+    """Refuse annotations that lie where this preparation writes: it would take itself for its source."""
+    written = {_file(folder, name, side, kind).resolve() for side in SIDES for kind in ("rows", "clips")}
+    for path in annotations:
+        if Path(path).resolve() in written or any(w.parent == Path(path).resolve() for w in written):
+            raise FileExistsError(f"{path} is among the annotations and where {name!r} is written; copy it elsewhere, or choose another name with --called")
 
 
 def _make_room(folder: Path, name: str, outputs: Mapping[tuple[str, str], list[Any]], settings: Mapping[str, Any]) -> None:
@@ -293,12 +302,13 @@ def prepare(name: str, annotations: Sequence[str | Path] | str | Path, out: str 
         raise ValueError(f"role is one of {', '.join(ROLES)} and share lies between 0 and 1; got {role!r} and {share}")
     if not re.fullmatch(r"[\w-][\w.-]*", called) or called == "all":
         raise ValueError(f"{called!r} cannot be the name of a set; take letters, digits, dots and hyphens (and not 'all')")
+    _own(folder, called, [annotations] if isinstance(annotations, (str, Path)) else annotations)
     card_path(folder)  # refuse a folder whose card cannot be written before anything is
     found = import_annotations(source.name, annotations)
     imported = found.counts
     if videos is not None:
         _checked(found, VideoFolder(videos), DiskCache(folder / ".looks", ".json"), min_frames, workers or os.cpu_count() or 1, timeout)
-    outputs = _outputs(folder, called, found, role, share)
+    outputs = _outputs(found, role, share)
     report = folder / "problems" / f"{called}.jsonl"
     if found.problems:
         atomic_write(report, "".join(json.dumps(p.to_row()) + "\n" for p in found.problems))

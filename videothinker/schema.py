@@ -12,12 +12,12 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PureWindowsPath
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 # %% auto #0
-__all__ = ['SchemaError', 'option_line', 'option_letters', 'Segment', 'Sample', 'atomic_write', 'write_json', 'read_json',
-           'read_rows', 'lines', 'write_rows', 'sample_id', 'resolve_path']
+__all__ = ['Made', 'SchemaError', 'option_line', 'option_letters', 'Segment', 'Sample', 'atomic_write', 'loads', 'read_text',
+           'write_json', 'read_json', 'read_each', 'read_rows', 'lines', 'write_rows', 'video_of', 'sample_id']
 
 # %% ../nbs/00_schema.ipynb #c00-005
 class SchemaError(ValueError):
@@ -276,14 +276,16 @@ def _dumps(obj: Any, indent: int | None = None) -> str:
     return json.dumps(obj, allow_nan=False, indent=indent) if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text) else text
 
 
-def _loads(text: str, where: str) -> Any:
+def loads(text: str, where: str) -> Any:
+    """A JSON value; SchemaError, beginning with `where`, if the text is none."""
     try:
         return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise SchemaError(f"{where}: not JSON: {error}; was the file cut off or edited by hand?") from None
 
 
-def _read_text(path: str | os.PathLike[str]) -> str:
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file, without byte-order mark; SchemaError, naming the line, if it is not UTF-8."""
     data = Path(path).read_bytes()
     try:
         return data.decode("utf-8-sig")
@@ -299,40 +301,44 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
 # %% ../nbs/00_schema.ipynb #c00-042
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read one JSON value; SchemaError, naming the file, if it is not UTF-8 or not JSON."""
-    return _loads(_read_text(path), str(path))
+    return loads(read_text(path), str(path))
 
 # %% ../nbs/00_schema.ipynb #c00-045
-def read_rows(path: str | os.PathLike[str], errors: list[SchemaError] | None = None) -> list[Sample]:
-    """Read a file of rows: JSON lines or one JSON list, whichever the content is.
+Made = TypeVar("Made")
+
+
+def read_each(path: str | os.PathLike[str], make: Callable[[Any, str], Made], errors: list[SchemaError] | None = None) -> list[Made]:
+    """Make something of every row of a file: JSON lines or one JSON list, whichever the content is.
 
     Parameters
     ----------
     path : the file, UTF-8. Blank lines are skipped.
+    make : (JSON value, where it stands) → what is made of it, or SchemaError.
     errors : if given, bad rows are left out and their errors are added here; otherwise the first bad row raises.
-
-    Returns
-    -------
-    Samples in file order.
 
     Raises
     ------
     SchemaError : `file:line: field 'name': what is wrong; what to do` (`file: row N:` in a JSON list).
     FileNotFoundError : if there is no such file.
     """
-    text, samples = _read_text(path), []
+    text, made = read_text(path), []
     listed = text.lstrip()[:1] == "["
-    rows = _loads(text, str(path)) if listed else text.split("\n")
-    for i, row in enumerate(rows, start=1):
+    for i, row in enumerate(loads(text, str(path)) if listed else text.split("\n"), start=1):
         where = f"{path}: row {i}" if listed else f"{path}:{i}"
         if not listed and not row.strip():
             continue
         try:
-            samples.append(Sample.from_row(row if listed else _loads(row, where), where))
+            made.append(make(row if listed else loads(row, where), where))
         except SchemaError as error:
             if errors is None:
                 raise
             errors.append(error)
-    return samples
+    return made
+
+
+def read_rows(path: str | os.PathLike[str], errors: list[SchemaError] | None = None) -> list[Sample]:
+    """The samples of a file, in its order; arguments and errors as for `read_each`."""
+    return read_each(path, Sample.from_row, errors)
 
 # %% ../nbs/00_schema.ipynb #c00-046
 def lines(made: Iterable[Any]) -> str:
@@ -346,6 +352,11 @@ def write_rows(path: str | os.PathLike[str], samples: Iterable[Sample]) -> None:
     atomic_write(path, "[\n" + text.rstrip("\n").replace("\n", ",\n") + "\n]\n" if Path(path).suffix == ".json" else text)
 
 # %% ../nbs/00_schema.ipynb #c00-052
+def video_of(sample: Sample) -> str:
+    """What names the video of a row: its `video_id`, else its path."""
+    return sample.video_id or sample.path
+
+
 def sample_id(sample: Sample) -> str:
     """The sample's `id`, or, without one, the MD5 (32 hex digits) of problem, options and path.
 
@@ -353,47 +364,3 @@ def sample_id(sample: Sample) -> str:
     """
     text = f"{sample.problem}{sample.options}{sample.path}"
     return sample.id or hashlib.md5(text.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
-
-# %% ../nbs/00_schema.ipynb #c00-055
-def _path_problem(path: str) -> str:
-    windows = PureWindowsPath(path)
-    if not path.strip():
-        return "is empty; the row names no video"
-    if "\0" in path:
-        return "contains a NUL byte"
-    if "://" in path or path.lower().startswith(("file:", "data:")):
-        return "is an address; download the video and give a relative path"
-    if path.startswith(("/", "\\")) or windows.drive or windows.is_absolute():
-        return "is absolute; give it relative to the video root"
-    if ".." in windows.parts:
-        return "contains '..'; give it relative to the video root"
-    return ""
-
-
-def resolve_path(sample: Sample, video_root: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]]) -> Path:
-    """Absolute path of the sample's video, which may or may not exist.
-
-    Parameters
-    ----------
-    sample : its `data_source` chooses the root, its `path` is relative to it.
-    video_root : one folder, or a map from `data_source` to folder; the key "default" serves unknown sources.
-
-    Raises
-    ------
-    SchemaError : if no root is known, or the path is empty, absolute, an address, or leaves the root (also by a link).
-    """
-    root = video_root
-    if isinstance(root, Mapping):
-        roots = root
-        if sample.data_source not in roots and "default" not in roots:
-            raise SchemaError(f"no video root for data_source {sample.data_source!r}; known: {', '.join(map(str, roots))}; "
-                              "add it or a 'default'")
-        root = roots.get(sample.data_source, roots.get("default", ""))
-    problem = _path_problem(sample.path)
-    base = os.path.realpath(root)
-    full = Path(base) if problem else Path(os.path.realpath(os.path.join(base, sample.path)))
-    if not problem and (not full.is_relative_to(base) or str(full) == base):
-        problem = "leaves the video root through a link, or is the root itself; point the root at the real folder"
-    if problem:
-        raise SchemaError(f"field 'path': {sample.path[:200]!r} {problem}")
-    return full

@@ -230,7 +230,7 @@ def train_sft(model_path: str | Path, samples: Sequence[Sample], settings: Setti
     model_path : base model, folder or hub name.
     samples : rows with `process` and `solution`.
     settings : prompt style and sampling; saved with the model.
-    video_root : where the rows' videos are (see `schema.resolve_path`).
+    video_root : where the rows' videos are (see `paths.resolve_path`).
     config : fields of `trl.SFTConfig` (learning rate, batch size, steps, …).
     out : folder; the model goes to `out/model`, checkpoints beside it.
     peft : fields of `peft.LoraConfig`, None for full fine-tuning.

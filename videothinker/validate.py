@@ -15,7 +15,7 @@ from typing import Any
 
 from .faults import Fault, caption_faults, is_captions, row_faults
 from .findings import CHECKS, LEVELS, Finding, Report, one_line
-from .guessing import guesses, letter_balance, video_of
+from .guessing import guesses, letter_balance, source_video
 from videothinker.leakage import (
     Fingerprint,
     answered,
@@ -25,7 +25,8 @@ from videothinker.leakage import (
     question_leaks,
     video_leaks,
 )
-from .schema import Sample, SchemaError, _loads, _read_text, resolve_path
+from .paths import resolve_path
+from .schema import Sample, SchemaError, loads, read_text
 from .video import EmptyVideo, MissingVideo, VideoError, probe, read_frames
 
 # %% auto #0
@@ -85,14 +86,14 @@ class Row:
 
 def _values(path: Path) -> Iterator[tuple[int, Any]]:
     """Number and value of each row; a SchemaError in place of a line that is not JSON."""
-    text = _read_text(path)
+    text = read_text(path)
     if text.lstrip()[:1] == "[":
-        yield from enumerate(_loads(text, str(path)), 1)
+        yield from enumerate(loads(text, str(path)), 1)
         return
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                yield number, _loads(line, "line")
+                yield number, loads(line, "line")
             except SchemaError as error:
                 yield number, error
 
@@ -135,7 +136,7 @@ def repeated(rows: Sequence[Row]) -> Iterator[Finding]:
         if row.sample.id and (first := ids.setdefault(row.sample.id, row)) is not row:
             yield row.finding(Fault("duplicate-id", "error", f"the id stands in {first.where} too; give every row its own"))
         text = asked(row.sample)
-        if (first := questions.setdefault((row.file, video_of(row.sample), text), row)) is not row:
+        if (first := questions.setdefault((row.file, source_video(row.sample), text), row)) is not row:
             other = answered(first.sample) != answered(row.sample)
             level, how = ("error", "with another answer; one is wrong") if other and row.sample.options else ("warning", "too; keep one")
             yield row.finding(Fault("duplicate-question", level, f"the question about this video stands in {first.where} {how}"))
@@ -256,9 +257,9 @@ def leak_findings(train: Sequence[Row], evaluation: Sequence[Row], files: Mappin
     there = {key: path for key, path in files.items() if path in facts and facts[path].check != "video-missing"}
     prints = {path: fact.print for path, fact in facts.items() if fact.print}
     questions, templates = question_leaks(ours, theirs)
-    rows_of = Counter(video_of(sample) for sample in theirs)
+    rows_of = Counter(source_video(sample) for sample in theirs)
     for leak in [*video_leaks(ours, theirs, there, prints), *questions]:
-        n, row = rows_of[video_of(theirs[leak.evaluation])], evaluation[leak.evaluation]
+        n, row = rows_of[source_video(theirs[leak.evaluation])], evaluation[leak.evaluation]
         advice = "leave it out of one" if leak.kind == "question" else f"{n:,} rows of the evaluation are about this video; split by video"
         level = "error" if leak.sure and leak.kind != "question" else "warning"
         yield row.finding(Fault(f"leak-{leak.kind}", level, f"{leak.why} as in {train[leak.train].where}; {advice}"))
@@ -286,7 +287,7 @@ def _not_run(sides: Mapping[str, Sequence[Row]], measures: Mapping[str, Mapping[
 def _counts(paths: Sequence[Path], rows: Sequence[Row], captions: int, bad: int) -> dict[str, int]:
     samples = [row.sample for row in rows]
     return {"files": len(paths), "rows": len(rows), "bad rows": bad, "caption rows": captions, "images": sum(s.data_type != "video" for s in samples),
-            "videos": len({video_of(s) for s in samples}), "traces": sum(s.process is not None for s in samples)}
+            "videos": len({source_video(s) for s in samples}), "traces": sum(s.process is not None for s in samples)}
 
 # %% ../nbs/04d_validate.ipynb #c04d-031
 def validate(train: Sequence[str | os.PathLike[str]] = (), evaluation: Sequence[str | os.PathLike[str]] = (), videos: Roots | None = None,
@@ -296,7 +297,7 @@ def validate(train: Sequence[str | os.PathLike[str]] = (), evaluation: Sequence[
     Parameters
     ----------
     train, evaluation : row files of each side, see `find_files`.
-    videos : the video root, or a map from `data_source` to root (see `schema.resolve_path`); None leaves the videos out.
+    videos : the video root, or a map from `data_source` to root (see `paths.resolve_path`); None leaves the videos out.
     decode : whether frames are decoded; if not, the files are only opened.
     workers : how many videos are opened at a time.
     strict : whether warnings fail too.

@@ -13,7 +13,8 @@ from typing import Any
 
 from .annotations import Row, RowError
 from .clips import Clip
-from .schema import Sample, Segment, _path_problem, option_line
+from .paths import path_problem
+from .schema import Sample, Segment, option_line
 from .trace import parse_time
 
 # %% auto #0
@@ -185,7 +186,7 @@ def text_letter(answer: str, texts: Sequence[str], name: str = "answer") -> str:
 # %% ../nbs/01c_values.ipynb #c01c-025
 def safe_path(path: str) -> str:
     """The path of a video, or `RowError` if it is empty, absolute, an address, or holds `..`."""
-    if problem := _path_problem(path):
+    if problem := path_problem(path):
         raise RowError(f"the video path {path[:80]!r} {problem}")
     return path
 

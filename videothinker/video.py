@@ -112,7 +112,7 @@ class _Worker:
         command = [sys.executable, "-P", "-c", _START_WORKER]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, env=env)
         self.late = threading.Event()
-        self._within(60.0, lambda: self._line())
+        self._within(60.0, self._line)
 
     def ask(self, job: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
         """The answer to a job within its `timeout`; raises `DecodeTimeout`, or `_Died` with what the process said last."""
@@ -120,6 +120,8 @@ class _Worker:
         try:
             return self._within(job["timeout"], lambda: self._exchange(job))
         except (OSError, EOFError, ValueError) as error:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(1)  # so that its exit code is its own
             code = self.stop()
             if self.late.is_set():
                 raise DecodeTimeout(job["path"], f"{job['backend']} was killed after {job['timeout']:g} s; raise timeout or try another backend") from error
