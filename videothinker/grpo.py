@@ -20,13 +20,14 @@ from trl import GRPOConfig
 
 from .features import feature_cache
 from .model import Encoder, Family, Prompt, Settings, family_of
-from .objective import REDUCTIONS, clip_shares, group_advantages, kl_estimate, per_token_loss
+from .objective import REDUCTIONS, WEIGHT_MODES, clip_shares, group_advantages, kl_estimate, per_token_loss
 from .order import PromptOrder
 from .prefix import completion_logps, plain_model
 from .rewards import hack_flags
-from .rollout import Completion, Decoding, generate, texts
+from .rollout import Completion, Decoding, drawn_logps, generate, texts
 from .schema import Sample
 from .sft import checkpoint_mark, lora_config, start_training, train_on, whole_model
+from .vllm_rollout import VLLMRollout, engine_weights
 
 # %% auto #0
 __all__ = ['USED', 'ALLOWED', 'RewardFunction', 'VideoGRPOConfig', 'Rollout', 'reward_parts', 'score', 'compare', 'is_dead',
@@ -34,9 +35,12 @@ __all__ = ['USED', 'ALLOWED', 'RewardFunction', 'VideoGRPOConfig', 'Rollout', 'r
 
 # %% ../nbs/12_grpo.ipynb #c12-005
 USED = frozenset({"num_generations", "max_completion_length", "temperature", "top_p", "top_k", "min_p", "generation_kwargs", "beta", "epsilon", "epsilon_high", "reward_weights", "scale_rewards",
-                  "loss_type", "mask_truncated_completions", "log_completions", "num_iterations", "steps_per_generation", "importance_sampling_level"})
+                  "loss_type", "mask_truncated_completions", "log_completions", "num_iterations", "steps_per_generation", "importance_sampling_level",
+                  "use_vllm", "vllm_mode", "vllm_model_impl", "vllm_max_model_length", "vllm_gpu_memory_utilization", "vllm_server_base_url", "vllm_server_host", "vllm_server_port",
+                  "vllm_server_timeout", "vllm_group_port", "vllm_importance_sampling_correction", "vllm_importance_sampling_mode", "vllm_importance_sampling_clip_min",
+                  "vllm_importance_sampling_clip_max"})
 ALLOWED: dict[str, tuple[Any, ...]] = {"loss_type": tuple(REDUCTIONS), "importance_sampling_level": ("token", "sequence"),
-                                       "scale_rewards": ("group", "batch", "none")}
+                                       "scale_rewards": ("group", "batch", "none"), "vllm_mode": ("colocate", "server"), "vllm_importance_sampling_mode": WEIGHT_MODES}
 
 
 @dataclass
@@ -50,7 +54,7 @@ class VideoGRPOConfig(GRPOConfig):
     ValueError : for a field or a value that this trainer would ignore; names it and what is supported.
     """
 
-    rollout_rows: int = field(default=256, metadata={"help": "Completions decoded side by side: their caches are in memory together."})
+    rollout_rows: int = field(default=256, metadata={"help": "Completions decoded side by side: their caches are in memory together (not with use_vllm)."})
     update_rows: int = field(default=0, metadata={"help": "Completions of a prompt whose activations are in memory together in the update; 0: all of them."})
     freeze_vision: bool = field(default=True, metadata={"help": "Keep the vision tower as it is: every video is encoded once a step."})
     dynamic_sampling: int = field(default=0, metadata={"help": "How often groups that all earned the same are replaced by other prompts' groups."})
@@ -172,14 +176,10 @@ def step_statistics(rollouts: Sequence[Rollout]) -> dict[str, float]:
 def logp_gap(completions: Sequence[Completion], logps: Tensor, mask: Tensor) -> float:
     """Largest difference (nats) between the log-probabilities of the rollout and of the policy's forward pass; 0 with nothing to compare.
 
-    Parameters
-    ----------
-    completions : B sampled completions with the log-probabilities they were drawn with.
-    logps, mask : what `completion_logps` found for them [B, C]; completions without a token in the mask are left out.
+    Parameters: B sampled `completions`; `logps` and `mask`, what `completion_logps` found for them [B, C], tokens outside the mask being left out.
     """
-    gaps = [(logps[i, m.bool()] - torch.tensor(c.logprobs, device=logps.device)).abs().max()
-            for i, (c, m) in enumerate(zip(completions, mask, strict=True)) if m.any()]
-    return float(torch.stack(gaps).max()) if gaps else 0.0
+    gaps = (logps - drawn_logps(completions, logps)).abs()[mask.bool()]
+    return float(gaps.max()) if len(gaps) else 0.0
 
 # %% ../nbs/12_grpo.ipynb #c12-046
 def write_completions(rollouts: Sequence[Rollout], folder: Path, step: int) -> None:
@@ -214,6 +214,7 @@ class VideoGRPOTrainer(Trainer):
     Raises
     ------
     ValueError : when groups do not fit into micro-batches, rows are fewer than the prompts of one, the reference is missing, or weights are sharded (FSDP, DeepSpeed).
+    ImportError : with `use_vllm`, when vLLM is not installed.
     """
 
     def __init__(self, model: Any, args: VideoGRPOConfig, samples: Sequence[Sample], encoder: Encoder, rewards: dict[str, RewardFunction],
@@ -249,6 +250,7 @@ class VideoGRPOTrainer(Trainer):
         self.features = feature_cache(plain_model(model), encoder) if args.freeze_vision else None
         super().__init__(model, args, train_dataset=Dataset.from_dict({"index": list(range(len(self.samples)))}),
                          processing_class=encoder.processor, callbacks=list(callbacks))
+        self.engine = VLLMRollout(self.model, self.accelerator, encoder.processor, self.family, self.decoding, args) if args.use_vllm else None
         self.model_accepts_loss_kwargs = False  # our loss is a micro-batch's mean: the Trainer divides it by the accumulation steps
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
@@ -298,10 +300,13 @@ class VideoGRPOTrainer(Trainer):
         if self.features is not None:
             prompts = self.features(prompts)
         seeds = [hash((self.args.seed, self.state.global_step, i)) % 2**31 for i in indices]
-        out, per = [], max(1, self.args.rollout_rows // G)
+        out, per = [], max(1, len(prompts) if self.engine else self.args.rollout_rows // G)
+        if self.engine:
+            self.engine.sync(self.state.global_step)
         for i in range(0, len(prompts), per):
+            part, drawn_by = prompts[i:i + per], seeds[i:i + per]
             with self.accelerator.autocast():  # the arithmetic of the update
-                out += generate(model, prompts[i:i + per], self.family, G, self.decoding, seeds[i:i + per], self.encoder.processor.tokenizer)
+                out += self.engine.generate(part, G, drawn_by) if self.engine else generate(model, part, self.family, G, self.decoding, drawn_by, self.encoder.processor.tokenizer)
         model.train()
         return [Rollout(s, p, c, texts(c, self.encoder.processor)) for s, p, c in zip(samples, prompts, out, strict=True)]
 
@@ -318,9 +323,12 @@ class VideoGRPOTrainer(Trainer):
         for r, now in zip(rollouts, logps.detach().split(args.num_generations), strict=True):
             r.old = now if r.old is None else r.old  # the first time, the policy is the one that sampled
         ratio = logps, torch.cat([r.old for r in rollouts if r.old is not None]), advantages, mask, args.epsilon, high
-        loss = per_token_loss(*ratio, args.loss_type, args.importance_sampling_level)
-        for name, share in clip_shares(*ratio).items():
-            self.step_metrics[name].append(share)
+        loss, found = per_token_loss(*ratio, args.loss_type, args.importance_sampling_level), clip_shares(*ratio)
+        if self.engine and args.vllm_importance_sampling_correction:
+            weights, of_engine = engine_weights(ratio[1], completions, mask, args)
+            loss, found = loss * weights, found | of_engine
+        for name, value in found.items():
+            self.step_metrics[name].append(value)
         if args.beta:
             ref = self.reference_logps(groups)
             kl = kl_estimate(logps, ref)

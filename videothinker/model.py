@@ -27,8 +27,8 @@ from .schema import Sample, read_json, write_json
 from .video import VideoError, cached_frames, read_frames
 
 # %% auto #0
-__all__ = ['load_model', 'Settings', 'save_model', 'mrope_positions', 'Prompt', 'encode_video_text', 'encode_prompt', 'about',
-           'safe_path', 'Encoder', 'readable', 'Batch', 'Family', 'family_of', 'collate']
+__all__ = ['JUST_ABOVE', 'load_model', 'Settings', 'save_model', 'mrope_positions', 'Prompt', 'encode_video_text',
+           'encode_prompt', 'about', 'safe_path', 'Encoder', 'readable', 'Batch', 'Family', 'family_of', 'collate']
 
 # %% ../nbs/08_model.ipynb #c08-014
 def load_model(path: str | Path, dtype: str = "auto", device: str | None = None, quantization: dict[str, Any] | None = None) -> tuple[Any, Any]:
@@ -104,6 +104,9 @@ def save_model(model: Any, processor: Any, out: str | Path, settings: Settings, 
     shutil.rmtree(old, ignore_errors=True)
 
 # %% ../nbs/08_model.ipynb #c08-022
+JUST_ABOVE = 1 + 1e-9  # 30 · 0.1 is 2.9999…, and would be cut to 2
+
+
 def mrope_positions(input_ids: Tensor, video_token: int, grids: Tensor | None, seconds_per_grid: Sequence[float] = (),
                     tokens_per_second: float = 2.0, merge: int = 2) -> Tensor:
     """Multimodal rotary positions of one sequence, prompt and completion alike (Qwen2.5-VL report; rule of transformers ≤ 4.x).
@@ -133,7 +136,7 @@ def mrope_positions(input_ids: Tensor, video_token: int, grids: Tensor | None, s
         begin = start + int((input_ids[start:] == video_token).nonzero()[0])
         out.append(torch.arange(begin - start).expand(3, -1) + cursor)
         cursor += begin - start
-        time = (torch.arange(t) * seconds * tokens_per_second + 1e-6).long()  # 1e-6: 0.1 * 30 is 2.9999…
+        time = (torch.arange(t, dtype=torch.float64) * (seconds * JUST_ABOVE * tokens_per_second)).long()
         axes = torch.meshgrid(time, torch.arange(h // merge), torch.arange(w // merge), indexing="ij")
         out.append(torch.stack(axes).reshape(3, -1) + cursor)
         start, cursor = begin + t * h * w // merge**2, int(out[-1].max()) + 1
@@ -178,9 +181,8 @@ def encode_video_text(processor: Any, text: str, *clips: Frames) -> Prompt:
     meta = [VideoMetadata(total_num_frames=len(c.pixels), fps=c.fps, frames_indices=list(range(len(c.pixels))), duration=c.duration) for c in clips]
     videos = [torch.from_numpy(c.pixels).permute(0, 3, 1, 2) for c in clips]  # each [T, 3, H, W]
     out = processor(text=[text], videos=videos, video_metadata=meta, do_sample_frames=False, do_resize=False, return_tensors="pt")
-    seconds = tuple(float(s) for s in out["second_per_grid_ts"])
-    for found, clip in zip(seconds, clips, strict=True):
-        expected = processor.video_processor.temporal_patch_size / clip.fps
+    seconds = tuple(processor.video_processor.temporal_patch_size / c.fps for c in clips)  # in 64 bits; the processor's have 32
+    for found, expected in zip(map(float, out["second_per_grid_ts"]), seconds, strict=True):
         if abs(found - expected) > 1e-6 * expected:
             raise RuntimeError(f"the processor reports {found} s per temporal patch, the frames say {expected}")
     return Prompt(out["input_ids"][0], out["pixel_values_videos"], out["video_grid_thw"], seconds)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['REDUCTIONS', 'group_advantages', 'per_token_loss', 'clip_shares', 'kl_estimate']
+__all__ = ['REDUCTIONS', 'WEIGHT_MODES', 'group_advantages', 'per_token_loss', 'clip_shares', 'kl_estimate', 'sampling_weights']
 
 # %% ../nbs/11a_objective.ipynb #c11a-005
 def group_advantages(rewards: Tensor, group: int, scale: str = "group") -> Tensor:
@@ -84,3 +84,28 @@ REDUCTIONS: dict[str, Callable[[Tensor, Tensor, int, float], Tensor]] = {  # (lo
     "dapo": lambda x, m, longest, tokens: (x * m).sum() / max(tokens, 1.0),
     "cispo": lambda x, m, longest, tokens: (x * m).sum() / max(tokens, 1.0),
 }
+
+# %% ../nbs/11a_objective.ipynb #c11a-020
+WEIGHT_MODES = ("sequence_mask", "sequence_truncate", "token_mask", "token_truncate")
+
+
+def sampling_weights(logps: Tensor, drawn: Tensor, mask: Tensor, mode: str = "sequence_mask", low: float | None = None, high: float | None = 3.0) -> Tensor:
+    """How much a token counts that was drawn by something else than the policy that learns from it.
+
+    Parameters
+    ----------
+    logps, drawn : log-probabilities under the policy at that time, and those the tokens were drawn with [B, C]; NaN, where an engine gave none, counts as equal.
+    mask : 1 on completion tokens [B, C].
+    mode : one of `WEIGHT_MODES`.
+    low, high : limits of the ratio, None for none; what lies outside becomes the limit (`truncate`) or 0 (`mask`).
+
+    Returns
+    -------
+    weights without a gradient: [B, C], or [B, 1] for whole completions.
+    """
+    log_ratio = ((logps.detach() - drawn) * mask).nan_to_num(0.0)
+    ratio = (log_ratio.sum(1, keepdim=True) if mode.startswith("sequence") else log_ratio).exp()
+    if mode.endswith("truncate"):
+        return ratio.clamp(low, high) if low is not None or high is not None else ratio
+    outside = (ratio < (-torch.inf if low is None else low)) | (ratio > (torch.inf if high is None else high))
+    return ratio.masked_fill(outside, 0.0)

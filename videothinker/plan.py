@@ -218,7 +218,7 @@ def memory_of(shape: Shape, counts: dict[str, int], recipe: Recipe, load: Load, 
         rows, G = rows_of(recipe) * train.get("gradient_accumulation_steps", 1), train.get("num_generations", 8)
         prompts = min(rows, max(1, train.get("rollout_rows", 256) // G))
         parts["reference"] = 2.0 * total if train.get("beta", 0.0) and not recipe.peft else 0.0
-        parts["rollout"] = 4.0 * shape.keys * shape.layers * prompts * (load.prompt + G * load.longest)
+        parts["rollout"] = 0.0 if train.get("use_vllm") else 4.0 * shape.keys * shape.layers * prompts * (load.prompt + G * load.longest)
     return parts
 
 # %% ../nbs/17a_plan.ipynb #c17a-022
@@ -244,7 +244,7 @@ def step_seconds(shape: Shape, counts: dict[str, int], recipe: Recipe, load: Loa
     _, peak, bandwidth = GPUS[kind]
     flops, training, prompts = step_flops(shape, recipe, load), ASSUMED["share of the peak, training"], ASSUMED["share of the peak, prompts"]
     out = {name: f / (peak * 1e12 * (training if name == "update" else prompts)) for name, f in flops.items() if name != "decoding"}
-    if recipe.stage == "grpo":
+    if recipe.stage == "grpo" and not recipe.train.get("use_vllm"):
         train, G = recipe.train, recipe.train.get("num_generations", 8)
         rows = rows_of(recipe) * train.get("gradient_accumulation_steps", 1)
         at_once = max(1, train.get("rollout_rows", 256) // G)
@@ -264,6 +264,7 @@ class TrainingPlan:
     seconds: dict[str, float]  # of an optimizer step
     room: float                # bytes that can be used of each GPU
     changes: list[str] = field(default_factory=list)  # that make it fit; empty when it does, or when nothing does
+    engine: float | None = None  # bytes that vLLM keeps of each GPU, when it draws the completions
 
     @property
     def fits(self) -> bool:
@@ -307,7 +308,10 @@ def plan_training(recipe: Recipe, gpus: str = "1xA100-80G", model: str = "", dur
     if recipe.stage == "grpo" and sharding in ("fsdp2", "zero3"):
         raise ValueError("GRPO needs whole weights on every GPU: --sharding ddp or zero2")
     shape, counts, load = Shape.of(config_of(name)), parameters_of(name), load_of(recipe, duration, answer)
-    room = GPUS[kind][0] * 1e9 * ASSUMED["usable share of the memory"] - ASSUMED["bytes of CUDA and libraries"]
+    train = recipe.train
+    colocated = train.get("vllm_gpu_memory_utilization", 0.3) if train.get("vllm_mode", "colocate") == "colocate" else 0.0
+    engine = GPUS[kind][0] * 1e9 * colocated if train.get("use_vllm") else None
+    room = GPUS[kind][0] * 1e9 * ASSUMED["usable share of the memory"] - ASSUMED["bytes of CUDA and libraries"] - (engine or 0.0)
 
     def bytes_of(r: Recipe, how: str) -> float:
         return sum(memory_of(shape, counts, r, load, n, how).values())
@@ -327,7 +331,7 @@ def plan_training(recipe: Recipe, gpus: str = "1xA100-80G", model: str = "", dur
                     ("peft, and quantization to four bits of the weights below the adapters", replace(adapted, quantization={"load_in_4bit": True}), sharding)]
             text = next((text for text, after, how in last if bytes_of(after, how) <= room), "")
             changes = [*changes, text] if text else []
-    return TrainingPlan(load, step_flops(shape, recipe, load), memory_of(shape, counts, recipe, load, n, sharding), step_seconds(shape, counts, recipe, load, kind), room, changes)
+    return TrainingPlan(load, step_flops(shape, recipe, load), memory_of(shape, counts, recipe, load, n, sharding), step_seconds(shape, counts, recipe, load, kind), room, changes, engine)
 
 
 def plan_lines(plan: TrainingPlan) -> list[str]:
@@ -341,6 +345,8 @@ def plan_lines(plan: TrainingPlan) -> list[str]:
     lines += table(plan.flops, 1e12, "operations of a step on each GPU (Tflop)")
     lines += table(plan.memory, 1e9, "memory of each GPU (GB)")
     lines += table(plan.seconds, 1, "time of a step (s)")
+    if plan.engine is not None:
+        lines.append(f"completions are drawn by vLLM, which keeps {plan.engine / 1e9:.1f} GB of each GPU for itself; how long it takes is not known here")
     lines.append(f"{'FITS' if plan.fits else 'DOES NOT FIT'}: {sum(plan.memory.values()) / 1e9:.1f} of {plan.room / 1e9:.1f} GB that can be used")
     if not plan.fits:
         lines += ["to make it fit:", *(f"  - {c}" for c in plan.changes)] if plan.changes else ["nothing that is known here makes it fit: more memory, a smaller model, or fewer frames"]

@@ -5,7 +5,7 @@
 # %% ../nbs/10a_prefix.ipynb #c10a-002
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
+from .attention import attend
 from .model import Family, Prompt, mrope_positions
 
 # %% auto #0
@@ -107,13 +108,9 @@ def prefix_pass(model: Any, prompt: Prompt, family: Family, save_memory: bool = 
     return [*found, project(text.layers[-1], x, rope)[1:]]
 
 # %% ../nbs/10a_prefix.ipynb #c10a-010
-def _suffix_layer(layer: Any, x: Tensor, rope: Rope, keys: Tensor, values: Tensor, lengths: Sequence[int], masks: Mapping[int, Tensor]) -> Tensor:
+def _suffix_layer(layer: Any, x: Tensor, rope: Rope, keys: Tensor, values: Tensor, lengths: Sequence[int]) -> Tensor:
     q, k, v = project(layer, x, rope)
-    attended = []
-    for qi, ki, vi, n in zip(q.split(lengths, 1), k.split(lengths, 1), v.split(lengths, 1), lengths, strict=True):
-        k_all, v_all = torch.cat([keys, ki], 1), torch.cat([values, vi], 1)
-        attended.append(scaled_dot_product_attention(qi[None], k_all[None], v_all[None], attn_mask=masks[n], enable_gqa=True)[0])
-    return finish(layer, x, torch.cat(attended, 1))
+    return finish(layer, x, attend(q, keys, values, k, v, lengths))
 
 
 def suffix_pass(model: Any, prompt: Prompt, completions: Sequence[Sequence[int]], prefix: Sequence[KeyValues], family: Family,
@@ -135,10 +132,8 @@ def suffix_pass(model: Any, prompt: Prompt, completions: Sequence[Sequence[int]]
     ids = torch.tensor([t for c in completions for t in [last, *c[:-1]]], device=prefix[0][0].device)
     x = text.embed_tokens(ids)
     rope = ropes(text, x, torch.cat([start + torch.arange(n) for n in lengths], 1))  # text goes on one by one, on all three axes
-    P = prefix[0][0].shape[1]
-    masks = {n: torch.ones(n, P + n, dtype=torch.bool, device=x.device).tril(P) for n in set(lengths)}  # the prefix, and what has been said
     for layer, (keys, values) in zip(text.layers, prefix, strict=True):
-        x = _call(save_memory, _suffix_layer, layer, x, rope, keys, values, lengths, masks)
+        x = _call(save_memory, _suffix_layer, layer, x, rope, keys, values, lengths)
     return text.norm(x)
 
 # %% ../nbs/10a_prefix.ipynb #c10a-012

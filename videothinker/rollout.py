@@ -27,8 +27,8 @@ from videothinker.prefix import (
 )
 
 # %% auto #0
-__all__ = ['Completion', 'Decoding', 'GroupCache', 'attend_both', 'next_logits', 'draw', 'noise_of', 'record', 'ending',
-           'generate', 'texts']
+__all__ = ['Completion', 'Decoding', 'GroupCache', 'attend_both', 'next_logits', 'draw', 'noise_of', 'record', 'drawn_logps',
+           'ending', 'generate', 'texts']
 
 # %% ../nbs/11_rollout.ipynb #c11-005
 @dataclass
@@ -188,6 +188,12 @@ def record(done: list[Completion], rows: Tensor, token: Tensor, logprob: Tensor,
             done[row].logprobs.append(lp)
             done[row].finished = ends(done[row].ids)
     return torch.tensor([not done[r].finished for r in rows.tolist()], device=rows.device)
+
+# %% ../nbs/11_rollout.ipynb #c11-031
+def drawn_logps(completions: Sequence[Completion], like: Tensor) -> Tensor:
+    """The log-probabilities that B completions were drawn with, padded with NaN to the shape of `like` [B, C]."""
+    rows = pad_sequence([torch.tensor(c.logprobs) for c in completions], batch_first=True, padding_value=torch.nan)
+    return torch.nn.functional.pad(rows, (0, like.shape[1] - rows.shape[1]), value=torch.nan).to(like)
 
 # %% ../nbs/11_rollout.ipynb #c11-030
 def ending(decoding: Decoding, family: Family, tokenizer: Any = None) -> Callable[[list[int]], bool]:

@@ -1,0 +1,2 @@
+def trainer_init(init_info):
+    raise NotImplementedError("needs CUDA")

@@ -1,0 +1,118 @@
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import torch
+
+
+@dataclass
+class Logprob:
+    logprob: float
+    rank: int = 1
+
+
+@dataclass
+class CompletionOutput:
+    index: int
+    token_ids: list[int]
+    logprobs: list[dict[int, Logprob]]
+    finish_reason: str
+
+
+@dataclass
+class RequestOutput:
+    request_id: str
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    finished: bool = True
+
+
+def positions(ids, places, items, tokens_per_second, merge):
+    """[3, L] by the rule of the Qwen2.5-VL report, token by token."""
+    out, at, token = [], 0, 0
+    for place, item in zip(places, items, strict=True):
+        while token < place.offset:
+            out.append((at, at, at))
+            at, token = at + 1, token + 1
+        t, h, w = item["video_grid_thw"].data.tolist()
+        step = item["second_per_grid_ts"].data.item() * tokens_per_second
+        rows, columns = range(h // merge), range(w // merge)
+        block = [(at + int(i * step), at + j, at + k) for i in range(t) for j in rows for k in columns]
+        assert len(block) == place.length == len(item["video_embeds"].data)
+        out, at, token = out + block, max(max(p) for p in block) + 1, token + place.length
+    out += [(at + i,) * 3 for i in range(len(ids) - token)]
+    return torch.tensor(out).T
+
+
+@dataclass
+class Weights:
+    """The worker's model, as far as TRL reaches into it."""
+
+    model: torch.nn.Module
+
+    def load_weights(self, pairs):
+        own = dict(self.model.named_parameters())
+        for name, tensor in pairs:
+            assert own[name].shape == tensor.shape, name
+            own[name].data.copy_(tensor)
+
+
+@dataclass
+class LLMEngine:
+    model: torch.nn.Module
+    tokenizer: object
+    waiting: list = field(default_factory=list)
+    seen: list = field(default_factory=list)  # every request: (input, parameters)
+
+    def add_request(self, request_id, prompt, params):
+        assert isinstance(request_id, str) and prompt["type"] in ("token", "multimodal")
+        assert params.output_kind == 2 or params.n == 1, "only the sequence that ends last would come back"
+        self.waiting.append((request_id, prompt, params))
+        self.seen.append((prompt, params))
+
+    def has_unfinished_requests(self):
+        return bool(self.waiting)
+
+    def step(self):
+        request_id, prompt, params = self.waiting.pop()  # the last one first: nobody has promised an order
+        outputs = [self.complete(prompt, params, index) for index in range(params.n)]
+        return [RequestOutput(request_id, prompt["prompt_token_ids"], outputs)]
+
+    @torch.inference_mode()
+    def complete(self, prompt, params, index):
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        config, ids, said = self.model.config, prompt["prompt_token_ids"], []
+        video = prompt["type"] == "multimodal"
+        items, places = (prompt["mm_kwargs"]["video"], prompt["mm_placeholders"]["video"]) if video else ([], [])
+        features = {"video": BaseModelOutputWithPooling(pooler_output=tuple(i["video_embeds"].data for i in items))}
+        shape = config.vision_config.tokens_per_second, config.vision_config.spatial_merge_size
+        generator, logprobs = torch.Generator().manual_seed((params.seed or 0) + index), []
+        banned, bias = torch.tensor(list(params.logit_bias)), torch.tensor(list(params.logit_bias.values()))
+        for _ in range(params.max_tokens):
+            where = positions(ids + said, places, items, *shape)[:, None]
+            seen = {"mm_encoder_outputs": features} if video else {}
+            logits = self.model(torch.tensor([ids + said]), position_ids=where, **seen).logits[0, -1].float()
+            if len(banned):
+                logits[banned] += bias
+            shares = (logits / (params.temperature or 1)).log_softmax(-1)
+            drawn = shares.exp().multinomial(1, generator=generator) if params.temperature else shares.argmax()
+            token = int(drawn)
+            said.append(token)
+            logprobs.append({token: Logprob(float(shares[token]))})
+            if token in params.stop_token_ids or any(s in self.tokenizer.decode(said) for s in params.stop):
+                return CompletionOutput(index, said, logprobs, "stop")
+        return CompletionOutput(index, said, logprobs, "length")
+
+
+class LLM:
+    def __init__(self, model, **options):
+        from videothinker.model import load_model
+
+        loaded, processor = load_model(model, "float32")
+        self.options, self.resets = options, 0
+        self.llm_engine = LLMEngine(loaded, processor.tokenizer)
+        runner = SimpleNamespace(model=Weights(loaded))
+        self.llm_engine.model_executor = SimpleNamespace(driver_worker=SimpleNamespace(model_runner=runner))
+
+    def reset_prefix_cache(self):
+        self.resets += 1

@@ -1,0 +1,126 @@
+"""GRPO with rollouts by vLLM: what engine and server are asked, and what comes of it (vLLM is that of tests/stubs)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+TRAIN = """
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from videothinker.grpo import train_grpo
+from videothinker.model import Settings
+from videothinker.schema import read_rows
+
+torch.set_num_threads(1)
+base, world, out, options = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
+peft, server = options.pop("peft"), None
+if options.get("vllm_mode") == "server":
+    from trl.generation.vllm_client import VLLMClient
+    from vllm_server import Server
+
+    server = Server(str(base))
+    options["vllm_server_base_url"] = server.url
+    # the weights travel by NCCL, which needs GPUs: here the sender hands them over
+    VLLMClient.init_communicator = lambda client, device: setattr(client, "communicator", server.take)
+
+
+def longer(prompts, completions, **columns):
+    return [float(len(c)) for c in completions]
+
+
+config = dict(max_steps=3, save_strategy="no", num_generations=3, per_device_train_batch_size=6, temperature=1.5,
+              learning_rate=2e-3, lr_scheduler_type="constant", max_completion_length=10, beta=0.04, use_vllm=True,
+              gradient_checkpointing=False, disable_tqdm=True, logging_steps=1, seed=3) | options
+settings = Settings("short", {"fps": 2, "max_frames": 48, "size": [56, 56]})
+rows, rewards = read_rows(world / "val.jsonl"), {"longer": longer}
+result = train_grpo(base, rows, settings, world, config, rewards, out, peft, timeout=None)
+if int(os.environ.get("RANK", 0)) == 0:
+    (out / "log.json").write_text(json.dumps([row for row in result["log"] if "reward" in row]))
+    if server is not None:
+        (out / "requests.json").write_text(json.dumps(server.requests))
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four clips with a question each, and the training script."""
+    from videothinker.toyworld import WorldSize, make_world
+
+    folder = tmp_path_factory.mktemp("world")
+    make_world(folder, WorldSize(train=0, val=4, test=0, ood=0, questions=1))
+    (folder / "train.py").write_text(TRAIN)
+    return folder
+
+
+def run(world: Path, name: str, processes: int = 1, stubs: bool = True, **options: Any) -> subprocess.CompletedProcess:
+    """Train three steps with rollouts by the engine."""
+    path = [str(ROOT / "tests" / "stubs")] * stubs + list(filter(None, [os.environ.get("PYTHONPATH")]))
+    launch = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    given = [str(ROOT / "data" / "tiny-base"), str(world), str(world / name), json.dumps({"peft": None} | options)]
+    return subprocess.run(
+        [sys.executable, *launch, str(world / "train.py"), *given],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def steps_of(world: Path, name: str, **options: object) -> list[dict]:
+    """What a training logged."""
+    done = run(world, name, **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((world / name / "log.json").read_text())
+
+
+def check(steps: list[dict]) -> None:
+    """Policy and engine agree on every token of every step, hence also after the weights have moved."""
+    assert [s["step"] for s in steps] == [1, 2, 3]
+    assert all(s["sampling/sampling_logp_difference/max"] < 1e-4 for s in steps)
+    ratios = [s[f"sampling/importance_sampling_ratio/{kind}"] for s in steps for kind in ("min", "mean", "max")]
+    assert max(abs(ratio - 1) for ratio in ratios) < 1e-3
+    assert all(s["grad_norm"] > 0 for s in steps) and steps[-1]["kl"] > 1e-4  # and they have moved
+
+
+LORA = {"r": 4, "target_modules": ["q_proj", "v_proj", "down_proj"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("full", {}), ("tower", {"freeze_vision": False}), ("lora", {"peft": LORA}), ("two", {"processes": 2})],
+)
+def test_an_engine_in_the_training_process(world: Path, name: str, options: dict) -> None:
+    check(steps_of(world, name, **options))
+
+
+def test_a_server_is_sent_tokens_features_times_and_weights(world: Path) -> None:
+    check(steps_of(world, "server", vllm_mode="server"))
+    requests = json.loads((world / "server" / "requests.json").read_text())
+    drawn = [body for path, body in requests if path == "/inference/v1/generate"]
+    assert len(drawn) == 3 * 2 and all(body["sampling_params"]["n"] == 3 for body in drawn)  # a request a prompt
+    assert all(len(body["features"]["mm_hashes"]["video"]) == 1 for body in drawn)
+    assert len({body["sampling_params"]["seed"] for body in drawn}) == 6
+    once = ["/start_weight_update", "/update_weights", "weights", "/finish_weight_update", "/reset_prefix_cache"]
+    order = [path for path, _ in requests if path != "/inference/v1/generate"]
+    assert sorted(order) == sorted(once * 3)  # TRL announces and sends at the same time
+    announced = next(body["update_info"]["names"] for path, body in requests if path == "/update_weights")
+    assert announced == next(names for path, names in requests if path == "weights")
+
+
+def test_without_vllm_it_says_what_to_install(world: Path) -> None:
+    done = run(world, "none", stubs=False)
+    assert done.returncode != 0 and "pip install 'videothinker[vllm]'" in done.stderr
