@@ -422,37 +422,49 @@ def test_commit_without_the_environment_says_what_to_do(clone: Path) -> None:
     assert done.returncode != 0 and "bash scripts/setup.sh" in done.stderr
 
 
-# scripts/bench_update.py
+# scripts/bench_grpo.py
 
 
-def test_bench_update_prints_and_writes_a_row(tmp_path: Path) -> None:
-    script, rows = ROOT / "scripts" / "bench_update.py", tmp_path / "rows.json"
-    done = run(sys.executable, script, "--sizes", "128,8,2", "--repeats", 1, "--threads", 1, "--json", rows)
+def test_bench_grpo_prints_and_writes_every_way(tmp_path: Path) -> None:
+    script, rows = ROOT / "scripts" / "bench_grpo.py", tmp_path / "rows.json"
+    done = run(sys.executable, script, "--sizes", "256,8,2", "--repeats", 1, "--threads", 1, "--json", rows)
     assert done.returncode == 0, done.stderr
-    header, row = done.stdout.splitlines()
-    assert header.split()[:3] == ["P", "C", "G"] and row.split()[:3] == ["128", "8", "2"]
-    (found,) = json.loads(rows.read_text())
-    assert found["shared_seconds"] > 0 and 1 < found["predicted"] < 2
+    title, header, *lines = done.stdout.splitlines()
+    assert title == "prompt 256, completions 2 × 8 tokens" and header.split()[:3] == ["way", "decode", "prepare"]
+    found = {row["way"]: row for row in json.loads(rows.read_text())}
+    assert list(found) == ["trl", "repeated", "seen once", "ours", "in parts"] and len(lines) == 5
+    assert all(row["seconds"]["update"] > 0 and row["whole_update"] > 0 for row in found.values())
+    assert "step" in found["ours"] and "step" not in found["in parts"] and "gradient" not in found["trl"]
+    assert all(row["gradient"] < 1e-4 and row["loss_difference"] < 1e-5 for way, row in found.items() if way != "trl")
 
 
-def test_bench_update_times_a_whole_step(tmp_path: Path) -> None:
-    script, rows = ROOT / "scripts" / "bench_update.py", tmp_path / "rows.json"
-    options = ("--sizes", "128,4,2", "--repeats", 1, "--threads", 1, "--whole", "--json", rows)
-    done = run(sys.executable, script, *options)
-    assert done.returncode == 0, done.stderr
-    (found,) = json.loads(rows.read_text())
-    assert found["parts_seconds"] > 0 and 1 < found["predicted"] < 2
+def test_bench_grpo_predicts_more_for_longer_prompts_and_larger_groups() -> None:
+    bench = load_script("bench_grpo")
+
+    def ratio(part: str, *size: int) -> float:
+        return bench.predicted(*size, "repeated")[part] / bench.predicted(*size, "ours")[part]
+
+    for part in ("update", "step"):
+        short, long, large = (ratio(part, *size) for size in ((512, 64, 4), (4096, 64, 4), (4096, 64, 8)))
+        assert 1 < short < long < large
+    assert bench.flops(4096, 64, 8, False) / bench.flops(4096, 64, 8, True) < 8  # never more than the group
 
 
-def test_bench_update_predicts_more_for_longer_prompts_and_larger_groups() -> None:
-    flops = load_script("bench_update").flops
-    sizes = (512, 64, 4), (4096, 64, 4), (4096, 64, 8)
-    short, long, large = (flops(*s, "repeated") / flops(*s, "shared") for s in sizes)
-    assert 1 < short < long < 4 < large < 8  # never more than the group
+def test_bench_grpo_counts_the_tower_as_torch_does(tmp_path: Path) -> None:
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    bench = load_script("bench_grpo")
+    given = bench.make(512, 4, 2, tmp_path)
+    patches = bench.prepare(bench.read(given), "", 1)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        given.model.model.get_video_features(patches, given.prompt.grid)
+    assert 0.9 < bench.vision_flops(512) / counter.get_total_flops() < 1.1
 
 
-def test_bench_update_refuses_a_size_it_cannot_build() -> None:
-    done = run(sys.executable, ROOT / "scripts" / "bench_update.py", "--sizes", "64,8")
+def test_bench_grpo_refuses_a_size_it_cannot_build() -> None:
+    done = run(sys.executable, ROOT / "scripts" / "bench_grpo.py", "--sizes", "64,8")
     assert done.returncode == 2 and "--sizes takes P,C,G" in done.stderr
 
 

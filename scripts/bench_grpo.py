@@ -1,0 +1,422 @@
+"""What a GRPO step of one video prompt costs, part by part: as trainers do it today, and here.
+
+    python scripts/bench_grpo.py [--sizes 1024,256,8 4096,256,8 8192,256,16] [--quick] [--threads 2] [--repeats 3]
+                                 [--update] [--json FILE]
+
+A size is P,C,G: tokens of the prompt (nearly all of a video), tokens of a completion, completions. The model is a
+random Qwen2.5-VL (hidden 256, four layers, 2,048 words; a tower of four blocks of 128, frozen) in float32; the same
+completions are scored by all. The ways:
+
+    trl        TRL as installed: frames as images (one patch of time each, so twice the tokens), G rows, its fused head,
+               which on a CPU scores the prompt as well
+    repeated   what trainers with video do: the video's tensors repeated G times, logits for the completions only
+    seen once  the same, but with the tower's features computed once for all
+    ours       videothinker: features once, prompt once (`rollout.generate`, `prefix.completion_logps`)
+    in parts   the update with one completion's activations in memory at a time (`update_rows: 1`)
+
+Columns, seconds (median after one run to warm up): decoding of the clip and the processor's work; the tower in rollout,
+reference and update; prefill (a rollout of one token); sampling (the rest of C tokens); the reference's pass; the
+update, forward and backward. Memory is the peak of the update above the loaded model, each way in its own process.
+Ratios are to `repeated`, beside those that the floating-point operations predict; loss and gradients are compared with
+`seen once`, which computes the same thing plainly (trl does not: its prompt is another one). --update leaves out what
+comes before the update, --quick takes one small size and one timed run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+WAYS = ("trl", "repeated", "seen once", "ours", "in parts")
+PARTS = ("decode", "prepare", "vision", "prefill", "sampling", "reference", "update")
+SHAPE = {
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 2048,
+}
+VISION = {"depth": 4, "hidden_size": 128, "intermediate_size": 256, "num_heads": 4, "fullatt_block_indexes": [1, 3]}
+VIDEO, IMAGE, START, END = 5, 6, 7, 8  # special tokens
+SIDE, TOKENS = 16, 64  # patches of a frame's side, and tokens it becomes
+TEXT = 60  # tokens of a prompt that are not video, at least
+
+
+def patches_of_time(P: int) -> int:
+    """Temporal patches of a video in a prompt of P tokens."""
+    return (P - TEXT) // TOKENS
+
+
+# Prediction
+
+
+def flops(P: int, C: int, G: int, shared: bool) -> float:
+    """Floating-point operations of the language model's forward pass over a group."""
+    H, F, L = SHAPE["hidden_size"], SHAPE["intermediate_size"], SHAPE["num_hidden_layers"]
+    kv = H * SHAPE["num_key_value_heads"] // SHAPE["num_attention_heads"]
+    linear = 2 * L * (2 * H * H + 2 * H * kv + 3 * H * F)  # a token
+    head = 2 * G * C * H * SHAPE["vocab_size"]
+
+    def attention(queries: float, keys: float) -> float:
+        return 4 * L * H * queries * keys
+
+    if not shared:
+        return G * (linear * (P + C) + attention(P + C, (P + C) / 2)) + head
+    return linear * (P + G * C) + attention(P, P / 2) + G * attention(C, P + C / 2) + head
+
+
+def vision_flops(P: int) -> float:
+    """Operations of the tower over the video of a prompt."""
+    h, f, n = VISION["hidden_size"], VISION["intermediate_size"], patches_of_time(P) * SIDE * SIDE
+    whole, window = SIDE * SIDE, 64  # patches that see each other: of a temporal patch, or of a window
+    full = len(VISION["fullatt_block_indexes"])
+    attention = 4 * h * n * (full * whole + (VISION["depth"] - full) * window)
+    linear = 2 * n * VISION["depth"] * (4 * h * h + 3 * h * f)
+    return linear + attention + 2 * n * 1176 * h + 2 * n // 4 * (16 * h * h + 4 * h * SHAPE["hidden_size"])
+
+
+def predicted(P: int, C: int, G: int, way: str) -> dict[str, float]:
+    """Operations of the update (forward, and backward as two) and of the whole step."""
+    shared, seen = way in ("ours", "in parts"), {"repeated": G, "seen once": 0, "ours": 0, "in parts": 0}[way]
+    forward, vision = flops(P, C, G, shared), vision_flops(P)
+    prefill = flops(P, 0, 1 if shared else G, shared)
+    decoding = flops(0, C, G, shared) + 4 * SHAPE["num_hidden_layers"] * SHAPE["hidden_size"] * G * C * P
+    update = 3 * forward + seen * vision
+    return {"update": update, "step": update + forward + prefill + decoding + (2 * seen or 1) * vision}
+
+
+# What all ways are given
+
+
+class Given(NamedTuple):
+    """A model, a clip, a prompt about it (as a video, and as images), completions."""
+
+    model: Any
+    clip: Path
+    prompt: Any
+    images: dict[str, Any]
+    completions: list[list[int]]
+    family: Any
+
+
+def make(P: int, C: int, G: int, folder: Path) -> Given:
+    """Build them from fixed seeds; the clip has two frames a temporal patch."""
+    import torch
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    from videothinker.model import Family, Prompt
+
+    torch.manual_seed(0)
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]}
+    text = SHAPE | {"tie_word_embeddings": True, "max_position_embeddings": 65536, "rope_parameters": rope}
+    special = {"video_token_id": VIDEO, "image_token_id": IMAGE}
+    special |= {"vision_start_token_id": START, "vision_end_token_id": END}
+    vision = VISION | {"out_hidden_size": SHAPE["hidden_size"]}
+    model = Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **special)
+    )
+    model.model.visual.requires_grad_(False)
+    t = patches_of_time(P)
+    ids = torch.randint(10, SHAPE["vocab_size"], (P,))
+    head, tail = ids[:15], ids[15 + TOKENS * t :]
+    ids[15 : 15 + TOKENS * t] = VIDEO
+    one = torch.tensor([START, *[IMAGE] * TOKENS, END])
+    as_images = torch.cat([head, one.repeat(2 * t), tail])
+    clip = folder / f"{t}.mp4"
+    if not clip.exists():
+        write_clip(clip, 2 * t)
+    grid = torch.tensor([[t, SIDE, SIDE]])
+    return Given(
+        model.eval(),
+        clip,
+        Prompt(ids, None, grid, (1.0,)),
+        {"ids": as_images, "grid": torch.tensor([[1, SIDE, SIDE]] * (2 * t))},
+        torch.randint(10, SHAPE["vocab_size"], (G, C)).tolist(),
+        Family(VIDEO, 0, 1, 2.0, 2, (VIDEO, IMAGE, START, END)),
+    )
+
+
+def write_clip(path: Path, n: int) -> None:
+    """A clip of n noisy frames of 224 × 224, two a second."""
+    import av
+    import numpy as np
+
+    noise = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=2)
+        stream.height = stream.width = 14 * SIDE
+        for _ in range(n):
+            pixels = noise.integers(0, 255, (SIDE, SIDE, 3), np.uint8).repeat(14, 0).repeat(14, 1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def read(given: Given) -> Any:
+    """Decode all frames of the clip [T, 3, H, W]."""
+    import torch
+
+    from videothinker.video import Sampling, read_frames
+
+    size = 14 * SIDE
+    frames = read_frames(given.clip, Sampling(fps=2, max_frames=10**6, size=(size, size)), timeout=None)
+    return torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)
+
+
+def prepare(frames: Any, way: str, G: int) -> Any:
+    """The processor's work: patches of the video, or those of its frames as images, as often as the way does it."""
+    if way == "trl":  # once for the rollout and once for the scoring, for each of G rows
+        from transformers import Qwen2VLImageProcessor
+
+        processor = Qwen2VLImageProcessor()
+        for _ in range(2 * G):
+            patches = processor(list(frames), do_resize=False, return_tensors="pt")["pixel_values"]
+        return patches
+    from transformers import Qwen2VLVideoProcessor
+
+    processor = Qwen2VLVideoProcessor()
+    return processor(frames, do_resize=False, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
+
+
+# The ways
+
+
+def scorer(way: str, given: Given, patches: Any, features: Any) -> Callable[[], Any]:
+    """A function that finds the log-probabilities [G·C] of the completions."""
+    import torch
+
+    from videothinker.model import collate
+    from videothinker.prefix import group_logps
+
+    model, completions, family = given.model, given.completions, given.family
+    prompt = replace(given.prompt, pixels=patches, features=None if way == "repeated" else features)
+    if way == "trl":
+        from trl import GRPOTrainer
+        from trl.trainer.utils import add_fused_lm_head
+
+        add_fused_lm_head(model)
+        G, C, n = len(completions), len(completions[0]), len(given.images["grid"])
+        ids = torch.cat([given.images["ids"].expand(G, -1), torch.tensor(completions)], 1)
+        own = SimpleNamespace(accelerator=SimpleNamespace(autocast=nullcontext))
+        seen = {"pixel_values": patches.repeat(G, 1), "image_grid_thw": given.images["grid"].repeat(G, 1)}
+        seen |= {"num_images": [n] * G, "mm_token_type_ids": (ids == IMAGE).long()}
+        score = GRPOTrainer._get_per_token_logps_and_entropies
+        score = getattr(score, "__wrapped__", score)
+        return lambda: score(own, model, ids, torch.ones_like(ids), C, **seen)[0].flatten()
+    if way in ("ours", "in parts"):
+        part = int(way == "in parts")
+        return lambda: group_logps(model, prompt, completions, family, save_memory=bool(part), part=part)[0]
+    batch = collate([prompt] * len(completions), completions, family)
+    keep = torch.arange(len(prompt) - 1, batch.input_ids.shape[1] - 1)
+    targets, banned = batch.input_ids[:, len(prompt) :, None], torch.tensor(family.suppressed)
+
+    def plain() -> Any:
+        logits = model(**batch.model_inputs(), logits_to_keep=keep, use_cache=False).logits
+        return logits.index_fill(-1, banned, -1e30).log_softmax(-1).gather(-1, targets).flatten()
+
+    return plain
+
+
+def sampler(way: str, given: Given, patches: Any, features: Any) -> Callable[[int], None]:
+    """A function that writes G completions of so many tokens."""
+    import torch
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    from videothinker.rollout import Decoding, generate
+
+    model, family, G = given.model, given.family, len(given.completions)
+    if way in ("ours", "in parts"):
+        endless = replace(family, suppressed=(*family.suppressed, family.eos_token))
+        prompt = replace(given.prompt, pixels=patches, features=features)
+        return lambda n: check(generate(model, [prompt], endless, G, Decoding(max_new_tokens=n))[0], n)
+    ids = (given.images["ids"] if way == "trl" else given.prompt.input_ids).expand(G, -1)
+    if way == "trl":
+        seen = {"pixel_values": patches.repeat(G, 1), "image_grid_thw": given.images["grid"].repeat(G, 1)}
+    elif way == "repeated":
+        seen = {"pixel_values_videos": patches.repeat(G, 1), "video_grid_thw": given.prompt.grid.repeat(G, 1)}
+    else:
+        seen = {"mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=(features,) * G)}}
+    seen["mm_token_type_ids"] = (ids == IMAGE) + 2 * (ids == VIDEO)
+    if way != "trl":
+        seen |= {"second_per_grid_ts": torch.ones(G), "video_grid_thw": given.prompt.grid.repeat(G, 1)}
+    options = {"do_sample": True, "top_k": 0, "eos_token_id": family.eos_token, "pad_token_id": 0}
+
+    def write(n: int) -> None:
+        said = model.generate(
+            ids, attention_mask=torch.ones_like(ids), **seen, **options, min_new_tokens=n, max_new_tokens=n
+        )
+        assert said.shape == (G, ids.shape[1] + n)
+
+    return write
+
+
+def check(said: list[Any], n: int) -> None:
+    """All completions have n tokens."""
+    assert all(len(c.ids) == n for c in said)
+
+
+def timed(act: Callable[[], Any], tower: list[float]) -> tuple[Any, float, float]:
+    """(result, seconds without the tower, seconds of the tower)"""
+    before, begin = sum(tower), time.perf_counter()
+    result = act()
+    spent, vision = time.perf_counter() - begin, sum(tower) - before
+    return result, spent - vision, vision
+
+
+def run_one(way: str, size: tuple[int, int, int], args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Seconds by part, peak MiB of the update, the loss; the gradients go to a file of the folder."""
+    import torch
+
+    from videothinker.features import with_features
+
+    torch.set_num_threads(args.threads)
+    (P, C, G), tower, starts = size, list[float](), list[float]()
+    given = make(P, C, G, folder)
+    model, seconds = given.model, defaultdict[str, list[float]](list)
+    model.model.visual.register_forward_pre_hook(lambda *_: starts.append(time.perf_counter()))
+    model.model.visual.register_forward_hook(lambda *_: tower.append(time.perf_counter() - starts[-1]))
+    patches = prepare(read(given), "trl" if way == "trl" else "", 1)
+
+    def look() -> Any:  # the tower's features, once for all
+        if way in ("trl", "repeated"):
+            return None
+        return with_features(model, [replace(given.prompt, pixels=patches)])[0].features
+
+    score, before = scorer(way, given, patches, look()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def update() -> float:
+        model.zero_grad(set_to_none=True)
+        loss = score().mean()
+        loss.backward()
+        return float(loss)
+
+    for i in range(args.repeats + 1):  # first of all: nothing else has touched the memory
+        loss, spent, vision = timed(update, tower)
+        seconds["update"] += [spent] * (i > 0)
+        seconds["vision"] += [vision] * (i > 0)
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    torch.save({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, folder / f"{way}.pt")
+    model.zero_grad(set_to_none=True)
+    write = sampler(way, given, patches, look())
+    for i in range(0 if args.update or way == "in parts" else args.repeats + 1):
+        with torch.no_grad():
+            frames, decode, _ = timed(lambda: read(given), tower)
+            _, processing, _ = timed(lambda: prepare(frames, way, G), tower)  # noqa: B023
+            _, _, once = timed(look, tower)
+            _, prefill, vision = timed(lambda: write(1), tower)
+            _, whole, _ = timed(lambda: write(C), tower)
+            _, reference, again = timed(score, tower)
+        found = (decode, processing, once + vision + again, prefill, whole - prefill, reference)
+        for name, value in zip(PARTS[:-1], found, strict=True):
+            seconds["vision in rollout and reference" if name == "vision" else name] += [value] * (i > 0)
+    medians = {name: statistics.median(values) for name, values in seconds.items() if values}
+    whole_update = medians["update"] + medians["vision"]
+    medians["vision"] += medians.pop("vision in rollout and reference", 0.0)
+    return {"seconds": medians, "whole_update": whole_update, "mib": peak, "loss": loss}
+
+
+# Printing
+
+
+def difference(one: Path, other: Path) -> float:
+    """Largest relative difference of a parameter's gradient (Frobenius norm)."""
+    import torch
+
+    a, b = (torch.load(path) for path in (one, other))
+    assert a.keys() == b.keys()
+    return max(float((a[n] - b[n]).norm() / b[n].norm().clamp(min=1e-30)) for n in a)
+
+
+def row_of(size: tuple[int, int, int], way: str, found: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A row of the table, as numbers."""
+    P, C, G = size
+    mine, base = found[way], found["repeated"]
+    row = {"P": P, "C": C, "G": G, "way": way, "seconds": mine["seconds"], "mib": mine["mib"]}
+    if "reference" in mine["seconds"]:
+        row["step"] = sum(mine["seconds"].values())
+        row["step_ratio"] = sum(base["seconds"].values()) / row["step"]
+    row |= {"whole_update": mine["whole_update"], "update_ratio": base["whole_update"] / mine["whole_update"]}
+    row |= {"memory_ratio": base["mib"] / max(mine["mib"], 1.0)}
+    if way != "trl":
+        ours, theirs = predicted(P, C, G, way), predicted(P, C, G, "repeated")
+        row |= {f"predicted_{part}": theirs[part] / ours[part] for part in ("update", "step")}
+        row["gradient"] = difference(folder / f"{way}.pt", folder / "seen once.pt")
+        row["loss_difference"] = abs(mine["loss"] - found["seen once"]["loss"])
+    return row
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """A row of the table, as text."""
+    cells = [f"{row['seconds'][part]:9.2f}" if part in row["seconds"] else f"{'-':>9}" for part in PARTS]
+    step = f"{row['step']:8.2f} {row['step_ratio']:6.1f}" if "step" in row else f"{'-':>8} {'-':>6}"
+    guess = [f"{row[name]:6.1f}" if name in row else f"{'-':>6}" for name in ("predicted_step", "predicted_update")]
+    same = f"{row['loss_difference']:9.0e} {row['gradient']:9.0e}" if "gradient" in row else f"{'-':>9} {'-':>9}"
+    return (
+        f"{row['way']:10}{''.join(cells)} {step} {guess[0]} {row['update_ratio']:7.1f} {guess[1]} "
+        f"{row['mib']:7.0f} {row['memory_ratio']:6.1f} {same}"
+    )
+
+
+HEAD = (
+    f"{'way':10}{''.join(f'{part:>9}' for part in PARTS)} {'step':>8} {'ratio':>6} {'pred.':>6} "
+    f"{'update:':>7} {'pred.':>6} {'MiB':>7} {'ratio':>6} {'loss ±':>9} {'grad. ±':>9}"
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the arguments, run each way in its own process, print the table."""
+    parser = argparse.ArgumentParser(description="Time a GRPO step of one video prompt, part by part and way by way.")
+    parser.add_argument("--sizes", nargs="+", metavar="P,C,G", help="default 1024,256,8 4096,256,8 8192,256,16")
+    parser.add_argument("--quick", action="store_true", help="the size 1024,64,4 and one timed run")
+    parser.add_argument("--update", action="store_true", help="the update alone")
+    parser.add_argument("--threads", type=int, default=2, help="default 2")
+    parser.add_argument("--repeats", type=int, help="timed runs after one to warm up (default 3)")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="default: all")
+    parser.add_argument("--json", type=Path, help="write the rows there too")
+    parser.add_argument("--one", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    args.repeats = args.repeats or (1 if args.quick else 3)
+    given = args.sizes or (["1024,64,4"] if args.quick else ["1024,256,8", "4096,256,8", "8192,256,16"])
+    sizes = [tuple(map(int, size.split(","))) for size in given]
+    if any(len(size) != 3 or size[0] < 128 or min(size) < 1 for size in sizes):
+        parser.error(f"--sizes takes P,C,G with P at least 128, not {' '.join(given)}")
+    if args.one:
+        print(json.dumps(run_one(args.one[0], sizes[0], args, Path(args.one[1]))))
+        return
+    rows = []
+    for size in sizes:
+        print(f"prompt {size[0]}, completions {size[2]} × {size[1]} tokens\n{HEAD}", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            found = {}
+            for way in [w for w in WAYS if w in (*args.ways, "repeated", "seen once")]:
+                command = [sys.executable, __file__, "--one", way, folder, "--sizes", ",".join(map(str, size))]
+                command += ["--threads", str(args.threads), "--repeats", str(args.repeats), *["--update"] * args.update]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    raise SystemExit(f"{way} at {size} failed:\n{done.stderr[-2000:]}")
+                found[way] = json.loads(done.stdout.splitlines()[-1])
+            for way in found:
+                rows.append(row_of(size, way, found, Path(folder)))
+                print(line_of(rows[-1]), flush=True)
+        wrong = [r["way"] for r in rows if r.get("gradient", 0.0) > 1e-3]
+        if wrong:
+            raise SystemExit(f"the ways disagree at {size}: gradients of {', '.join(wrong)}")
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
