@@ -64,8 +64,8 @@ def patches_of_time(P: int) -> int:
 # Prediction
 
 
-def flops(P: int, C: int, G: int, shared: bool) -> float:
-    """Floating-point operations of the language model's forward pass over a group."""
+def flops(P: int, C: int, G: int, shared: bool, parts: bool = False) -> float:
+    """Operations of the language model's forward pass over a group; with `parts` of all forward passes in an update."""
     H, F, L = SHAPE["hidden_size"], SHAPE["intermediate_size"], SHAPE["num_hidden_layers"]
     kv = H * SHAPE["num_key_value_heads"] // SHAPE["num_attention_heads"]
     linear = 2 * L * (2 * H * H + 2 * H * kv + 3 * H * F)  # a token
@@ -76,7 +76,9 @@ def flops(P: int, C: int, G: int, shared: bool) -> float:
 
     if not shared:
         return G * (linear * (P + C) + attention(P + C, (P + C) / 2)) + head
-    return linear * (P + G * C) + attention(P, P / 2) + G * attention(C, P + C / 2) + head
+    again = (2, 3) if parts else (1, 1)  # checkpoints: of each layer, and for the completions of each part as well
+    suffixes = linear * G * C + G * attention(C, P + C / 2) + head
+    return again[0] * (linear * P + attention(P, P / 2)) + again[1] * suffixes
 
 
 def vision_flops(P: int) -> float:
@@ -95,7 +97,7 @@ def predicted(P: int, C: int, G: int, way: str) -> dict[str, float]:
     forward, vision = flops(P, C, G, shared), vision_flops(P)
     prefill = flops(P, 0, 1 if shared else G, shared)
     decoding = flops(0, C, G, shared) + 4 * SHAPE["num_hidden_layers"] * SHAPE["hidden_size"] * G * C * P
-    update = 3 * forward + seen * vision
+    update = flops(P, C, G, shared, way == "in parts") + 2 * forward + seen * vision
     return {"update": update, "step": update + forward + prefill + decoding + (2 * seen or 1) * vision}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -16,6 +18,7 @@ TRAIN = """
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -26,13 +29,18 @@ from videothinker.schema import read_rows
 
 torch.set_num_threads(1)
 base, world, out, options = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
-peft, server = options.pop("peft"), None
+peft, server, rank = options.pop("peft"), None, int(os.environ.get("RANK", 0))
 if options.get("vllm_mode") == "server":
     from trl.generation.vllm_client import VLLMClient
     from vllm_server import Server
 
-    server = Server(str(base))
-    options["vllm_server_base_url"] = server.url
+    address = world / f"{out.name}.url"
+    if rank == 0:
+        server = Server(str(base), options.pop("logprobs_mode", "processed_logprobs"))
+        address.write_text(server.url)
+    while not address.exists():
+        time.sleep(0.1)
+    options["vllm_server_base_url"] = address.read_text()
     # the weights travel by NCCL, which needs GPUs: here the sender hands them over
     VLLMClient.init_communicator = lambda client, device: setattr(client, "communicator", server.take)
 
@@ -41,16 +49,21 @@ def longer(prompts, completions, **columns):
     return [float(len(c)) for c in completions]
 
 
-config = dict(max_steps=3, save_strategy="no", num_generations=3, per_device_train_batch_size=6, temperature=3.0,
-              learning_rate=2e-3, lr_scheduler_type="constant", max_completion_length=10, beta=0.04, use_vllm=True,
+config = dict(max_steps=3, save_strategy="no", num_generations=3, per_device_train_batch_size=6, temperature=2.0,
+              learning_rate=2e-3, lr_scheduler_type="constant", max_completion_length=16, beta=0.04, use_vllm=True,
               gradient_checkpointing=False, disable_tqdm=True, logging_steps=1, seed=3) | options
 settings = Settings("short", {"fps": 2, "max_frames": 48, "size": [56, 56]})
-rows, rewards = read_rows(world / "val.jsonl"), {"longer": longer}
-result = train_grpo(base, rows, settings, world, config, rewards, out, peft, timeout=None)
-if int(os.environ.get("RANK", 0)) == 0:
-    (out / "log.json").write_text(json.dumps([row for row in result["log"] if "reward" in row]))
-    if server is not None:
-        (out / "requests.json").write_text(json.dumps(server.requests))
+rows, rewards, shifts = read_rows(world / "val.jsonl"), {"longer": longer}, config.pop("shifts", [])
+for shift in [0.0, *shifts]:
+    if shift:
+        import vllm.engine
+
+        vllm.engine.SHIFT, out = shift, world / f"{out.name}-{shift}"
+    result = train_grpo(base, rows, settings, world, config, rewards, out, peft, timeout=None)
+    if rank == 0:
+        (out / "log.json").write_text(json.dumps([row for row in result["log"] if "reward" in row]))
+if server is not None:
+    (out / "requests.json").write_text(json.dumps(server.requests))
 """
 
 
@@ -107,13 +120,22 @@ def test_an_engine_in_the_training_process(world: Path, name: str, options: dict
     check(steps_of(world, name, **options))
 
 
-def test_a_server_is_sent_tokens_features_times_and_weights(world: Path) -> None:
-    check(steps_of(world, "server", vllm_mode="server"))
+def test_what_the_engine_drew_less_often_weighs_more(world: Path) -> None:
+    options = {"vllm_importance_sampling_mode": "token_truncate", "beta": 0.0, "max_steps": 1, "shifts": [0.1]}
+    [same] = steps_of(world, "same", **options)
+    [shifted] = json.loads((world / "same-0.1" / "log.json").read_text())
+    assert shifted["sampling/importance_sampling_ratio/mean"] == pytest.approx(math.exp(0.1), rel=1e-4)
+    assert shifted["sampling/sampling_logp_difference/max"] == pytest.approx(0.1, abs=1e-3)
+    assert shifted["grad_norm"] == pytest.approx(math.exp(0.1) * same["grad_norm"], rel=1e-3) and same["grad_norm"] > 0
+
+
+def test_a_server_is_sent_tokens_features_times_and_weights_by_two_processes(world: Path) -> None:
+    check(steps_of(world, "server", vllm_mode="server", processes=2))
     requests = json.loads((world / "server" / "requests.json").read_text())
     drawn = [body for path, body in requests if path == "/inference/v1/generate"]
-    assert len(drawn) == 3 * 2 and all(body["sampling_params"]["n"] == 3 for body in drawn)  # a request a prompt
+    assert len(drawn) == 3 * 4 and all(body["sampling_params"]["n"] == 3 for body in drawn)  # a request a prompt
     assert all(len(body["features"]["mm_hashes"]["video"]) == 1 for body in drawn)
-    assert len({body["sampling_params"]["seed"] for body in drawn}) == 6
+    assert len({body["sampling_params"]["seed"] for body in drawn}) == 12
     once = ["/start_weight_update", "/update_weights", "weights", "/finish_weight_update", "/reset_prefix_cache"]
     order = [path for path, _ in requests if path != "/inference/v1/generate"]
     assert sorted(order) == sorted(once * 3)  # TRL announces and sends at the same time
@@ -121,6 +143,12 @@ def test_a_server_is_sent_tokens_features_times_and_weights(world: Path) -> None
     assert announced == next(names for path, names in requests if path == "weights")
 
 
+def test_a_server_with_other_logprobs_is_refused(world: Path) -> None:
+    done = run(world, "raw", vllm_mode="server", logprobs_mode="raw_logprobs")
+    assert done.returncode != 0 and "start it with --logprobs-mode processed_logprobs" in done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
 def test_without_vllm_it_says_what_to_install(world: Path) -> None:
     done = run(world, "none", stubs=False)
     assert done.returncode != 0 and "pip install 'videothinker[vllm]'" in done.stderr

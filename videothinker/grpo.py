@@ -9,6 +9,7 @@ import os
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from .rewards import hack_flags
 from .rollout import Completion, Decoding, drawn_logps, generate, texts
 from .schema import Sample
 from .sft import checkpoint_mark, lora_config, start_training, train_on, whole_model
-from .vllm_rollout import VLLMRollout, engine_weights
+from .vllm_rollout import VLLMRollout, engine_weights, vllm_problem
 
 # %% auto #0
 __all__ = ['USED', 'ALLOWED', 'RewardFunction', 'VideoGRPOConfig', 'Rollout', 'reward_parts', 'score', 'compare', 'is_dead',
@@ -36,7 +37,7 @@ __all__ = ['USED', 'ALLOWED', 'RewardFunction', 'VideoGRPOConfig', 'Rollout', 'r
 # %% ../nbs/12_grpo.ipynb #c12-005
 USED = frozenset({"num_generations", "max_completion_length", "temperature", "top_p", "top_k", "min_p", "generation_kwargs", "beta", "epsilon", "epsilon_high", "reward_weights", "scale_rewards",
                   "loss_type", "mask_truncated_completions", "log_completions", "num_iterations", "steps_per_generation", "importance_sampling_level",
-                  "use_vllm", "vllm_mode", "vllm_model_impl", "vllm_max_model_length", "vllm_gpu_memory_utilization", "vllm_server_base_url", "vllm_server_host", "vllm_server_port",
+                  "use_vllm", "vllm_mode", "vllm_max_model_length", "vllm_gpu_memory_utilization", "vllm_server_base_url", "vllm_server_host", "vllm_server_port",
                   "vllm_server_timeout", "vllm_group_port", "vllm_importance_sampling_correction", "vllm_importance_sampling_mode", "vllm_importance_sampling_clip_min",
                   "vllm_importance_sampling_clip_max"})
 ALLOWED: dict[str, tuple[Any, ...]] = {"loss_type": tuple(REDUCTIONS), "importance_sampling_level": ("token", "sequence"),
@@ -73,6 +74,8 @@ class VideoGRPOConfig(GRPOConfig):
                              "a checkpoint between two uses of the same completions could not be resumed")
         if unknown := set(self.generation_kwargs or ()) - {"stop_strings"}:
             raise ValueError(f"generation_kwargs: {sorted(unknown)[0]!r} is not supported here; supported: stop_strings")
+        if self.use_vllm and (problem := vllm_problem(self)):
+            raise ValueError(problem)
         if self.steps_per_generation != self.gradient_accumulation_steps:
             raise ValueError(f"steps_per_generation={self.steps_per_generation} is not supported here: it is gradient_accumulation_steps")
 
@@ -178,7 +181,7 @@ def logp_gap(completions: Sequence[Completion], logps: Tensor, mask: Tensor) -> 
 
     Parameters: B sampled `completions`; `logps` and `mask`, what `completion_logps` found for them [B, C], tokens outside the mask being left out.
     """
-    gaps = (logps - drawn_logps(completions, logps)).abs()[mask.bool()]
+    gaps = (logps - drawn_logps(completions, logps)).abs()[mask.bool()].nan_to_num(0.0)  # NaN: an engine that gave none
     return float(gaps.max()) if len(gaps) else 0.0
 
 # %% ../nbs/12_grpo.ipynb #c12-046
@@ -257,9 +260,8 @@ class VideoGRPOTrainer(Trainer):
         """Batches of prompts (as row indices): one micro-batch is `per_device_train_batch_size / num_generations` prompts."""
         args, per = self.args, self.args.per_device_train_batch_size // self.args.num_generations
         order = PromptOrder(len(self.samples), args.data_seed or args.seed, per * args.gradient_accumulation_steps * args.world_size, args.num_iterations)
-        loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
-            self.train_dataset, batch_size=per, sampler=order, collate_fn=lambda rows: {"index": torch.tensor([r["index"] for r in rows])}, drop_last=True)
-        return self.accelerator.prepare(loader)
+        return self.accelerator.prepare(torch.utils.data.DataLoader(
+            self.train_dataset, batch_size=per, sampler=order, collate_fn=lambda rows: {"index": torch.tensor([r["index"] for r in rows])}, drop_last=True))
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[dict[str, Any]], Any]:
         """Fetch a step's prompts and turn them into scored rollouts: the Trainer then sees micro-batches ready for the loss."""
@@ -269,11 +271,10 @@ class VideoGRPOTrainer(Trainer):
         if self.state.global_step % self.args.num_iterations == 0:
             self.rollouts = self.scored_rollouts([i for b in batches for i in b["index"].tolist()])
             self.record(self.rollouts)
-        rollouts = self.rollouts
-        here = sum(len(c.ids) for r in rollouts for c in r.completions) / len(batches)  # of a micro-batch, on average
+        here = sum(len(c.ids) for r in self.rollouts for c in r.completions) / len(batches)  # of a micro-batch, on average
         tokens = float(self.accelerator.reduce(torch.tensor(here, device=self.args.device), "mean"))  # and over all processes
-        per = len(rollouts) // len(batches)
-        return [{"rollouts": rollouts[i * per:(i + 1) * per], "tokens": tokens} for i in range(len(batches))], None
+        per = len(self.rollouts) // len(batches)
+        return [{"rollouts": self.rollouts[i * per:(i + 1) * per], "tokens": tokens} for i in range(len(batches))], None
 
     def scored_rollouts(self, indices: Sequence[int]) -> list[Rollout]:
         """Rollouts of these rows with their rewards and advantages; with `dynamic_sampling`, dead groups give way to those of other rows."""
@@ -293,20 +294,21 @@ class VideoGRPOTrainer(Trainer):
         return rollouts
 
     def roll_out(self, indices: Sequence[int]) -> list[Rollout]:
-        """G completions of each row's prompt; the draw is a pure function of seed, step and row."""
+        """G completions of each row's prompt; without vLLM the draw is a pure function of seed, step and row."""
         model, samples = plain_model(self.accelerator.unwrap_model(self.model)).eval(), [self.samples[i] for i in indices]
         self.encoder.expect(samples)
         G, prompts = self.args.num_generations, [self.encoder(s) for s in samples]
         if self.features is not None:
             prompts = self.features(prompts)
         seeds = [hash((self.args.seed, self.state.global_step, i)) % 2**31 for i in indices]
-        out, per = [], max(1, len(prompts) if self.engine else self.args.rollout_rows // G)
         if self.engine:
             self.engine.sync(self.state.global_step)
-        for i in range(0, len(prompts), per):
-            part, drawn_by = prompts[i:i + per], seeds[i:i + per]
-            with self.accelerator.autocast():  # the arithmetic of the update
-                out += self.engine.generate(part, G, drawn_by) if self.engine else generate(model, part, self.family, G, self.decoding, drawn_by, self.encoder.processor.tokenizer)
+            out = self.engine.generate(prompts, G, seeds)
+        else:
+            out, per = [], max(1, self.args.rollout_rows // G)
+            for i in range(0, len(prompts), per):
+                with self.accelerator.autocast():  # the arithmetic of the update
+                    out += generate(model, prompts[i:i + per], self.family, G, self.decoding, seeds[i:i + per], self.encoder.processor.tokenizer)
         model.train()
         return [Rollout(s, p, c, texts(c, self.encoder.processor)) for s, p, c in zip(samples, prompts, out, strict=True)]
 
@@ -342,11 +344,9 @@ class VideoGRPOTrainer(Trainer):
     @torch.no_grad()
     def reference_logps(self, groups: Any) -> Tensor:
         """Log-probabilities [B·G, C] under the reference: a model of its own, or the policy without its adapters."""
-        if self.reference is not None:
-            return completion_logps(self.reference, groups, self.family, self.args.temperature, part=self.args.update_rows)[0]
-        policy = self.accelerator.unwrap_model(self.model)
-        with policy.disable_adapter():
-            return completion_logps(policy, groups, self.family, self.args.temperature, part=self.args.update_rows)[0]
+        model = self.accelerator.unwrap_model(self.model) if self.reference is None else self.reference
+        with model.disable_adapter() if self.reference is None else nullcontext():
+            return completion_logps(model, groups, self.family, self.args.temperature, part=self.args.update_rows)[0]
 
     def record(self, rollouts: Sequence[Rollout]) -> None:
         """Keep the step's statistics, and its completions as parquet when `log_completions` is set."""
@@ -357,7 +357,7 @@ class VideoGRPOTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the step's GRPO statistics to what the Trainer logs; one that is not a number is left out (it is not JSON)."""
-        means = {name: nan_mean(values) for name, values in self.step_metrics.items()}
+        means = {name: {"min": min, "max": max}.get(name.rpartition("/")[2], nan_mean)(values) for name, values in self.step_metrics.items()}
         self.step_metrics.clear()
         super().log(logs | {name: v for name, v in means.items() if v == v}, start_time)
 

@@ -264,12 +264,18 @@ class TrainingPlan:
     seconds: dict[str, float]  # of an optimizer step
     room: float                # bytes that can be used of each GPU
     changes: list[str] = field(default_factory=list)  # that make it fit; empty when it does, or when nothing does
-    engine: float | None = None  # bytes that vLLM keeps of each GPU, when it draws the completions
+    engine: float | None = None  # bytes that vLLM keeps of each GPU when it draws the completions, 0 for a server; None without vLLM
+    engine_needs: float = 0.0    # bytes of its weights and of the keys and values of one completion
 
     @property
     def fits(self) -> bool:
         """Whether it fits as it is."""
-        return sum(self.memory.values()) <= self.room
+        return sum(self.memory.values()) <= self.room and not self.engine_lacks
+
+    @property
+    def engine_lacks(self) -> bool:
+        """Whether a vLLM in the same process has too little."""
+        return bool(self.engine) and (self.engine or 0.0) < self.engine_needs
 
 
 CHANGES: list[tuple[str, Callable[[Recipe], Recipe]]] = [
@@ -331,7 +337,8 @@ def plan_training(recipe: Recipe, gpus: str = "1xA100-80G", model: str = "", dur
                     ("peft, and quantization to four bits of the weights below the adapters", replace(adapted, quantization={"load_in_4bit": True}), sharding)]
             text = next((text for text, after, how in last if bytes_of(after, how) <= room), "")
             changes = [*changes, text] if text else []
-    return TrainingPlan(load, step_flops(shape, recipe, load), memory_of(shape, counts, recipe, load, n, sharding), step_seconds(shape, counts, recipe, load, kind), room, changes, engine)
+    return TrainingPlan(load, step_flops(shape, recipe, load), memory_of(shape, counts, recipe, load, n, sharding), step_seconds(shape, counts, recipe, load, kind), room, changes,
+                        engine, 2.0 * sum(counts.values()) + 4.0 * shape.keys * shape.layers * (load.prompt + load.longest))
 
 
 def plan_lines(plan: TrainingPlan) -> list[str]:
@@ -344,10 +351,12 @@ def plan_lines(plan: TrainingPlan) -> list[str]:
     lines = [f"tokens: {load.video} of video in a prompt of {load.prompt}; an answer has {load.answer} on average, at most {load.longest}"]
     lines += table(plan.flops, 1e12, "operations of a step on each GPU (Tflop)")
     lines += table(plan.memory, 1e9, "memory of each GPU (GB)")
-    lines += table(plan.seconds, 1, "time of a step (s)")
-    if plan.engine is not None:
-        lines.append(f"completions are drawn by vLLM, which keeps {plan.engine / 1e9:.1f} GB of each GPU for itself; how long it takes is not known here")
+    lines += table(plan.seconds, 1, "time of a step (s)" if plan.engine is None else "time of a step (s), without that of vLLM, which is not known here")
+    if plan.engine:
+        lines.append(f"vLLM keeps {plan.engine / 1e9:.1f} GB of each GPU, and needs {plan.engine_needs / 1e9:.1f} GB at least")
     lines.append(f"{'FITS' if plan.fits else 'DOES NOT FIT'}: {sum(plan.memory.values()) / 1e9:.1f} of {plan.room / 1e9:.1f} GB that can be used")
-    if not plan.fits:
+    if plan.engine_lacks:
+        lines.append("to make it fit: a larger vllm_gpu_memory_utilization")
+    elif not plan.fits:
         lines += ["to make it fit:", *(f"  - {c}" for c in plan.changes)] if plan.changes else ["nothing that is known here makes it fit: more memory, a smaller model, or fewer frames"]
     return [*lines, "assumed: " + ", ".join(f"{k} {v:g}" for k, v in ASSUMED.items())]

@@ -60,6 +60,8 @@ def recipe_problem(values: Any) -> str:
             return f"unknown key {unknown[0]!r}{f' in `{part}`' if part else ''}; known: {', '.join(names)}"
     if values.get("quantization") and not values.get("peft"):
         return "`quantization` needs `peft`: weights in four bits cannot be trained, adapters beside them can"
+    if values.get("quantization") and (values.get("train") or {}).get("use_vllm"):
+        return "`quantization` and `use_vllm` do not go together: the engine would need the same four bits"
     return "" if values.get("stage") in ("sft", "grpo") else f"`stage` must be sft or grpo, not {values.get('stage')!r}"
 
 

@@ -20,7 +20,7 @@ from .prefix import plain_model
 from .rollout import Completion, Decoding, drawn_logps, ending
 
 # %% auto #0
-__all__ = ['placeholders', 'engine_input', 'wire_features', 'engine_sampling', 'VLLMRollout', 'engine_weights']
+__all__ = ['placeholders', 'engine_input', 'wire_features', 'engine_sampling', 'vllm_problem', 'VLLMRollout', 'engine_weights']
 
 # %% ../nbs/11b_vllm_rollout.ipynb #c11b-007
 def placeholders(prompt: Prompt, family: Family) -> list[tuple[int, int]]:
@@ -75,6 +75,15 @@ def engine_sampling(decoding: Decoding, family: Family, n: int, seed: int) -> di
             "max_tokens": decoding.max_new_tokens, "logprobs": 0, "stop": list(decoding.stop), "stop_token_ids": [family.eos_token],
             "logit_bias": {token: -100.0 for token in family.suppressed}}
 
+# %% ../nbs/11b_vllm_rollout.ipynb #c11b-029
+def vllm_problem(config: Any) -> str:
+    """What is wrong with a `VideoGRPOConfig` that uses vLLM, "" when nothing is."""
+    if not 0.01 <= config.temperature <= 2:
+        return f"temperature={config.temperature} is not one that vLLM takes: from 0.01 to 2"
+    if config.vllm_importance_sampling_correction and (config.top_p < 1 or config.top_k or config.min_p):
+        return "top_p, top_k and min_p do not go together with vllm_importance_sampling_correction: leave them out, or set it to false"
+    return ""
+
 # %% ../nbs/11b_vllm_rollout.ipynb #c11b-020
 class VLLMRollout:
     """Completions drawn by vLLM.
@@ -90,6 +99,7 @@ class VLLMRollout:
     Raises
     ------
     ImportError : when vLLM is not installed.
+    ValueError : for a model with quantized weights, or a server that gives log-probabilities before the temperature.
     """
 
     def __init__(self, model: Any, accelerator: Any, processor: Any, family: Family, decoding: Decoding, config: Any) -> None:
@@ -97,17 +107,24 @@ class VLLMRollout:
 
         if not is_vllm_available():
             raise ImportError("use_vllm needs vLLM: pip install 'videothinker[vllm]', or leave use_vllm out of the recipe")
+        if getattr(model, "quantization_method", None) is not None:
+            raise ValueError("use_vllm cannot be used with `quantization`: the engine would need the same four bits; leave one of them out")
         from trl.generation.vllm_client import VLLMClient
         from trl.generation.vllm_generation import VLLMGeneration
 
         self.model, self.accelerator, self.family, self.decoding = model, accelerator, family, decoding
-        self.ends, self.synced, self.asked = ending(decoding, family, processor.tokenizer), -1, 0
+        self.ends, self.synced, self.asked, self.longest = ending(decoding, family, processor.tokenizer), -1, 0, config.vllm_max_model_length
         address = config.vllm_server_base_url or f"http://{config.vllm_server_host}:{config.vllm_server_port}"
         self.generation = VLLMGeneration(
             model, accelerator, processor, mode=config.vllm_mode, server_base_url=address, server_timeout=config.vllm_server_timeout, group_port=config.vllm_group_port,
-            gpu_memory_utilization=config.vllm_gpu_memory_utilization, max_model_length=config.vllm_max_model_length, model_impl=config.vllm_model_impl)
-        if config.vllm_mode == "server" and not accelerator.is_main_process:
-            self.generation.vllm_client = VLLMClient(address, connection_timeout=config.vllm_server_timeout)
+            gpu_memory_utilization=config.vllm_gpu_memory_utilization, max_model_length=self.longest)
+        if config.vllm_mode == "server":
+            if not accelerator.is_main_process:
+                self.generation.vllm_client = VLLMClient(address, connection_timeout=config.vllm_server_timeout)
+            mode = self.generation.vllm_client.get_server_info()["model_config"]["logprobs_mode"]
+            if mode != "processed_logprobs":
+                raise ValueError(f"the server at {address} gives log-probabilities of another distribution than the one it draws from; "
+                                 f"start it with --logprobs-mode processed_logprobs, not {mode}")
 
     def sync(self, step: int) -> None:
         """Give the engine the policy's weights, once a step; every process has to call this."""
@@ -117,8 +134,18 @@ class VLLMRollout:
             self.synced = step
 
     def generate(self, prompts: Sequence[Prompt], n: int, seeds: Sequence[int]) -> list[list[Completion]]:
-        """n completions of each prompt, as `rollout.generate`; `seeds`, one a prompt."""
-        requests = [engine_input(p, self.family) for p in with_features(plain_model(self.model), prompts)]
+        """n completions of each prompt, as `rollout.generate`; `seeds`, one a prompt.
+
+        Raises
+        ------
+        ValueError : when a prompt and the longest answer are more than the engine's `vllm_max_model_length`.
+        """
+        room = max(map(len, prompts)) + self.decoding.max_new_tokens
+        if self.longest is not None and room > self.longest:
+            raise ValueError(f"vllm_max_model_length is {self.longest}, but a prompt and max_completion_length need {room}: raise it, or take fewer frames")
+        with self.accelerator.autocast():  # the tower's arithmetic is the policy's; the engine has its own
+            ready = [with_features(plain_model(self.model), [p])[0] for p in prompts]
+        requests = [engine_input(p, self.family) for p in ready]
         params = [engine_sampling(self.decoding, self.family, n, seed) for seed in seeds]
         draw = self._ask_server if self.generation.mode == "server" else self._ask_engine
         return [[Completion(ids, logprobs, self.ends(ids)) for ids, logprobs in group] for group in draw(requests, params)]
@@ -140,14 +167,21 @@ class VLLMRollout:
     def _ask_server(self, requests: Sequence[Any], params: Sequence[dict[str, Any]]) -> list[list[tuple[list[int], list[float]]]]:
         client, own = self.generation.vllm_client, ("seed", "stop", "stop_token_ids", "logit_bias")  # of these TRL's client knows nothing: they pass through
 
-        def send(request: Any, p: dict[str, Any]) -> list[tuple[list[int], list[float]]]:
+        def send(ids: list[int], features: Any, p: dict[str, Any]) -> list[tuple[list[int], list[float]]]:
             known = {name: value for name, value in p.items() if name not in own}
-            said = client.generate([request["prompt_token_ids"]], [wire_features(request)], **known, generation_kwargs={name: p[name] for name in own})
-            return [(ids, [dict(zip(tokens, values, strict=True))[t] for t, tokens, values in zip(ids, names, found, strict=True)])
-                    for ids, names, found in zip(said["completion_ids"], said["logprob_token_ids"], said["logprobs"], strict=True)]
+            said = client.generate([ids], [features], **known, generation_kwargs={name: p[name] for name in own})
+            return [(drawn, [_logprob_of(t, tokens, values) for t, tokens, values in zip(drawn, names, found, strict=True)])
+                    for drawn, names, found in zip(said["completion_ids"], said["logprob_token_ids"], said["logprobs"], strict=True)]
 
+        features = [wire_features(request) for request in requests]  # vLLM's encoder is not made for several threads
         with ThreadPoolExecutor(max(1, min(64, len(requests)))) as pool:
-            return list(pool.map(send, requests, params))
+            return list(pool.map(send, [request["prompt_token_ids"] for request in requests], features, params))
+
+
+def _logprob_of(token: int, tokens: Sequence[int], values: Sequence[float | None]) -> float:
+    """The drawn token's own among the log-probabilities of a place; NaN where the server had none."""
+    value = dict(zip(tokens, values, strict=True))[token]
+    return float("nan") if value is None else value
 
 # %% ../nbs/11b_vllm_rollout.ipynb #c11b-026
 def engine_weights(old: Tensor, completions: Sequence[Completion], mask: Tensor, config: Any) -> tuple[Tensor, dict[str, float]]:

@@ -13,7 +13,8 @@ from vllm.multimodal.inputs import PlaceholderRange
 class Server(ThreadingHTTPServer):
     """A server of a model on a free port of this machine."""
 
-    def __init__(self, model):
+    def __init__(self, model, logprobs_mode="processed_logprobs"):
+        self.logprobs_mode = logprobs_mode
         super().__init__(("127.0.0.1", 0), Handler)
         self.llm, self.requests, self.lock = LLM(model), [], threading.Lock()
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -40,8 +41,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self):
-        assert self.path in ("/health", "/v1/models"), self.path
-        self.reply({"data": [{"id": "served"}]})
+        if self.path.startswith("/server_info"):
+            self.reply({"vllm_config": {"model_config": {"logprobs_mode": self.server.logprobs_mode}}})
+        else:
+            assert self.path in ("/health", "/v1/models"), self.path
+            self.reply({"data": [{"id": "served"}]})
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "{}")

@@ -3,6 +3,8 @@ from types import SimpleNamespace
 
 import torch
 
+SHIFT = 0.0  # subtracted from every log-probability that is reported: an engine whose arithmetic is not the policy's
+
 
 @dataclass
 class Logprob:
@@ -98,7 +100,7 @@ class LLMEngine:
             drawn = shares.exp().multinomial(1, generator=generator) if params.temperature else shares.argmax()
             token = int(drawn)
             said.append(token)
-            logprobs.append({token: Logprob(float(shares[token]))})
+            logprobs.append({token: Logprob(float(shares[token]) - SHIFT)})
             if token in params.stop_token_ids or any(s in self.tokenizer.decode(said) for s in params.stop):
                 return CompletionOutput(index, said, logprobs, "stop")
         return CompletionOutput(index, said, logprobs, "length")

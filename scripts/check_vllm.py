@@ -1,0 +1,77 @@
+"""Hand the requests of rollouts by vLLM to vLLM's own classes: what its server parses, and its model sees.
+
+    python scripts/check_vllm.py
+
+Needs vLLM to be importable; its native libraries and a GPU are not used. Checked are the request of a server
+(`GenerateRequest`), the sampling parameters, the unpacked tensors, the class that Qwen2.5-VL's video inputs go through,
+and the positions that vLLM's model works out, for 404 rates of frames. Prints what was checked and ends with an error
+at the first difference.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+
+def main() -> None:
+    """Compare, and print what was compared."""
+    try:
+        import vllm
+        from vllm import SamplingParams
+        from vllm.entrypoints.scale_out.token_in_token_out.mm_features import mm_kwargs_from_features
+        from vllm.entrypoints.scale_out.token_in_token_out.protocol import GenerateRequest
+        from vllm.model_executor.models.qwen2_5_vl import (
+            Qwen2_5_VLForConditionalGeneration,
+            Qwen2_5_VLVideoEmbeddingInputs,
+        )
+        from vllm.multimodal.inputs import MultiModalFeatureSpec
+        from vllm.sampling_params import RequestOutputKind
+    except ImportError as e:
+        raise SystemExit(f"vLLM cannot be imported: {e}") from e
+    import torch
+
+    from videothinker.features import with_features
+    from videothinker.model import family_of, load_model
+    from videothinker.prefix import prompt_positions
+    from videothinker.rollout import Decoding
+    from videothinker.tiny import Task, encode_task
+    from videothinker.toyworld import draw_scene
+    from videothinker.vllm_rollout import engine_input, engine_sampling, wire_features
+
+    model, processor = load_model(Path(__file__).parent.parent / "data" / "tiny-base", "float32")
+    family = family_of(model, processor)
+    prompt = encode_task(Task("Describe the video.", "", draw_scene("vllm", 1)), processor)[0]
+    prompt = with_features(model, [prompt])[0]
+    prompt = replace(prompt, features=prompt.features.bfloat16())
+    request, sampling = engine_input(prompt, family), engine_sampling(Decoding(stop=("x",)), family, 8, 5)
+    assert SamplingParams(**sampling, output_kind=RequestOutputKind.FINAL_ONLY).n == 8
+    body = {"token_ids": request["prompt_token_ids"], "features": wire_features(request), "sampling_params": sampling}
+    parsed = GenerateRequest.model_validate_json(json.dumps(body))
+    assert parsed.sampling_params.logit_bias == {token: -100.0 for token in family.suppressed}
+    (item,) = mm_kwargs_from_features(parsed.features)["video"]
+    assert torch.equal(item["video_embeds"].data, prompt.features)
+    assert torch.equal(item["video_grid_thw"].data, prompt.grid[0])
+    tensors = {name: item[name].data for name in ("video_embeds", "video_grid_thw", "second_per_grid_ts")}
+    tensors |= {name: tensors[name][None] for name in ("video_grid_thw", "second_per_grid_ts")}
+    Qwen2_5_VLVideoEmbeddingInputs(type="video_embeds", **tensors)
+    print(f"vLLM {vllm.__version__}: request, sampling parameters and tensors as sent")
+
+    network = Qwen2_5_VLForConditionalGeneration
+    own = SimpleNamespace(config=model.config)
+    own.iter_mm_grid_thw = lambda found: network.iter_mm_grid_thw(own, found)
+    rates = [0.01 + i / 97 for i in range(400)] + [7 / 12, 31 / 30, 13 / 25, 7 / 24]
+    for seconds in rates:
+        timed = replace(prompt, seconds_per_grid=(seconds,))
+        sent = engine_input(timed, family)
+        (item,), (place,) = sent["mm_kwargs"]["video"], sent["mm_placeholders"]["video"]
+        video = MultiModalFeatureSpec(data=item, modality="video", identifier="", mm_position=place)
+        theirs, _ = network.get_mrope_input_positions(own, sent["prompt_token_ids"], [video])
+        assert torch.equal(theirs, prompt_positions(timed, family)), seconds
+    print(f"positions equal at {len(rates)} rates")
+
+
+if __name__ == "__main__":
+    main()
