@@ -389,7 +389,7 @@ def train_grpo(model_path: str | Path, samples: Sequence[Sample], settings: Sett
     options: dict[str, Any] = {"bf16": cuda, "use_cpu": not cuda, "report_to": "none", "logging_steps": 1} | config
     args = VideoGRPOConfig(output_dir=str(out / "checkpoints"), remove_unused_columns=False, **options)
     args._n_gpu = min(args.n_gpu, 1)  # see `train_sft`
-    model = get_peft_model(start.model, lora_config(peft, args.freeze_vision)) if peft else start.model
+    model = get_peft_model(start.model, lora_config(peft, args.freeze_vision, args.seed)) if peft else start.model
     reference = load_model(model_path)[0].requires_grad_(False) if args.beta and not peft else None
     trainer = VideoGRPOTrainer(model, args, start.rows, start.encoder, rewards, reference, [checkpoint_mark(settings), *callbacks])
     train_on(trainer, start.checkpoint)

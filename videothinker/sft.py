@@ -197,10 +197,11 @@ def probe_callback(probe: Callable[[Any], dict[str, float]], every: int) -> Any:
     return Probe()
 
 # %% ../nbs/09_sft.ipynb #c09-024
-def lora_config(options: dict[str, Any], freeze_vision: bool) -> Any:
-    """`peft.LoraConfig` of these fields; a frozen vision tower gets no adapters (its blocks have a `down_proj` as well)."""
+def lora_config(options: dict[str, Any], freeze_vision: bool, seed: int = 42) -> Any:
+    """`peft.LoraConfig` of these fields; a frozen vision tower gets no adapters (its blocks have a `down_proj` as well). What adapters begin with follows from the `seed`, which is set here."""
     from peft import LoraConfig
 
+    torch.manual_seed(seed)
     return LoraConfig(**({"exclude_modules": r".*\bvisual\b.*"} if freeze_vision else {}) | options)
 
 
@@ -266,7 +267,7 @@ def train_sft(model_path: str | Path, samples: Sequence[Sample], settings: Setti
     features = feature_cache(model, start.encoder) if freeze_vision and not args.dataloader_num_workers else None  # a worker has no model
     collator = TraceCollator(start.rows, start.encoder, family_of(model, processor), features)
     trainer = SFTTrainer(model, args, collator, Dataset.from_dict({"index": list(range(len(start.rows)))}), processing_class=processor,
-                         peft_config=lora_config(peft, freeze_vision) if peft else None, callbacks=[checkpoint_mark(settings), *callbacks])
+                         peft_config=lora_config(peft, freeze_vision, args.seed) if peft else None, callbacks=[checkpoint_mark(settings), *callbacks])
     if args.train_sampling_strategy == "group_by_length":
         order = LengthGroups(collator.lengths(), args.train_batch_size * args.gradient_accumulation_steps, args.data_seed or args.seed)
         trainer._get_train_sampler = lambda *_: order
