@@ -36,6 +36,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -64,31 +65,37 @@ def patches_of_time(P: int) -> int:
 # Prediction
 
 
+def configuration() -> Any:
+    """Of the model that all ways run."""
+    from transformers import Qwen2_5_VLConfig
+
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]}
+    text = SHAPE | {"tie_word_embeddings": True, "max_position_embeddings": 65536, "rope_parameters": rope}
+    special = {"video_token_id": VIDEO, "image_token_id": IMAGE}
+    special |= {"vision_start_token_id": START, "vision_end_token_id": END}
+    vision = VISION | {"out_hidden_size": SHAPE["hidden_size"]}
+    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **special)
+
+
+@lru_cache(maxsize=1)
+def shape() -> Any:
+    """The sizes that its operations follow from: `videothinker.plan.Shape`, which is held against torch's counter."""
+    from videothinker.plan import Shape
+
+    return Shape.of(configuration())
+
+
 def flops(P: int, C: int, G: int, shared: bool, parts: bool = False) -> float:
     """Operations of the language model's forward pass over a group; with `parts` of all forward passes in an update."""
-    H, F, L = SHAPE["hidden_size"], SHAPE["intermediate_size"], SHAPE["num_hidden_layers"]
-    kv = H * SHAPE["num_key_value_heads"] // SHAPE["num_attention_heads"]
-    linear = 2 * L * (2 * H * H + 2 * H * kv + 3 * H * F)  # a token
-    head = 2 * G * C * H * SHAPE["vocab_size"]
-
-    def attention(queries: float, keys: float) -> float:
-        return 4 * L * H * queries * keys
-
     if not shared:
-        return G * (linear * (P + C) + attention(P + C, (P + C) / 2)) + head
+        return G * shape().text(P + C, (P + C) / 2) + shape().head(G * C)
     again = (2, 3) if parts else (1, 1)  # checkpoints: of each layer, and for the completions of each part as well
-    suffixes = linear * G * C + G * attention(C, P + C / 2) + head
-    return again[0] * (linear * P + attention(P, P / 2)) + again[1] * suffixes
+    return again[0] * shape().text(P, P / 2) + again[1] * (shape().text(G * C, P + C / 2) + shape().head(G * C))
 
 
 def vision_flops(P: int) -> float:
     """Operations of the tower over the video of a prompt."""
-    h, f, n = VISION["hidden_size"], VISION["intermediate_size"], patches_of_time(P) * SIDE * SIDE
-    whole, window = SIDE * SIDE, 64  # patches that see each other: of a temporal patch, or of a window
-    full = len(VISION["fullatt_block_indexes"])
-    attention = 4 * h * n * (full * whole + (VISION["depth"] - full) * window)
-    linear = 2 * n * VISION["depth"] * (4 * h * h + 3 * h * f)
-    return linear + attention + 2 * n * 1176 * h + 2 * n // 4 * (16 * h * h + 4 * h * SHAPE["hidden_size"])
+    return shape().vision((patches_of_time(P), SIDE, SIDE))
 
 
 def predicted(P: int, C: int, G: int, way: str) -> dict[str, float]:
@@ -96,7 +103,7 @@ def predicted(P: int, C: int, G: int, way: str) -> dict[str, float]:
     shared, seen = way in ("ours", "in parts"), {"repeated": G, "seen once": 0, "ours": 0, "in parts": 0}[way]
     forward, vision = flops(P, C, G, shared), vision_flops(P)
     prefill = flops(P, 0, 1 if shared else G, shared)
-    decoding = flops(0, C, G, shared) + 4 * SHAPE["num_hidden_layers"] * SHAPE["hidden_size"] * G * C * P
+    decoding = shape().text(G * C, P + C / 2) + shape().head(G * C)
     update = flops(P, C, G, shared, way == "in parts") + 2 * forward + seen * vision
     return {"update": update, "step": update + forward + prefill + decoding + (2 * seen or 1) * vision}
 
@@ -118,19 +125,12 @@ class Given(NamedTuple):
 def make(P: int, C: int, G: int, folder: Path) -> Given:
     """Build them from fixed seeds; the clip has two frames a temporal patch."""
     import torch
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    from transformers import Qwen2_5_VLForConditionalGeneration
 
     from videothinker.model import Family, Prompt
 
     torch.manual_seed(0)
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]}
-    text = SHAPE | {"tie_word_embeddings": True, "max_position_embeddings": 65536, "rope_parameters": rope}
-    special = {"video_token_id": VIDEO, "image_token_id": IMAGE}
-    special |= {"vision_start_token_id": START, "vision_end_token_id": END}
-    vision = VISION | {"out_hidden_size": SHAPE["hidden_size"]}
-    model = Qwen2_5_VLForConditionalGeneration(
-        Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **special)
-    )
+    model = Qwen2_5_VLForConditionalGeneration(configuration())
     model.model.visual.requires_grad_(False)
     t = patches_of_time(P)
     ids = torch.randint(10, SHAPE["vocab_size"], (P,))
@@ -293,7 +293,7 @@ def run_one(way: str, size: tuple[int, int, int], args: argparse.Namespace, fold
     model, seconds = given.model, defaultdict[str, list[float]](list)
     model.model.visual.register_forward_pre_hook(lambda *_: starts.append(time.perf_counter()))
     model.model.visual.register_forward_hook(lambda *_: tower.append(time.perf_counter() - starts[-1]))
-    patches = prepare(read(given), "trl" if way == "trl" else "", 1)
+    patches = prepare(read(given), way, 1)
 
     def look() -> Any:  # the tower's features, once for all
         if way in ("trl", "repeated"):
@@ -398,6 +398,8 @@ def main(argv: list[str] | None = None) -> None:
     sizes = [tuple(map(int, size.split(","))) for size in given]
     if any(len(size) != 3 or size[0] < 128 or min(size) < 1 for size in sizes):
         parser.error(f"--sizes takes P,C,G with P at least 128, not {' '.join(given)}")
+    if args.json and not args.json.parent.is_dir():
+        parser.error(f"--json {args.json}: there is no folder {args.json.parent}")
     if args.one:
         print(json.dumps(run_one(args.one[0], sizes[0], args, Path(args.one[1]))))
         return

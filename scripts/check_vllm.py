@@ -10,6 +10,7 @@ at the first difference.
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from types import SimpleNamespace
 
 def main() -> None:
     """Compare, and print what was compared."""
+    argparse.ArgumentParser(description="Hand the requests of rollouts by vLLM to vLLM's own classes.").parse_args()
     try:
         import vllm
         from vllm import SamplingParams

@@ -22,6 +22,7 @@ import torch
 from videothinker.grpo import train_grpo
 from videothinker.model import Settings
 from videothinker.schema import read_rows
+from videothinker.sft import leave_group
 
 torch.set_num_threads(1)
 base, world, out, accumulation = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
@@ -41,6 +42,7 @@ result = train_grpo(base, rows, settings, world, config, {"longer": longer}, out
 if int(os.environ.get("RANK", 0)) == 0:
     steps = [row for row in result["log"] if "loss" in row]
     (out / "log.json").write_text(json.dumps([[row["loss"], row["grad_norm"]] for row in steps]))
+leave_group()
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -457,15 +458,26 @@ def test_bench_grpo_counts_the_tower_as_torch_does(tmp_path: Path) -> None:
 
     bench = load_script("bench_grpo")
     given = bench.make(512, 4, 2, tmp_path)
-    patches = bench.prepare(bench.read(given), "", 1)
+    patches = bench.prepare(bench.read(given), "ours", 1)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         given.model.model.get_video_features(patches, given.prompt.grid)
     assert 0.9 < bench.vision_flops(512) / counter.get_total_flops() < 1.1
 
 
-def test_bench_grpo_refuses_a_size_it_cannot_build() -> None:
+def test_bench_grpo_refuses_a_size_it_cannot_build_and_a_file_it_cannot_write(tmp_path: Path) -> None:
     done = run(sys.executable, ROOT / "scripts" / "bench_grpo.py", "--sizes", "64,8")
     assert done.returncode == 2 and "--sizes takes P,C,G" in done.stderr
+    done = run(sys.executable, ROOT / "scripts" / "bench_grpo.py", "--json", tmp_path / "nowhere" / "rows.json")
+    assert done.returncode == 2 and "there is no folder" in done.stderr
+
+
+# scripts/check_vllm.py
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_check_vllm_says_what_is_missing() -> None:
+    done = run(sys.executable, ROOT / "scripts" / "check_vllm.py")
+    assert done.returncode == 1 and done.stderr.strip() == "vLLM cannot be imported: No module named 'vllm'"
 
 
 # scripts/try_kills.py

@@ -26,6 +26,7 @@ import torch
 from videothinker.grpo import train_grpo
 from videothinker.model import Settings
 from videothinker.schema import read_rows
+from videothinker.sft import leave_group
 
 torch.set_num_threads(1)
 base, world, out, options = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
@@ -64,6 +65,7 @@ for shift in [0.0, *shifts]:
         (out / "log.json").write_text(json.dumps([row for row in result["log"] if "reward" in row]))
 if server is not None:
     (out / "requests.json").write_text(json.dumps(server.requests))
+leave_group()
 """
 
 
@@ -106,7 +108,7 @@ def check(steps: list[dict]) -> None:
     assert all(s["sampling/sampling_logp_difference/max"] < 1e-4 for s in steps)
     ratios = [s[f"sampling/importance_sampling_ratio/{kind}"] for s in steps for kind in ("min", "mean", "max")]
     assert max(abs(ratio - 1) for ratio in ratios) < 1e-3
-    assert all(s["grad_norm"] > 0 for s in steps) and steps[-1]["kl"] > 1e-5 > steps[0]["kl"]  # and they have moved
+    assert all(s["grad_norm"] > 0 for s in steps) and steps[-1]["kl"] > 1e-4 > steps[0]["kl"]  # and they have moved
 
 
 LORA = {"r": 4, "target_modules": ["q_proj", "v_proj", "down_proj"]}
@@ -114,7 +116,7 @@ LORA = {"r": 4, "target_modules": ["q_proj", "v_proj", "down_proj"]}
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("tower", {"freeze_vision": False}), ("lora", {"peft": LORA})],
+    [("tower", {"freeze_vision": False}), ("lora", {"peft": LORA}), ("two", {"processes": 2})],
 )
 def test_an_engine_in_the_training_process(world: Path, name: str, options: dict) -> None:
     check(steps_of(world, name, **options))
@@ -129,13 +131,13 @@ def test_what_the_engine_drew_less_often_weighs_more(world: Path) -> None:
     assert shifted["grad_norm"] == pytest.approx(math.exp(0.1) * same["grad_norm"], rel=1e-3) and same["grad_norm"] > 0
 
 
-def test_a_server_is_sent_tokens_features_times_and_weights(world: Path) -> None:
-    check(steps_of(world, "server", vllm_mode="server"))
+def test_a_server_is_sent_tokens_features_times_and_weights_by_two_processes(world: Path) -> None:
+    check(steps_of(world, "server", vllm_mode="server", processes=2))
     requests = json.loads((world / "server" / "requests.json").read_text())
     drawn = [body for path, body in requests if path == "/inference/v1/generate"]
-    assert len(drawn) == 3 * 2 and all(body["sampling_params"]["n"] == 3 for body in drawn)  # a request a prompt
+    assert len(drawn) == 3 * 4 and all(body["sampling_params"]["n"] == 3 for body in drawn)  # a request a prompt
     assert all(len(body["features"]["mm_hashes"]["video"]) == 1 for body in drawn)
-    assert len({body["sampling_params"]["seed"] for body in drawn}) == 6
+    assert len({body["sampling_params"]["seed"] for body in drawn}) == 12
     once = ["/start_weight_update", "/update_weights", "weights", "/finish_weight_update", "/reset_prefix_cache"]
     order = [path for path, _ in requests if path != "/inference/v1/generate"]
     assert sorted(order) == sorted(once * 3)  # TRL announces and sends at the same time

@@ -41,6 +41,9 @@ def run_training(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.recipe} is a recipe for {recipe.stage}, not for {args.command}")
     result = run_recipe(recipe, args.data, args.out, video_roots(args.videos), args.model, cache_dir=args.cache, timeout=args.timeout)
     print(f"trained on {result['rows']} rows; model in {args.out}/model" + "".join(f"\nskipped {p}: {w}" for p, w in result["skipped"].items()))
+    from videothinker.sft import leave_group  # heavy, and by now loaded
+
+    leave_group()
 
 # %% ../nbs/19_cli.ipynb #c19-012
 def model_name(path: str | Path) -> str:
@@ -213,7 +216,7 @@ def is_users(error: BaseException) -> bool:
     at = error.__traceback__
     while at is not None and at.tb_next is not None:
         at = at.tb_next
-    if at is None or not isinstance(error, (ValueError, KeyError)):
+    if at is None or not isinstance(error, (ValueError, KeyError, ImportError)):
         return False
     code, space = at.tb_frame.f_code, at.tb_frame.f_globals
     ours = space is globals() or str(space.get("__name__")).startswith("videothinker.")

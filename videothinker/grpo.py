@@ -181,7 +181,7 @@ def logp_gap(completions: Sequence[Completion], logps: Tensor, mask: Tensor) -> 
 
     Parameters: B sampled `completions`; `logps` and `mask`, what `completion_logps` found for them [B, C], tokens outside the mask being left out.
     """
-    gaps = (logps - drawn_logps(completions, logps)).abs()[mask.bool()].nan_to_num(0.0)  # NaN: an engine that gave none
+    gaps = (logps - (drawn := drawn_logps(completions, logps))).abs()[mask.bool() & ~drawn.isnan()]  # NaN: an engine that gave none
     return float(gaps.max()) if len(gaps) else 0.0
 
 # %% ../nbs/12_grpo.ipynb #c12-046

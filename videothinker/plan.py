@@ -275,7 +275,7 @@ class TrainingPlan:
     @property
     def engine_lacks(self) -> bool:
         """Whether a vLLM in the same process has too little."""
-        return bool(self.engine) and (self.engine or 0.0) < self.engine_needs
+        return 0 < (self.engine or 0.0) < self.engine_needs
 
 
 CHANGES: list[tuple[str, Callable[[Recipe], Recipe]]] = [
