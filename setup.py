@@ -17,7 +17,11 @@ ini.read("settings.ini", encoding="utf-8")
 cfg = ini["DEFAULT"]
 lib = cfg["lib_path"]
 readme = Path("README.md")
-extras = {k.removesuffix("_requirements"): shlex.split(v) for k, v in cfg.items() if k.endswith("_requirements")}
+extras = {
+    k.removesuffix("_requirements"): shlex.split(v)
+    for k, v in cfg.items()
+    if k.endswith("_requirements")
+}
 
 setup(
     name=cfg["lib_name"],
@@ -44,5 +48,8 @@ setup(
     package_data={lib: cfg["package_data"].split()},
     install_requires=shlex.split(cfg["requirements"]),
     extras_require=extras,
-    entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": [f"{lib}={lib}._modidx:d"]},
+    entry_points={
+        "console_scripts": cfg["console_scripts"].split(),
+        "nbdev": [f"{lib}={lib}._modidx:d"],
+    },
 )

@@ -5,6 +5,7 @@
 One variant a call. Keys and defaults (the main job's) are below; the SFT model is shared by variants that differ only
 in GRPO. The log and the validation probes of GRPO go to OUT/NAME.json.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -14,15 +15,28 @@ from pathlib import Path
 from typing import Any
 
 DEFAULTS: dict[str, Any] = {
-    "seed": 0, "check_share": 0.35, "mistake_rate": 0.25, "sft_rows": 1000, "sft_steps": 300, "sft_lr": 1e-3,
-    "lr": 2.5e-5, "steps": 16, "prompts": 24, "generations": 8, "beta": 0.04, "probe": 200, "every": 10,
+    "seed": 0,
+    "check_share": 0.35,
+    "mistake_rate": 0.25,
+    "sft_rows": 1000,
+    "sft_steps": 300,
+    "sft_lr": 1e-3,
+    "lr": 2.5e-5,
+    "steps": 16,
+    "prompts": 24,
+    "generations": 8,
+    "beta": 0.04,
+    "probe": 200,
+    "every": 10,
     "base": "data/tiny-base",
 }
 SFT_KEYS = ("seed", "check_share", "mistake_rate", "sft_rows", "sft_steps", "sft_lr", "base")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--world", required=True)
     parser.add_argument("--out", required=True)
     parser.add_argument("name")
@@ -41,12 +55,16 @@ def main() -> None:
 def run(world: Path, out: Path, name: str, o: dict[str, Any]) -> None:
     from dataclasses import replace
 
-    from videothinker.demo import Plan, curves_of, make_plan, make_traces, probe_of
-    from videothinker.recipes import project_file, run_recipe
-    from videothinker.sft import probe_callback
+    from videothinker.toy.demo import Plan, curves_of, make_plan, make_traces, probe_of
+    from videothinker.training.recipes import project_file, run_recipe
+    from videothinker.training.setup import probe_callback
 
-    plan: Plan = replace(make_plan(o["seed"]), check_share=o["check_share"], mistake_rate=o["mistake_rate"],
-                         probe_questions=o["probe"])
+    plan: Plan = replace(
+        make_plan(o["seed"]),
+        check_share=o["check_share"],
+        mistake_rate=o["mistake_rate"],
+        probe_questions=o["probe"],
+    )
     key = hashlib.sha256(json.dumps([o[k] for k in SFT_KEYS]).encode()).hexdigest()[:8]
     shared = out / f"sft-{key}"
     shared.mkdir(parents=True, exist_ok=True)
@@ -67,15 +85,26 @@ def run(world: Path, out: Path, name: str, o: dict[str, Any]) -> None:
         sft = replace(plan.sft, rows=o["sft_rows"], train=train)
         each = (probe_callback(shown, o["every"] * 5),)
         run_recipe(sft, rows, shared, world, base, {"seed": o["seed"]}, each, **options)
-    train = {"seed": o["seed"], "data_seed": o["seed"], "max_steps": o["steps"], "learning_rate": o["lr"],
-             "num_generations": o["generations"], "per_device_train_batch_size": 2 * o["generations"],
-             "gradient_accumulation_steps": o["prompts"] // 2, "beta": o["beta"]}
+    train = {
+        "seed": o["seed"],
+        "data_seed": o["seed"],
+        "max_steps": o["steps"],
+        "learning_rate": o["lr"],
+        "num_generations": o["generations"],
+        "per_device_train_batch_size": 2 * o["generations"],
+        "gradient_accumulation_steps": o["prompts"] // 2,
+        "beta": o["beta"],
+    }
     each = (probe_callback(shown, o["every"]),)
-    result = run_recipe(plan.grpo, rows, out / name, world, shared / "model", train, each, **options)
+    result = run_recipe(
+        plan.grpo, rows, out / name, world, shared / "model", train, each, **options
+    )
     curves = curves_of([], result["log"])
     saved = {"name": name, "options": o, "grpo": curves["grpo"], "validation": curves["eval"]}
     (out / f"{name}.json").write_text(json.dumps(saved))
-    print(name, "reward", [round(r["reward"], 2) for r in curves["grpo"]][:: max(1, o["steps"] // 10)])
+    print(
+        name, "reward", [round(r["reward"], 2) for r in curves["grpo"]][:: max(1, o["steps"] // 10)]
+    )
 
 
 if __name__ == "__main__":

@@ -51,7 +51,13 @@ SHAPE = {
     "num_key_value_heads": 2,
     "vocab_size": 2048,
 }
-VISION = {"depth": 4, "hidden_size": 128, "intermediate_size": 256, "num_heads": 4, "fullatt_block_indexes": [1, 3]}
+VISION = {
+    "depth": 4,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_heads": 4,
+    "fullatt_block_indexes": [1, 3],
+}
 VIDEO, IMAGE, START, END = 5, 6, 7, 8  # special tokens
 SIDE, TOKENS = 16, 64  # patches of a frame's side, and tokens it becomes
 TEXT = 60  # tokens of a prompt that are not video, at least
@@ -70,17 +76,23 @@ def configuration() -> Any:
     from transformers import Qwen2_5_VLConfig
 
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]}
-    text = SHAPE | {"tie_word_embeddings": True, "max_position_embeddings": 65536, "rope_parameters": rope}
+    text = SHAPE | {
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 65536,
+        "rope_parameters": rope,
+    }
     special = {"video_token_id": VIDEO, "image_token_id": IMAGE}
     special |= {"vision_start_token_id": START, "vision_end_token_id": END}
     vision = VISION | {"out_hidden_size": SHAPE["hidden_size"]}
-    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **special)
+    return Qwen2_5_VLConfig(
+        text_config=text, vision_config=vision, tie_word_embeddings=True, **special
+    )
 
 
 @lru_cache(maxsize=1)
 def shape() -> Any:
-    """The sizes that its operations follow from: `videothinker.plan.Shape`, which is held against torch's counter."""
-    from videothinker.plan import Shape
+    """The sizes that its operations follow from: `videothinker.training.plan.Shape`, which is held against torch's counter."""
+    from videothinker.training.plan import Shape
 
     return Shape.of(configuration())
 
@@ -89,8 +101,12 @@ def flops(P: int, C: int, G: int, shared: bool, parts: bool = False) -> float:
     """Operations of the language model's forward pass over a group; with `parts` of all forward passes in an update."""
     if not shared:
         return G * shape().text(P + C, (P + C) / 2) + shape().head(G * C)
-    again = (2, 3) if parts else (1, 1)  # checkpoints: of each layer, and for the completions of each part as well
-    return again[0] * shape().text(P, P / 2) + again[1] * (shape().text(G * C, P + C / 2) + shape().head(G * C))
+    again = (
+        (2, 3) if parts else (1, 1)
+    )  # checkpoints: of each layer, and for the completions of each part as well
+    return again[0] * shape().text(P, P / 2) + again[1] * (
+        shape().text(G * C, P + C / 2) + shape().head(G * C)
+    )
 
 
 def vision_flops(P: int) -> float:
@@ -100,12 +116,18 @@ def vision_flops(P: int) -> float:
 
 def predicted(P: int, C: int, G: int, way: str) -> dict[str, float]:
     """Operations of the update (forward, and backward as two) and of the whole step."""
-    shared, seen = way in ("ours", "in parts"), {"repeated": G, "seen once": 0, "ours": 0, "in parts": 0}[way]
+    shared, seen = (
+        way in ("ours", "in parts"),
+        {"repeated": G, "seen once": 0, "ours": 0, "in parts": 0}[way],
+    )
     forward, vision = flops(P, C, G, shared), vision_flops(P)
     prefill = flops(P, 0, 1 if shared else G, shared)
     decoding = shape().text(G * C, P + C / 2) + shape().head(G * C)
     update = flops(P, C, G, shared, way == "in parts") + 2 * forward + seen * vision
-    return {"update": update, "step": update + forward + prefill + decoding + (2 * seen or 1) * vision}
+    return {
+        "update": update,
+        "step": update + forward + prefill + decoding + (2 * seen or 1) * vision,
+    }
 
 
 # What all ways are given
@@ -127,7 +149,8 @@ def make(P: int, C: int, G: int, folder: Path) -> Given:
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from videothinker.model import Family, Prompt
+    from videothinker.model.encoder import Prompt
+    from videothinker.model.qwen import Family
 
     torch.manual_seed(0)
     model = Qwen2_5_VLForConditionalGeneration(configuration())
@@ -171,10 +194,13 @@ def read(given: Given) -> Any:
     """Decode all frames of the clip [T, 3, H, W]."""
     import torch
 
-    from videothinker.video import Sampling, read_frames
+    from videothinker.video.frames import Sampling
+    from videothinker.video.reader import read_frames
 
     size = 14 * SIDE
-    frames = read_frames(given.clip, Sampling(fps=2, max_frames=10**6, size=(size, size)), timeout=None)
+    frames = read_frames(
+        given.clip, Sampling(fps=2, max_frames=10**6, size=(size, size)), timeout=None
+    )
     return torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)
 
 
@@ -190,7 +216,9 @@ def prepare(frames: Any, way: str, G: int) -> Any:
     from transformers import Qwen2VLVideoProcessor
 
     processor = Qwen2VLVideoProcessor()
-    return processor(frames, do_resize=False, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
+    return processor(frames, do_resize=False, do_sample_frames=False, return_tensors="pt")[
+        "pixel_values_videos"
+    ]
 
 
 # The ways
@@ -200,8 +228,8 @@ def scorer(way: str, given: Given, patches: Any, features: Any) -> Callable[[], 
     """A function that finds the log-probabilities [G·C] of the completions."""
     import torch
 
-    from videothinker.model import collate
-    from videothinker.prefix import group_logps
+    from videothinker.model.batch import collate
+    from videothinker.model.shared_prefix import group_logps
 
     model, completions, family = given.model, given.completions, given.family
     prompt = replace(given.prompt, pixels=patches, features=None if way == "repeated" else features)
@@ -213,14 +241,19 @@ def scorer(way: str, given: Given, patches: Any, features: Any) -> Callable[[], 
         G, C, n = len(completions), len(completions[0]), len(given.images["grid"])
         ids = torch.cat([given.images["ids"].expand(G, -1), torch.tensor(completions)], 1)
         own = SimpleNamespace(accelerator=SimpleNamespace(autocast=nullcontext))
-        seen = {"pixel_values": patches.repeat(G, 1), "image_grid_thw": given.images["grid"].repeat(G, 1)}
+        seen = {
+            "pixel_values": patches.repeat(G, 1),
+            "image_grid_thw": given.images["grid"].repeat(G, 1),
+        }
         seen |= {"num_images": [n] * G, "mm_token_type_ids": (ids == IMAGE).long()}
         score = GRPOTrainer._get_per_token_logps_and_entropies
         score = getattr(score, "__wrapped__", score)
         return lambda: score(own, model, ids, torch.ones_like(ids), C, **seen)[0].flatten()
     if way in ("ours", "in parts"):
         part = int(way == "in parts")
-        return lambda: group_logps(model, prompt, completions, family, save_memory=bool(part), part=part)[0]
+        return lambda: group_logps(
+            model, prompt, completions, family, save_memory=bool(part), part=part
+        )[0]
     batch = collate([prompt] * len(completions), completions, family)
     keep = torch.arange(len(prompt) - 1, batch.input_ids.shape[1] - 1)
     targets, banned = batch.input_ids[:, len(prompt) :, None], torch.tensor(family.suppressed)
@@ -237,28 +270,48 @@ def sampler(way: str, given: Given, patches: Any, features: Any) -> Callable[[in
     import torch
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-    from videothinker.rollout import Decoding, generate
+    from videothinker.model.generate import Decoding, generate
 
     model, family, G = given.model, given.family, len(given.completions)
     if way in ("ours", "in parts"):
         endless = replace(family, suppressed=(*family.suppressed, family.eos_token))
         prompt = replace(given.prompt, pixels=patches, features=features)
-        return lambda n: check(generate(model, [prompt], endless, G, Decoding(max_new_tokens=n))[0], n)
+        return lambda n: check(
+            generate(model, [prompt], endless, G, Decoding(max_new_tokens=n))[0], n
+        )
     ids = (given.images["ids"] if way == "trl" else given.prompt.input_ids).expand(G, -1)
     if way == "trl":
-        seen = {"pixel_values": patches.repeat(G, 1), "image_grid_thw": given.images["grid"].repeat(G, 1)}
+        seen = {
+            "pixel_values": patches.repeat(G, 1),
+            "image_grid_thw": given.images["grid"].repeat(G, 1),
+        }
     elif way == "repeated":
-        seen = {"pixel_values_videos": patches.repeat(G, 1), "video_grid_thw": given.prompt.grid.repeat(G, 1)}
+        seen = {
+            "pixel_values_videos": patches.repeat(G, 1),
+            "video_grid_thw": given.prompt.grid.repeat(G, 1),
+        }
     else:
-        seen = {"mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=(features,) * G)}}
+        seen = {
+            "mm_encoder_outputs": {
+                "video": BaseModelOutputWithPooling(pooler_output=(features,) * G)
+            }
+        }
     seen["mm_token_type_ids"] = (ids == IMAGE) + 2 * (ids == VIDEO)
     if way != "trl":
-        seen |= {"second_per_grid_ts": torch.ones(G), "video_grid_thw": given.prompt.grid.repeat(G, 1)}
+        seen |= {
+            "second_per_grid_ts": torch.ones(G),
+            "video_grid_thw": given.prompt.grid.repeat(G, 1),
+        }
     options = {"do_sample": True, "top_k": 0, "eos_token_id": family.eos_token, "pad_token_id": 0}
 
     def write(n: int) -> None:
         said = model.generate(
-            ids, attention_mask=torch.ones_like(ids), **seen, **options, min_new_tokens=n, max_new_tokens=n
+            ids,
+            attention_mask=torch.ones_like(ids),
+            **seen,
+            **options,
+            min_new_tokens=n,
+            max_new_tokens=n,
         )
         assert said.shape == (G, ids.shape[1] + n)
 
@@ -278,21 +331,27 @@ def timed(act: Callable[[], Any], tower: list[float]) -> tuple[Any, float, float
     return result, spent - vision, vision
 
 
-def run_one(way: str, size: tuple[int, int, int], args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def run_one(
+    way: str, size: tuple[int, int, int], args: argparse.Namespace, folder: Path
+) -> dict[str, Any]:
     """Seconds by part, peak MiB of the update, the loss; the gradients go to a file of the folder."""
     import torch
 
-    from videothinker.features import with_features
+    from videothinker.model.vision_cache import with_features
 
     torch.set_num_threads(args.threads)
     known = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     free = int(known["MemAvailable"].split()[0])
-    resource.setrlimit(resource.RLIMIT_DATA, (free * 1000, free * 1000))  # what needs more fails alone
+    resource.setrlimit(
+        resource.RLIMIT_DATA, (free * 1000, free * 1000)
+    )  # what needs more fails alone
     (P, C, G), tower, starts = size, list[float](), list[float]()
     given = make(P, C, G, folder)
     model, seconds = given.model, defaultdict[str, list[float]](list)
     model.model.visual.register_forward_pre_hook(lambda *_: starts.append(time.perf_counter()))
-    model.model.visual.register_forward_hook(lambda *_: tower.append(time.perf_counter() - starts[-1]))
+    model.model.visual.register_forward_hook(
+        lambda *_: tower.append(time.perf_counter() - starts[-1])
+    )
     patches = prepare(read(given), way, 1)
 
     def look() -> Any:  # the tower's features, once for all
@@ -300,7 +359,10 @@ def run_one(way: str, size: tuple[int, int, int], args: argparse.Namespace, fold
             return None
         return with_features(model, [replace(given.prompt, pixels=patches)])[0].features
 
-    score, before = scorer(way, given, patches, look()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    score, before = (
+        scorer(way, given, patches, look()),
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    )
 
     def update() -> float:
         model.zero_grad(set_to_none=True)
@@ -313,7 +375,9 @@ def run_one(way: str, size: tuple[int, int, int], args: argparse.Namespace, fold
         seconds["update"] += [spent] * (i > 0)
         seconds["vision"] += [vision] * (i > 0)
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    torch.save({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, folder / f"{way}.pt")
+    torch.save(
+        {n: p.grad for n, p in model.named_parameters() if p.grad is not None}, folder / f"{way}.pt"
+    )
     model.zero_grad(set_to_none=True)
     write = sampler(way, given, patches, look())
     for i in range(0 if args.update or way == "in parts" else args.repeats + 1):
@@ -326,7 +390,9 @@ def run_one(way: str, size: tuple[int, int, int], args: argparse.Namespace, fold
             _, reference, again = timed(score, tower)
         found = (decode, processing, once + vision + again, prefill, whole - prefill, reference)
         for name, value in zip(PARTS[:-1], found, strict=True):
-            seconds["vision in rollout and reference" if name == "vision" else name] += [value] * (i > 0)
+            seconds["vision in rollout and reference" if name == "vision" else name] += [value] * (
+                i > 0
+            )
     medians = {name: statistics.median(values) for name, values in seconds.items() if values}
     whole_update = medians["update"] + medians["vision"]
     medians["vision"] += medians.pop("vision in rollout and reference", 0.0)
@@ -345,7 +411,9 @@ def difference(one: Path, other: Path) -> float:
     return max(float((a[n] - b[n]).norm() / b[n].norm().clamp(min=1e-30)) for n in a)
 
 
-def row_of(size: tuple[int, int, int], way: str, found: dict[str, Any], folder: Path) -> dict[str, Any]:
+def row_of(
+    size: tuple[int, int, int], way: str, found: dict[str, Any], folder: Path
+) -> dict[str, Any]:
     """A row of the table, as numbers."""
     P, C, G = size
     mine, base = found[way], found["repeated"]
@@ -353,7 +421,10 @@ def row_of(size: tuple[int, int, int], way: str, found: dict[str, Any], folder: 
     if "reference" in mine["seconds"]:
         row["step"] = sum(mine["seconds"].values())
         row["step_ratio"] = sum(base["seconds"].values()) / row["step"]
-    row |= {"whole_update": mine["whole_update"], "update_ratio": base["whole_update"] / mine["whole_update"]}
+    row |= {
+        "whole_update": mine["whole_update"],
+        "update_ratio": base["whole_update"] / mine["whole_update"],
+    }
     row |= {"memory_ratio": base["mib"] / max(mine["mib"], 1.0)}
     if way != "trl":
         ours, theirs = predicted(P, C, G, way), predicted(P, C, G, "repeated")
@@ -365,10 +436,19 @@ def row_of(size: tuple[int, int, int], way: str, found: dict[str, Any], folder: 
 
 def line_of(row: dict[str, Any]) -> str:
     """A row of the table, as text."""
-    cells = [f"{row['seconds'][part]:9.2f}" if part in row["seconds"] else f"{'-':>9}" for part in PARTS]
+    cells = [
+        f"{row['seconds'][part]:9.2f}" if part in row["seconds"] else f"{'-':>9}" for part in PARTS
+    ]
     step = f"{row['step']:8.2f} {row['step_ratio']:6.1f}" if "step" in row else f"{'-':>8} {'-':>6}"
-    guess = [f"{row[name]:6.1f}" if name in row else f"{'-':>6}" for name in ("predicted_step", "predicted_update")]
-    same = f"{row['loss_difference']:9.0e} {row['gradient']:9.0e}" if "gradient" in row else f"{'-':>9} {'-':>9}"
+    guess = [
+        f"{row[name]:6.1f}" if name in row else f"{'-':>6}"
+        for name in ("predicted_step", "predicted_update")
+    ]
+    same = (
+        f"{row['loss_difference']:9.0e} {row['gradient']:9.0e}"
+        if "gradient" in row
+        else f"{'-':>9} {'-':>9}"
+    )
     return (
         f"{row['way']:10}{''.join(cells)} {step} {guess[0]} {row['update_ratio']:7.1f} {guess[1]} "
         f"{row['mib']:7.0f} {row['memory_ratio']:6.1f} {same}"
@@ -383,8 +463,12 @@ HEAD = (
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, run each way in its own process, print the table."""
-    parser = argparse.ArgumentParser(description="Time a GRPO step of one video prompt, part by part and way by way.")
-    parser.add_argument("--sizes", nargs="+", metavar="P,C,G", help="default 1024,256,8 4096,256,8 8192,256,16")
+    parser = argparse.ArgumentParser(
+        description="Time a GRPO step of one video prompt, part by part and way by way."
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", metavar="P,C,G", help="default 1024,256,8 4096,256,8 8192,256,16"
+    )
     parser.add_argument("--quick", action="store_true", help="the size 1024,64,4 and one timed run")
     parser.add_argument("--update", action="store_true", help="the update alone")
     parser.add_argument("--threads", type=int, default=2, help="default 2")
@@ -394,7 +478,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--one", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     args.repeats = args.repeats or (1 if args.quick else 3)
-    given = args.sizes or (["1024,64,4"] if args.quick else ["1024,256,8", "4096,256,8", "8192,256,16"])
+    given = args.sizes or (
+        ["1024,64,4"] if args.quick else ["1024,256,8", "4096,256,8", "8192,256,16"]
+    )
     sizes = [tuple(map(int, size.split(","))) for size in given]
     if any(len(size) != 3 or size[0] < 128 or min(size) < 1 for size in sizes):
         parser.error(f"--sizes takes P,C,G with P at least 128, not {' '.join(given)}")
@@ -409,8 +495,22 @@ def main(argv: list[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as folder:
             found = {}
             for way in [w for w in WAYS if w in (*args.ways, "repeated", "seen once")]:
-                command = [sys.executable, __file__, "--one", way, folder, "--sizes", ",".join(map(str, size))]
-                command += ["--threads", str(args.threads), "--repeats", str(args.repeats), *["--update"] * args.update]
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--one",
+                    way,
+                    folder,
+                    "--sizes",
+                    ",".join(map(str, size)),
+                ]
+                command += [
+                    "--threads",
+                    str(args.threads),
+                    "--repeats",
+                    str(args.repeats),
+                    *["--update"] * args.update,
+                ]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if not done.returncode:
                     found[way] = json.loads(done.stdout.splitlines()[-1])

@@ -27,7 +27,7 @@ decoding processes. The error of a time is |time that a user would assign to a f
 shown|, where the bar code tells the frame; users assign index / mean rate with decord, PyAV and qwen-vl-utils,
 `pts_seconds` with torchcodec, and `times` here.
 
-"Reading ahead" reads 24 clips with `read_ahead` and two workers: the processor seconds of all processes by two times
+"Reading ahead" reads 24 clips with `ordered_map` and two workers: the processor seconds of all processes by two times
 the clock's. Needs Linux. Contenders that are not installed are absent; torchcodec also needs FFmpeg's libraries.
 """
 
@@ -64,12 +64,22 @@ BITS = 13  # of the bar code
 CLOCK = 600  # ticks a second: 25, 30 and 5 frames a second are whole numbers of ticks
 AIMS = {"ours": 0.95, "warm": 20.0, "busy": 0.85}
 LIMIT = 900.0  # seconds after which a reading counts as hung
-PACKAGES = {"decord": "decord", "PyAV": "av", "torchcodec": "torchcodec", "qwen-vl-utils": "qwen_vl_utils"}
+PACKAGES = {
+    "decord": "decord",
+    "PyAV": "av",
+    "torchcodec": "torchcodec",
+    "qwen-vl-utils": "qwen_vl_utils",
+}
 OTHERS, OURS = tuple(PACKAGES), ("ours", "cache empty", "cache filled")
 WAYS: dict[str, tuple[str, ...]] = {
     "decord": ("get_batch",),
     "PyAV": ("one pass", "seeks"),
-    "torchcodec": ("exact, 1 thread", "exact, 2 threads", "approximate, 1 thread", "approximate, 2 threads"),
+    "torchcodec": (
+        "exact, 1 thread",
+        "exact, 2 threads",
+        "approximate, 1 thread",
+        "approximate, 2 threads",
+    ),
     "qwen-vl-utils": ("decord", "torchcodec"),
 } | {name: (name,) for name in OURS}
 
@@ -113,7 +123,9 @@ CLIPS = {
     "hevc-10min": Clip("libx265", ".mp4", repeats=10, options=X265),
     "vp9-10min": Clip("libvpx-vp9", ".webm", repeats=10, options=VP9),
     "av1-1min": Clip("libsvtav1", ".mp4", options={"preset": "10", "crf": "38"}),
-    "h264-1080p-10min": Clip("libx264", ".mp4", ((30, 25),), repeats=20, size=(1080, 1920), options=X264),
+    "h264-1080p-10min": Clip(
+        "libx264", ".mp4", ((30, 25),), repeats=20, size=(1080, 1920), options=X264
+    ),
     "h264-vfr-6min": Clip("libx264", ".mp4", ((120, 30), (240, 5)), options=X264),
 }
 QUICK = {
@@ -128,10 +140,15 @@ def picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     from PIL import Image
 
     layers = [
-        Image.fromarray(rng.integers(0, 255, (height // size + 1, width // size + 1, 3)).astype(np.uint8))
+        Image.fromarray(
+            rng.integers(0, 255, (height // size + 1, width // size + 1, 3)).astype(np.uint8)
+        )
         for size in (64, 16, 6)
     ]
-    scaled = [np.asarray(layer.resize((width, height), Image.Resampling.BICUBIC), np.float32) for layer in layers]
+    scaled = [
+        np.asarray(layer.resize((width, height), Image.Resampling.BICUBIC), np.float32)
+        for layer in layers
+    ]
     return (0.5 * scaled[0] + 0.3 * scaled[1] + 0.2 * scaled[2]).astype(np.uint8)
 
 
@@ -141,7 +158,11 @@ def scenes(n: int, height: int, width: int) -> Iterator[np.ndarray]:
     big, cut, phase = picture(rng, height + 2 * margin, width + 2 * margin), 0, 0.0
     for i in range(n):
         if i == cut:
-            big, cut, phase = np.roll(big, margin, (0, 1))[::-1], i + int(rng.integers(60, 400)), rng.uniform(0, 6)
+            big, cut, phase = (
+                np.roll(big, margin, (0, 1))[::-1],
+                i + int(rng.integers(60, 400)),
+                rng.uniform(0, 6),
+            )
         y, x = (int(margin * (1 + turn(i / 170 + phase))) for turn in (np.sin, np.cos))
         frame = big[y : y + height, x : x + width].copy()
         down, right = (3 * i) % (height - cell), (5 * i) % (width - cell)
@@ -158,7 +179,9 @@ def codes(pixels: np.ndarray) -> list[int]:
     cell = width * 24 / 640
     places = ((np.arange(BITS + 1) + 0.5) * cell).astype(int)
     row = slice(height // 30 - height // 90, height // 30 + height // 90 + 1)
-    bars = np.stack([pixels[:, row, x - 2 : x + 3].mean(axis=(1, 2, 3)) for x in places], axis=1) > 117
+    bars = (
+        np.stack([pixels[:, row, x - 2 : x + 3].mean(axis=(1, 2, 3)) for x in places], axis=1) > 117
+    )
     numbers = (bars[:, :BITS] << np.arange(BITS)).sum(axis=1)
     good = (bars.sum(axis=1) % 2) == 0
     return [int(number) if ok else -1 for number, ok in zip(numbers, good, strict=True)]
@@ -174,7 +197,9 @@ def encode(path: Path, clip: Clip) -> None:
         stream = container.add_stream(clip.codec, rate=clip.parts[0][1], options=clip.options)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, CLOCK)
-        stream.codec_context.thread_count = 2  # not as many as there are cores: the result depends on it
+        stream.codec_context.thread_count = (
+            2  # not as many as there are cores: the result depends on it
+        )
         for shown, pixels in zip(clip.times, scenes(len(clip.times), height, width), strict=True):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = round(shown * CLOCK), Fraction(1, CLOCK)
@@ -194,7 +219,12 @@ def repeat(source: Path, path: Path, times: int, span: int) -> None:
         for shift in (round(i * span / base) for i in range(times)):
             for pts, dts, duration, key, data in kept:
                 packet = av.Packet(data)
-                packet.pts, packet.dts, packet.duration, packet.is_keyframe = pts + shift, dts + shift, duration, key
+                packet.pts, packet.dts, packet.duration, packet.is_keyframe = (
+                    pts + shift,
+                    dts + shift,
+                    duration,
+                    key,
+                )
                 packet.time_base, packet.stream = base, target
                 new.mux(packet)
 
@@ -205,7 +235,9 @@ def make(folder: Path, name: str, clip: Clip) -> Path:
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=folder) as work:
             part, whole = (Path(work) / (stem + clip.suffix) for stem in ("part", "whole"))
-            same = [folder / (other + c.suffix) for other, c in (CLIPS | QUICK).items() if c == once]
+            same = [
+                folder / (other + c.suffix) for other, c in (CLIPS | QUICK).items() if c == once
+            ]
             if clip.repeats > 1 and same and same[0].exists():
                 part = same[0]
             else:
@@ -238,7 +270,9 @@ class Wish(NamedTuple):
     fps: float | None
 
 
-Read = Callable[[Wish], tuple[Any, list[float], float]]  # → frames, times in seconds, seconds until they were decoded
+Read = Callable[
+    [Wish], tuple[Any, list[float], float]
+]  # → frames, times in seconds, seconds until they were decoded
 
 
 def spread(n: int, total: int) -> list[int]:
@@ -248,15 +282,20 @@ def spread(n: int, total: int) -> list[int]:
 
 def resized(frames: Any, tensor: Callable[[Any], Any] = lambda part: part) -> Any:
     """Frames, which `tensor` makes [T, 3, H, W], at the model's size, as qwen-vl-utils does it, in parts."""
-    torch, transforms = importlib.import_module("torch"), importlib.import_module("torchvision.transforms")
+    torch, transforms = (
+        importlib.import_module("torch"),
+        importlib.import_module("torchvision.transforms"),
+    )
     parts = [tensor(frames[i : i + PART]) for i in range(0, len(frames), PART)]
     size, how = list(model_size(*parts[0].shape[-2:])), transforms.InterpolationMode.BICUBIC
-    return torch.cat([transforms.functional.resize(part, size, how, antialias=True) for part in parts])
+    return torch.cat(
+        [transforms.functional.resize(part, size, how, antialias=True) for part in parts]
+    )
 
 
 def model_size(height: int, width: int) -> tuple[int, int]:
-    """(height, width) of the frames that the model sees; see `videothinker.frames.smart_resize`."""
-    from videothinker.frames import smart_resize
+    """(height, width) of the frames that the model sees; see `videothinker.video.frames.smart_resize`."""
+    from videothinker.video.frames import smart_resize
 
     return smart_resize(height, width, MAX_PIXELS)
 
@@ -266,7 +305,11 @@ def _arrays(frames: Any, times: list[float], begin: float) -> tuple[Any, list[fl
     import torch
 
     read = time.perf_counter() - begin
-    return resized(frames, lambda part: torch.from_numpy(np.asarray(part)).permute(0, 3, 1, 2)), times, read
+    return (
+        resized(frames, lambda part: torch.from_numpy(np.asarray(part)).permute(0, 3, 1, 2)),
+        times,
+        read,
+    )
 
 
 def decord_reader(way: str) -> Read:
@@ -312,7 +355,9 @@ def pyav_reader(way: str) -> Read:
         with av.open(wish.path) as container:
             stream = container.streams.video[0]
             rate = float(stream.average_rate)
-            total = stream.frames or int(container.duration / 1e6 * rate)  # webm does not count its frames
+            total = stream.frames or int(
+                container.duration / 1e6 * rate
+            )  # webm does not count its frames
             places = spread(wish.n, total)
             frames = (one_pass if way == "one pass" else seeks)(container, stream, places)
             return _arrays(frames, [i / rate for i in places], begin)
@@ -327,7 +372,9 @@ def torchcodec_reader(way: str) -> Read:
 
     def read(wish: Wish) -> tuple[Any, list[float], float]:
         begin = time.perf_counter()
-        decoder = decoders.VideoDecoder(wish.path, seek_mode=mode, num_ffmpeg_threads=int(threads[0]))
+        decoder = decoders.VideoDecoder(
+            wish.path, seek_mode=mode, num_ffmpeg_threads=int(threads[0])
+        )
         found = decoder.get_frames_at(spread(wish.n, decoder.metadata.num_frames))
         seconds = time.perf_counter() - begin
         return resized(found.data), found.pts_seconds.tolist(), seconds
@@ -339,7 +386,9 @@ def qwen_reader(way: str) -> Read:
     """qwen-vl-utils with one of its readers."""
     os.environ["FORCE_QWENVL_VIDEO_READER"] = way
     if way == "torchcodec":
-        importlib.import_module("torchcodec.decoders")  # otherwise its lack shows only as another error
+        importlib.import_module(
+            "torchcodec.decoders"
+        )  # otherwise its lack shows only as another error
     utils = importlib.import_module("qwen_vl_utils.vision_process")
 
     def read(wish: Wish) -> tuple[Any, list[float], float]:
@@ -347,7 +396,11 @@ def qwen_reader(way: str) -> Read:
         count = {"fps": wish.fps, "max_frames": MOST} if wish.fps else {"nframes": wish.n}
         asked = {"video": wish.path, "max_pixels": MAX_PIXELS} | count
         frames, said = utils.fetch_video(asked, return_video_metadata=True)
-        return frames, [i / said["fps"] for i in said["frames_indices"]], time.perf_counter() - begin
+        return (
+            frames,
+            [i / said["fps"] for i in said["frames_indices"]],
+            time.perf_counter() - begin,
+        )
 
     return read
 
@@ -359,7 +412,9 @@ def our_reader(way: str) -> Read:
     folder = Path(os.environ["BENCH_FOLDER"]) / way.replace(" ", "-")
 
     def get(wish: Wish) -> video.Frames:
-        sampling = video.Sampling(fps=wish.fps, n_frames=None if wish.fps else wish.n, max_frames=MOST)
+        sampling = video.Sampling(
+            fps=wish.fps, n_frames=None if wish.fps else wish.n, max_frames=MOST
+        )
         if way == "ours":
             return video.read_frames(wish.path, sampling)
         return video.cached_frames(wish.path, sampling, folder)
@@ -426,7 +481,9 @@ def spare_the_others() -> None:
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     used = int(status_mib("self", "VmSize") * 2**20)
-    resource.setrlimit(resource.RLIMIT_AS, (used + int(0.75 * free), resource.getrlimit(resource.RLIMIT_AS)[1]))
+    resource.setrlimit(
+        resource.RLIMIT_AS, (used + int(0.75 * free), resource.getrlimit(resource.RLIMIT_AS)[1])
+    )
 
 
 def measured(read: Read, wish: Wish, idle: float) -> dict[str, Any]:
@@ -437,7 +494,9 @@ def measured(read: Read, wish: Wish, idle: float) -> dict[str, Any]:
     begin = time.perf_counter()
     frames, times, until_read = read(wish)
     seconds = time.perf_counter() - begin
-    peak = status_mib("self", "VmHWM") - idle + sum(status_mib(child, "VmHWM") for child in children())
+    peak = (
+        status_mib("self", "VmHWM") - idle + sum(status_mib(child, "VmHWM") for child in children())
+    )
     pixels = frames if isinstance(frames, np.ndarray) else frames.permute(0, 2, 3, 1).numpy()
     return {"seconds": seconds, "read": until_read, "peak": peak, "times": times, "codes": codes(pixels),
             "shape": list(pixels.shape)}  # fmt: skip
@@ -464,7 +523,9 @@ def serve(contender: str, way: str) -> None:
         try:
             found = measured(read, Wish(**json.loads(line)), idle)
             if contender == "cache filled":
-                found["seconds"] = found["read"]  # without the call that makes sure that it is filled
+                found["seconds"] = found[
+                    "read"
+                ]  # without the call that makes sure that it is filled
             say(found)
         except Exception as error:
             said = f"{type(error).__name__}: {error}".replace(json.loads(line)["path"], "the clip")
@@ -479,7 +540,11 @@ class Child:
         environment = os.environ | {"BENCH_FOLDER": str(folder)}
         self.contender, self.way = contender, way
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
         )
         self.broken = ""
 
@@ -561,13 +626,18 @@ def summary(clip: Clip, n: int, way: str, runs: list[dict[str, Any]]) -> dict[st
     if failed := next((run["failed"] for run in runs if "failed" in run), ""):
         return {"failed": failed}
     seconds = [run["seconds"] for run in runs]
-    median, (most, mean) = statistics.median(seconds), errors(clip, runs[0]["times"], runs[0]["codes"])
+    median, (most, mean) = (
+        statistics.median(seconds),
+        errors(clip, runs[0]["times"], runs[0]["codes"]),
+    )
     return {"way": way, "min": min(seconds), "median": median, "frames_per_second": n / median, "seconds": seconds,
             "read": statistics.median(run["read"] for run in runs), "peak_mib": max(run["peak"] for run in runs),
             "error_max": most, "error_mean": mean, "shape": runs[0]["shape"]}  # fmt: skip
 
 
-def row(clip: Clip, name: str, count: str, path: Path, running: list[Child], repeats: int) -> dict[str, Any]:
+def row(
+    clip: Clip, name: str, count: str, path: Path, running: list[Child], repeats: int
+) -> dict[str, Any]:
     """All contenders on one clip and one wish."""
     wish = wish_for(path, clip, count)
     first = {(child.contender, child.way): child.ask(wish) for child in running}
@@ -575,7 +645,9 @@ def row(clip: Clip, name: str, count: str, path: Path, running: list[Child], rep
     for contender in WAYS:
         ways = [child for child in running if child.contender == contender]
         if ways:
-            chosen.append(min(ways, key=lambda c: first[c.contender, c.way].get("seconds", float("inf"))))
+            chosen.append(
+                min(ways, key=lambda c: first[c.contender, c.way].get("seconds", float("inf")))
+            )
     runs: dict[str, list[dict[str, Any]]] = {child.contender: [] for child in chosen}
     for turn in range(repeats):
         for child in chosen[turn % len(chosen) :] + chosen[: turn % len(chosen)]:
@@ -588,10 +660,13 @@ def row(clip: Clip, name: str, count: str, path: Path, running: list[Child], rep
             "naive_max": most, "naive_mean": mean}  # fmt: skip
 
 
-def ahead(paths: list[str], n_frames: int = 64, clips: int = 24, workers: int = 2) -> dict[str, float]:
-    """Share of `workers` cores that `read_ahead` keeps busy: processor seconds by the clock's."""
-    from videothinker.ahead import read_ahead
-    from videothinker.video import Sampling, read_frames
+def ahead(
+    paths: list[str], n_frames: int = 64, clips: int = 24, workers: int = 2
+) -> dict[str, float]:
+    """Share of `workers` cores that `ordered_map` keeps busy: processor seconds by the clock's."""
+    from videothinker.parallel import ordered_map
+    from videothinker.video.frames import Sampling
+    from videothinker.video.reader import read_frames
 
     def used() -> float:
         own = os.times()
@@ -599,10 +674,18 @@ def ahead(paths: list[str], n_frames: int = 64, clips: int = 24, workers: int = 
         for child in children():
             fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])
-        return own.user + own.system + own.children_user + own.children_system + ticks / os.sysconf("SC_CLK_TCK")
+        return (
+            own.user
+            + own.system
+            + own.children_user
+            + own.children_system
+            + ticks / os.sysconf("SC_CLK_TCK")
+        )
 
     def run(jobs: list[str]) -> None:
-        for _, result in read_ahead(jobs, lambda path: read_frames(path, Sampling(n_frames=n_frames)), workers):
+        for _, result in ordered_map(
+            lambda path: read_frames(path, Sampling(n_frames=n_frames)), jobs, workers
+        ):
             if isinstance(result, Exception):
                 raise result
 
@@ -659,14 +742,24 @@ def table(rows: list[dict[str, Any]]) -> str:
 def milliseconds(found: dict[str, Any], what: str = "error") -> str:
     """Largest / mean error in milliseconds."""
     known = f"{what}_max" in found
-    return f"{1000 * found[what + '_max']:.0f} / {1000 * found[what + '_mean']:.0f}" if known else "failed"
+    return (
+        f"{1000 * found[what + '_max']:.0f} / {1000 * found[what + '_mean']:.0f}"
+        if known
+        else "failed"
+    )
 
 
 def time_errors(rows: list[dict[str, Any]]) -> str:
     """Errors of the times of every way, for each clip's last wish."""
     last = {r["clip"]: r for r in rows}
-    lines = ["error of the times, largest / mean, ms", f"{'':36}" + "".join(f"{clip:>18}" for clip in last)]
-    lines.append(f"{'index / mean rate':36}" + "".join(f"{milliseconds(r, 'naive'):>18}" for r in last.values()))
+    lines = [
+        "error of the times, largest / mean, ms",
+        f"{'':36}" + "".join(f"{clip:>18}" for clip in last),
+    ]
+    lines.append(
+        f"{'index / mean rate':36}"
+        + "".join(f"{milliseconds(r, 'naive'):>18}" for r in last.values())
+    )
     for way in next(iter(last.values()))["first_runs"] if last else ():
         texts = "".join(f"{milliseconds(r['first_runs'].get(way, {})):>18}" for r in last.values())
         lines += [f"{way:36}{texts}"] if not way.startswith("cache") else []
@@ -687,7 +780,10 @@ def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def comparison(numbers: list[dict[str, Any]], busy: dict[str, float] | None) -> str:
     """The ratios as text; `!` marks what misses its aim."""
-    lines = ["times as fast as the fastest of the others", f"{'':17}{'frames':>7}{'ours':>9} {'cache filled':>14}"]
+    lines = [
+        "times as fast as the fastest of the others",
+        f"{'':17}{'frames':>7}{'ours':>9} {'cache filled':>14}",
+    ]
 
     def line(name: str, frames: object, ours: float, warm: float, who: str) -> str:
         marks = ("!" if ours < AIMS["ours"] else " ", "!" if warm < AIMS["warm"] else " ")
@@ -695,12 +791,16 @@ def comparison(numbers: list[dict[str, Any]], busy: dict[str, float] | None) -> 
 
     lines += [line(n["clip"], n["frames"], n["ours"], n["warm"], n["fastest"]) for n in numbers]
     if numbers:
-        lines.append(line("worst", "", min(n["ours"] for n in numbers), min(n["warm"] for n in numbers), ""))
+        lines.append(
+            line("worst", "", min(n["ours"] for n in numbers), min(n["warm"] for n in numbers), "")
+        )
         lines.append(line("aim", "", AIMS["ours"], AIMS["warm"], ""))
     if busy:
         mark = "!" if busy["busy"] < AIMS["busy"] else " "
         share, aim = f"{busy['busy']:.0%}", f"{AIMS['busy']:.0%}"
-        lines.append(f"reading ahead: two cores {share} busy for {busy['wall']:.1f} s {mark} aim {aim}")
+        lines.append(
+            f"reading ahead: two cores {share} busy for {busy['wall']:.1f} s {mark} aim {aim}"
+        )
     return "\n".join(lines)
 
 
@@ -725,11 +825,19 @@ def conditions() -> dict[str, str]:
 
 def main(argv: list[str] | None = None) -> None:
     """Make the clips, let everyone read them, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="three short clips, 16 and 64 frames, one timed run")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="three short clips, 16 and 64 frames, one timed run"
+    )
     parser.add_argument("--repeat", type=int, help="timed runs after one to warm up (default 3)")
-    parser.add_argument("--clips", nargs="+", metavar="NAME", help="only these: " + ", ".join(CLIPS))
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="for the clips, and to find them again")
+    parser.add_argument(
+        "--clips", nargs="+", metavar="NAME", help="only these: " + ", ".join(CLIPS)
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="for the clips, and to find them again"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, too")
     parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--way", help=argparse.SUPPRESS)
@@ -756,7 +864,9 @@ def measure(clips: dict[str, Clip], folder: Path, work: Path, args: argparse.Nam
     print("; ".join(f"{name} {value}" for name, value in found.items()), flush=True)
     if unknown := {clip.codec for clip in clips.values() if not has_encoder(clip.codec)}:
         print("left out for want of an encoder:", ", ".join(sorted(unknown)))
-    paths = {name: make(folder, name, clip) for name, clip in clips.items() if clip.codec not in unknown}
+    paths = {
+        name: make(folder, name, clip) for name, clip in clips.items() if clip.codec not in unknown
+    }
     counts, repeats = (COUNTS[:2], args.repeat or 1) if args.quick else (COUNTS, args.repeat or 3)
     for group in [list(paths)] if args.quick else [[name] for name in paths]:
         with started(work) as running:
@@ -767,7 +877,11 @@ def measure(clips: dict[str, Clip], folder: Path, work: Path, args: argparse.Nam
         work.mkdir()
     short = [str(path) for name, path in paths.items() if clips[name].duration <= 600]
     command = [sys.executable, __file__, "--ahead", *short]
-    busy = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout) if short else None
+    busy = (
+        json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+        if short
+        else None
+    )
     numbers = ratios(rows)
     print(table(rows), time_errors(rows), comparison(numbers, busy), sep="\n\n")
     if args.json:

@@ -38,7 +38,9 @@ def needed(cell: Any) -> bool:
         return False
     if cell.directives_.keys() & {"export", "exports", "exporti", "exec_doc"}:
         return True
-    body = ast.parse("\n".join(line for line in cell.source.splitlines() if line[:1] not in "%!")).body
+    body = ast.parse(
+        "\n".join(line for line in cell.source.splitlines() if line[:1] not in "%!")
+    ).body
     return any("show_doc" in ast.unparse(node) for node in body) or (
         bool(body) and all(isinstance(node, ast.Import | ast.ImportFrom) for node in body)
     )
@@ -60,7 +62,11 @@ def process() -> Path:
     nbdev.processors._do_eval = needed
     cache = Path(proc_nbs(cfg.nbs_path, n_workers=0))  # in this process, where the line above holds
     pages = sorted(cache.rglob("*.ipynb"))
-    renamed = {p.relative_to(cache).as_posix(): page(p).relative_to(cache).as_posix() for p in pages if page(p) != p}
+    renamed = {
+        p.relative_to(cache).as_posix(): page(p).relative_to(cache).as_posix()
+        for p in pages
+        if page(p) != p
+    }
     for nb in pages:
         text = relink(nb.read_text(encoding="utf-8"), renamed, f"{cfg.git_url}/blob/{cfg.branch}")
         nb.unlink()

@@ -17,9 +17,19 @@ SUFFIXES = (".ipynb", ".py", ".md", ".toml")
 
 def snapshot(root: Path = ROOT) -> dict[str, bytes]:
     """Return the bytes of every watched file, by its path below `root`."""
-    files = [f for name in WATCHED for f in ([root / name] if (root / name).is_file() else (root / name).rglob("*"))]
-    kept = (f for f in files if f.is_file() and f.suffix in SUFFIXES and "__pycache__" not in f.parts)
-    return {f.relative_to(root).as_posix(): f.read_bytes() for f in kept if ".ipynb_checkpoints" not in f.parts}
+    files = [
+        f
+        for name in WATCHED
+        for f in ([root / name] if (root / name).is_file() else (root / name).rglob("*"))
+    ]
+    kept = (
+        f for f in files if f.is_file() and f.suffix in SUFFIXES and "__pycache__" not in f.parts
+    )
+    return {
+        f.relative_to(root).as_posix(): f.read_bytes()
+        for f in kept
+        if ".ipynb_checkpoints" not in f.parts
+    }
 
 
 def changed(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
@@ -41,7 +51,11 @@ def regenerate() -> None:
 def uncommitted() -> list[str]:
     """Return what git has to say about the watched files: changed, or not tracked."""
     out = subprocess.run(
-        ["git", "status", "--porcelain", "--", *WATCHED], cwd=ROOT, check=True, text=True, capture_output=True
+        ["git", "status", "--porcelain", "--", *WATCHED],
+        cwd=ROOT,
+        check=True,
+        text=True,
+        capture_output=True,
     ).stdout
     return out.splitlines()
 

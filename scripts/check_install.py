@@ -21,7 +21,9 @@ def help_seconds(command: Path, runs: int = 3) -> float:
     with tempfile.TemporaryDirectory() as elsewhere:
         for _ in range(runs):
             start = time.perf_counter()
-            done = subprocess.run([str(command), "--help"], cwd=elsewhere, capture_output=True, text=True, timeout=60)
+            done = subprocess.run(
+                [str(command), "--help"], cwd=elsewhere, capture_output=True, text=True, timeout=60
+            )
             best = min(best, time.perf_counter() - start)
             if done.returncode:
                 sys.exit(f"{command} --help failed:\n{done.stderr}")
@@ -43,7 +45,10 @@ def main() -> int:
     took = help_seconds(Path(sys.prefix) / "bin" / "videothinker")
     if took > LIMIT:
         wrong.append(f"videothinker --help took {took:.2f} s, more than {LIMIT:.0f} s")
-    print("\n".join(wrong) or f"videothinker {videothinker.__version__} is installed; --help took {took:.2f} s")
+    print(
+        "\n".join(wrong)
+        or f"videothinker {videothinker.__version__} is installed; --help took {took:.2f} s"
+    )
     return 1 if wrong else 0
 
 

@@ -19,11 +19,15 @@ from types import SimpleNamespace
 
 def main() -> None:
     """Compare, and print what was compared."""
-    argparse.ArgumentParser(description="Hand the requests of rollouts by vLLM to vLLM's own classes.").parse_args()
+    argparse.ArgumentParser(
+        description="Hand the requests of rollouts by vLLM to vLLM's own classes."
+    ).parse_args()
     try:
         import vllm
         from vllm import SamplingParams
-        from vllm.entrypoints.scale_out.token_in_token_out.mm_features import mm_kwargs_from_features
+        from vllm.entrypoints.scale_out.token_in_token_out.mm_features import (
+            mm_kwargs_from_features,
+        )
         from vllm.entrypoints.scale_out.token_in_token_out.protocol import GenerateRequest
         from vllm.model_executor.models.qwen2_5_vl import (
             Qwen2_5_VLForConditionalGeneration,
@@ -35,28 +39,37 @@ def main() -> None:
         raise SystemExit(f"vLLM cannot be imported: {e}") from e
     import torch
 
-    from videothinker.features import with_features
-    from videothinker.model import family_of, load_model
-    from videothinker.prefix import prompt_positions
-    from videothinker.rollout import Decoding
-    from videothinker.tiny import Task, encode_task
-    from videothinker.toyworld import draw_scene
-    from videothinker.vllm_rollout import engine_input, engine_sampling, wire_features
+    from videothinker.model.generate import Decoding
+    from videothinker.model.qwen import family_of, load_model
+    from videothinker.model.shared_prefix import prompt_positions
+    from videothinker.model.vision_cache import with_features
+    from videothinker.toy.base import Task, encode_task
+    from videothinker.toy.world import draw_scene
+    from videothinker.training.vllm_rollout import engine_input, engine_sampling, wire_features
 
     model, processor = load_model(Path(__file__).parent.parent / "data" / "tiny-base", "float32")
     family = family_of(model, processor)
     prompt = encode_task(Task("Describe the video.", "", draw_scene("vllm", 1)), processor)[0]
     prompt = with_features(model, [prompt])[0]
     prompt = replace(prompt, features=prompt.features.bfloat16())
-    request, sampling = engine_input(prompt, family), engine_sampling(Decoding(stop=("x",)), family, 8, 5)
+    request, sampling = (
+        engine_input(prompt, family),
+        engine_sampling(Decoding(stop=("x",)), family, 8, 5),
+    )
     assert SamplingParams(**sampling, output_kind=RequestOutputKind.FINAL_ONLY).n == 8
-    body = {"token_ids": request["prompt_token_ids"], "features": wire_features(request), "sampling_params": sampling}
+    body = {
+        "token_ids": request["prompt_token_ids"],
+        "features": wire_features(request),
+        "sampling_params": sampling,
+    }
     parsed = GenerateRequest.model_validate_json(json.dumps(body))
     assert parsed.sampling_params.logit_bias == {token: -100.0 for token in family.suppressed}
     (item,) = mm_kwargs_from_features(parsed.features)["video"]
     assert torch.equal(item["video_embeds"].data, prompt.features)
     assert torch.equal(item["video_grid_thw"].data, prompt.grid[0])
-    tensors = {name: item[name].data for name in ("video_embeds", "video_grid_thw", "second_per_grid_ts")}
+    tensors = {
+        name: item[name].data for name in ("video_embeds", "video_grid_thw", "second_per_grid_ts")
+    }
     tensors |= {name: tensors[name][None] for name in ("video_grid_thw", "second_per_grid_ts")}
     Qwen2_5_VLVideoEmbeddingInputs(type="video_embeds", **tensors)
     print(f"vLLM {vllm.__version__}: request, sampling parameters and tensors as sent")

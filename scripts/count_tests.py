@@ -21,7 +21,12 @@ def expected_notebooks(root: Path = ROOT) -> set[str]:
 def notebook_results(log: str, expected: set[str]) -> tuple[set[str], set[str]]:
     """Return the notebooks that passed and those that failed or never finished."""
     lines = log.splitlines()
-    done = {name for name in expected for line in lines if line.startswith("- Completed") and line.endswith("/" + name)}
+    done = {
+        name
+        for name in expected
+        for line in lines
+        if line.startswith("- Completed") and line.endswith("/" + name)
+    }
     fences = [i for i, line in enumerate(lines) if line and set(line) == {"="}]
     named = {line.strip() for line in lines[fences[-1] + 1 :]} if fences else set()
     failed = (expected - done) | {name for name in expected if Path(name).name in named}
@@ -49,7 +54,10 @@ def main(nb_log: str, nb_rc: str, xml: str, py_rc: str) -> int:
         bad = {"nbdev_test"}
     if py_rc != "0" and not failed:
         failed = 1
-    print(f"notebooks: {len(good)} passed, {len(bad)} failed" + "".join(f"\n  FAILED {name}" for name in sorted(bad)))
+    print(
+        f"notebooks: {len(good)} passed, {len(bad)} failed"
+        + "".join(f"\n  FAILED {name}" for name in sorted(bad))
+    )
     print(f"tests: {passed} passed, {failed} failed, {skipped} skipped")
     print(f"{len(good) + passed} passed, {len(bad) + failed} failed")
     return 1 if bad or failed or not good or not passed else 0

@@ -16,11 +16,17 @@ DIRECTIVE = re.compile(r"^#\| *\w[\w_-]*:?.*\n", re.M)
 
 def visible(notebook: dict) -> dict:
     """Return the notebook without its hidden cells and without the directives of the others."""
-    cells = [c for c in notebook["cells"] if not (c["cell_type"] == "code" and HIDDEN.search("".join(c["source"])))]
+    cells = [
+        c
+        for c in notebook["cells"]
+        if not (c["cell_type"] == "code" and HIDDEN.search("".join(c["source"])))
+    ]
     kept = []
     for cell in cells:
         source = "".join(cell["source"])
-        kept.append({**cell, "source": DIRECTIVE.sub("", source) if cell["cell_type"] == "code" else source})
+        kept.append(
+            {**cell, "source": DIRECTIVE.sub("", source) if cell["cell_type"] == "code" else source}
+        )
     return {**notebook, "cells": kept}
 
 
@@ -28,9 +34,13 @@ def readme(notebook: dict) -> str:
     """Return the README: the notebook as Markdown, with its links made good for the top of the repository."""
     first = "".join(notebook["cells"][0]["source"])
     if not re.match(r"# .+\n+> .+", first):
-        raise ValueError("nbs/index.ipynb must open with a markdown cell: a heading, then a line '> subtitle'")
+        raise ValueError(
+            "nbs/index.ipynb must open with a markdown cell: a heading, then a line '> subtitle'"
+        )
     node = nbformat.reads(json.dumps(visible(notebook)), as_version=4)
-    node.metadata["language_info"] = {"name": "python"}  # nbdev_clean removes it; the fences want it
+    node.metadata["language_info"] = {
+        "name": "python"
+    }  # nbdev_clean removes it; the fences want it
     body, _ = MarkdownExporter().from_notebook_node(node)
     body = re.sub(r"\]\((?!https?:|#)([\w./-]+\.(?:ipynb(?:#[^)]*)?|png))\)", r"](nbs/\1)", body)
     body = re.sub(r"\]\(\.\./", "](", body)

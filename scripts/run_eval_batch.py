@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from videothinker.cli import main as videothinker
+from videothinker.commands.main import main as videothinker
 
 
 def run_one(argv: Sequence[str]) -> bool:
@@ -30,10 +30,19 @@ def run_one(argv: Sequence[str]) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate every pair; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", required=True, help="folders or hub names")
-    parser.add_argument("--data", nargs="+", required=True, help="files of questions (JSONL); their names must differ")
-    parser.add_argument("--videos", required=True, help="folder of the videos, or a JSON map data_source → folder")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        required=True,
+        help="files of questions (JSONL); their names must differ",
+    )
+    parser.add_argument(
+        "--videos", required=True, help="folder of the videos, or a JSON map data_source → folder"
+    )
     parser.add_argument("--out", required=True, help="folder")
     args, more = parser.parse_known_args(argv)
     if len({Path(d).stem for d in args.data}) < len(args.data):

@@ -12,5 +12,5 @@
 set -euo pipefail
 scripts="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck disable=SC2086
-exec accelerate launch --config_file "$scripts/accelerate/${ACCELERATE:-single}.yaml" ${LAUNCH:-} -m videothinker.cli grpo \
+exec accelerate launch --config_file "$scripts/accelerate/${ACCELERATE:-single}.yaml" ${LAUNCH:-} -m videothinker.commands.main grpo \
     --recipe "${RECIPE:-$scripts/recipes/qwen2.5-vl-7b/grpo.yaml}" "$@"

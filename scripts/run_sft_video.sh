@@ -12,5 +12,5 @@
 set -euo pipefail
 scripts="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck disable=SC2086
-exec accelerate launch --config_file "$scripts/accelerate/${ACCELERATE:-single}.yaml" ${LAUNCH:-} -m videothinker.cli sft \
+exec accelerate launch --config_file "$scripts/accelerate/${ACCELERATE:-single}.yaml" ${LAUNCH:-} -m videothinker.commands.main sft \
     --recipe "${RECIPE:-$scripts/recipes/qwen2.5-vl-7b/sft.yaml}" "$@"

@@ -4,7 +4,7 @@
     python scripts/train_base.py --measure [--to DIR]               only measure the model in DIR
 
 OUT (default runs/tiny-base) keeps the checkpoint: killed and started again, the training goes on. Its recipe and seed
-are `videothinker.tiny.BasePlan`; nbs/08b_tiny.ipynb explains them. About 80 minutes on two cores.
+are `videothinker.toy.base.BasePlan`; nbs/08b_tiny.ipynb explains them. About 80 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -41,56 +41,90 @@ def family_of_question(problem: str) -> str:
 
 def test_questions(split: str, clips: int) -> list[tuple[Any, Any]]:
     """(scene, row) of the test questions of the world of seed 0, two about each of so many clips."""
-    from videothinker.toyworld import SEEN, SPLITS, balanced_questions, draw_scene, named_rng, to_sample
+    from videothinker.toy.world import (
+        SEEN,
+        SPLITS,
+        balanced_questions,
+        draw_scene,
+        named_rng,
+        to_sample,
+    )
 
     name = {"test": "eval_id", "ood": "eval_ood"}[split]
     pairs, tally = SPLITS[split].get("pairs", SEEN), dict[Any, int]()
     scenes = [draw_scene(f"{split}-{i:04d}", 0, **SPLITS[split]) for i in range(clips)]
-    return [(s, to_sample(s, question, i, split)) for s in scenes
-            for i, question in enumerate(balanced_questions(s, named_rng(0, name, s.id), 2, pairs, tally))]
+    return [
+        (s, to_sample(s, question, i, split))
+        for s in scenes
+        for i, question in enumerate(
+            balanced_questions(s, named_rng(0, name, s.id), 2, pairs, tally)
+        )
+    ]
 
 
-def measure(model: Any, processor: Any, asked: list[tuple[Any, Any]]) -> dict[str, dict[str, float]]:
+def measure(
+    model: Any, processor: Any, asked: list[tuple[Any, Any]]
+) -> dict[str, dict[str, float]]:
     """How often the model is right when it thinks aloud, greedily.
 
     Returns, for each family of questions and for all: `n`, and the shares that name the right answer in words
     (`phrase`), that end in its letter (`letter`), and that guessing would get (`chance`).
     """
-    from videothinker.model import family_of
+    from videothinker.model.generate import Decoding, generate, texts
+    from videothinker.model.qwen import family_of
     from videothinker.prompts import STYLES, question_text
-    from videothinker.rollout import Decoding, generate, texts
-    from videothinker.tiny import Task, encode_task
+    from videothinker.toy.base import Task, encode_task
 
     tasks = [Task(question_text(row) + STYLES["short"].ask, "", scene) for scene, row in asked]
     prompts, said = [encode_task(task, processor)[0] for task in tasks], list[str]()
     greedy = Decoding(0.0, max_new_tokens=240)
     for i in range(0, len(prompts), 50):
-        groups = generate(model, prompts[i:i + 50], family_of(model, processor), 1, greedy)
+        groups = generate(model, prompts[i : i + 50], family_of(model, processor), 1, greedy)
         said += texts([g[0] for g in groups], processor)
     found: dict[str, dict[str, float]] = {}
     for (_, row), text in zip(asked, said, strict=True):
-        right = {"n": 1, "phrase": f"the answer is {row.option_text(row.answer)} ." in text,
-                 "letter": text.rstrip()[-1:] == row.answer, "chance": 1 / len(row.options)}
+        right = {
+            "n": 1,
+            "phrase": f"the answer is {row.option_text(row.answer)} ." in text,
+            "letter": text.rstrip()[-1:] == row.answer,
+            "chance": 1 / len(row.options),
+        }
         for kind in (family_of_question(row.problem), "all"):
             sums = found.setdefault(kind, dict.fromkeys(right, 0.0))
             for key, value in right.items():
                 sums[key] += value
-    return {kind: {k: v if k == "n" else v / s["n"] for k, v in s.items()} for kind, s in found.items()}
+    return {
+        kind: {k: v if k == "n" else v / s["n"] for k, v in s.items()} for kind, s in found.items()
+    }
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, train, publish."""
-    parser = argparse.ArgumentParser(description="Train the tiny base from scratch; killed and run again, it goes on.")
-    parser.add_argument("out", nargs="?", type=Path, default=ROOT / "runs" / "tiny-base", help="default runs/tiny-base")
-    parser.add_argument("--threads", type=int, default=2, help="processor threads of the training (default 2)")
-    parser.add_argument("--to", type=Path, default=ROOT / "data" / "tiny-base", help="default data/tiny-base")
-    parser.add_argument("--measure", action="store_true", help="train nothing: measure the model that is in --to")
+    parser = argparse.ArgumentParser(
+        description="Train the tiny base from scratch; killed and run again, it goes on."
+    )
+    parser.add_argument(
+        "out",
+        nargs="?",
+        type=Path,
+        default=ROOT / "runs" / "tiny-base",
+        help="default runs/tiny-base",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=2, help="processor threads of the training (default 2)"
+    )
+    parser.add_argument(
+        "--to", type=Path, default=ROOT / "data" / "tiny-base", help="default data/tiny-base"
+    )
+    parser.add_argument(
+        "--measure", action="store_true", help="train nothing: measure the model that is in --to"
+    )
     args = parser.parse_args(argv)
 
     import torch
 
-    from videothinker.model import load_model
-    from videothinker.tiny import train_base
+    from videothinker.model.qwen import load_model
+    from videothinker.toy.base import train_base
 
     torch.set_num_threads(args.threads)
     if not args.measure:

@@ -37,7 +37,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from videothinker import video
-from videothinker.video import BACKENDS, Frames, Sampling, VideoError, VideoInfo, probe, read_frames
+from videothinker.video.frames import Frames, Sampling, VideoError, VideoInfo
+from videothinker.video.reader import BACKENDS, probe, read_frames
 
 WISH = Sampling(n_frames=8, max_pixels=8 * 28 * 28)
 GRACE, GROWTH = 1.0, 30.0  # seconds, MB
@@ -85,7 +86,9 @@ SOURCES = {
     "h264.flv": Source(),
     "wmv2.wmv": Source("wmv2"),
 }
-CANNOT = {("decord", name) for name in ("live.webm", "av1.mp4", "mpeg2.mpg")}  # sound files that a decoder refuses
+CANNOT = {
+    ("decord", name) for name in ("live.webm", "av1.mp4", "mpeg2.mpg")
+}  # sound files that a decoder refuses
 Sources = dict[str, bytes]
 
 
@@ -96,16 +99,22 @@ def make_source(path: Path, source: Source, size: tuple[int, int] = (64, 96)) ->
     noise = np.random.default_rng(0).integers(0, 255, (*size, 3)).astype(np.uint8)
     with av.open(str(path), "w", options=source.container) as container:
         container.metadata["title"] = "x" * len(source.title)
-        stream = container.add_stream(source.codec, rate=25, options={"g": "12", "threads": "1", **source.options})
+        stream = container.add_stream(
+            source.codec, rate=25, options={"g": "12", "threads": "1", **source.options}
+        )
         stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, 25)
         sound = container.add_stream("aac", rate=8000) if source.sound else None
         for i in range(source.n):
-            frame = av.VideoFrame.from_ndarray(np.roll(noise, (3 * i, 5 * i), (0, 1)), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(
+                np.roll(noise, (3 * i, 5 * i), (0, 1)), format="rgb24"
+            )
             frame.pts, frame.time_base = source.start + i, Fraction(1, 25)
             container.mux(stream.encode(frame))
             if sound:
-                quiet = av.AudioFrame.from_ndarray(np.zeros((1, 320), np.float32), format="fltp", layout="mono")
+                quiet = av.AudioFrame.from_ndarray(
+                    np.zeros((1, 320), np.float32), format="fltp", layout="mono"
+                )
                 quiet.sample_rate, quiet.pts, quiet.time_base = 8000, 320 * i, Fraction(1, 8000)
                 container.mux(sound.encode(quiet))
         for ending in filter(None, (stream, sound)):
@@ -149,7 +158,9 @@ def cut_front(rng: random.Random, data: bytes) -> bytes:
     return data[rng.randrange(1, len(data)) :]
 
 
-def flip(rng: random.Random, data: bytes, count: int, start: int = 0, end: int | None = None) -> bytes:
+def flip(
+    rng: random.Random, data: bytes, count: int, start: int = 0, end: int | None = None
+) -> bytes:
     """Some bytes between two places are others."""
     changed = bytearray(data)
     for _ in range(count):
@@ -189,8 +200,24 @@ FIELDS = {
 }  # fmt: skip
 # Marks after which the numbers of the other containers stand.
 MARKS = {
-    ".mkv": ("18538067", "4489", "2ad7b1", "1f43b675", "a3", "b0", "ba", "63a2", "23e383", "1c53bb6b", "e7", "86"),
-    ".avi": tuple(mark.encode().hex() for mark in ("RIFF", "avih", "strh", "strf", "movi", "00dc", "idx1", "LIST")),
+    ".mkv": (
+        "18538067",
+        "4489",
+        "2ad7b1",
+        "1f43b675",
+        "a3",
+        "b0",
+        "ba",
+        "63a2",
+        "23e383",
+        "1c53bb6b",
+        "e7",
+        "86",
+    ),
+    ".avi": tuple(
+        mark.encode().hex()
+        for mark in ("RIFF", "avih", "strh", "strf", "movi", "00dc", "idx1", "LIST")
+    ),
     ".ts": ("47", "000001e0", "00000001"),
     ".mpg": ("000001ba", "000001b3", "000001e0", "00000100"),
     ".flv": ("464c56", "6475726174696f6e", "7769647468", "000000", "09"),
@@ -201,7 +228,9 @@ MARKS = {
 def value(rng: random.Random, length: int) -> bytes:
     """A number that a program may stumble over."""
     top = 1 << 8 * length
-    said = rng.choice((0, 1, 2, top - 1, top // 2 - 1, top // 2, top // 4, rng.randrange(top), rng.randrange(256)))
+    said = rng.choice(
+        (0, 1, 2, top - 1, top // 2 - 1, top // 2, top // 4, rng.randrange(top), rng.randrange(256))
+    )
     return said.to_bytes(length, rng.choice(("big", "little")))
 
 
@@ -255,7 +284,21 @@ TEXTS = (
 MAGIC = (b"\0\0\0\x20ftypisom\0\0\2\0", b"\x1a\x45\xdf\xa3", b"RIFF\0\0\1\0AVI LIST", b"FLV\1\1\0\0\0\x09", b"G@\0\x10",
          b"OggS\0\2", b"GIF89a", b"\0\0\1\xba", b"0&\xb2u\x8ef\xcf\x11", b"")  # fmt: skip
 OTHER_SUFFIXES = (".mp4", ".mkv", ".avi", ".ts", ".webm", ".txt", ".m3u8", "")
-NAMES = ("a b", "ü", "%03d", "-i", "a:b", "it's", "a|b", "x?y=z", "#", "pipe:0", "$(x)", "\\", "x" * 180)
+NAMES = (
+    "a b",
+    "ü",
+    "%03d",
+    "-i",
+    "a:b",
+    "it's",
+    "a|b",
+    "x?y=z",
+    "#",
+    "pipe:0",
+    "$(x)",
+    "\\",
+    "x" * 180,
+)
 
 Change = Callable[[random.Random, bytes, str], bytes]
 CHANGES: dict[str, Change] = {
@@ -264,10 +307,16 @@ CHANGES: dict[str, Change] = {
     "cut near the end": lambda rng, data, suffix: cut_end(rng, data),
     "beginning lost": lambda rng, data, suffix: cut_front(rng, data),
     "a few flips": lambda rng, data, suffix: flip(rng, data, rng.randint(1, 8)),
-    "many flips": lambda rng, data, suffix: flip(rng, data, max(1, len(data) // rng.choice((20, 100, 400)))),
+    "many flips": lambda rng, data, suffix: flip(
+        rng, data, max(1, len(data) // rng.choice((20, 100, 400)))
+    ),
     "flips at the front": lambda rng, data, suffix: flip(rng, data, rng.randint(1, 20), 0, 1024),
-    "flips at the end": lambda rng, data, suffix: flip(rng, data, rng.randint(1, 20), len(data) - 1024),
-    "flips in the middle": lambda rng, data, suffix: flip(rng, data, 40, len(data) // 3, 2 * len(data) // 3),
+    "flips at the end": lambda rng, data, suffix: flip(
+        rng, data, rng.randint(1, 20), len(data) - 1024
+    ),
+    "flips in the middle": lambda rng, data, suffix: flip(
+        rng, data, 40, len(data) // 3, 2 * len(data) // 3
+    ),
     "a hole": lambda rng, data, suffix: blank(rng, data),
     "blocks moved": lambda rng, data, suffix: shuffle(rng, data, "moved"),
     "blocks repeated": lambda rng, data, suffix: shuffle(rng, data, "repeated"),
@@ -277,7 +326,15 @@ CHANGES: dict[str, Change] = {
 }
 SOUND = ("nothing", "wrong extension", "odd name")
 NO_VIDEO = ("empty", "text or playlist", "random bytes")
-KINDS = (*CHANGES, "header lies", "size lies", "wrong extension", "odd name", "two joined", *NO_VIDEO)  # lies twice
+KINDS = (
+    *CHANGES,
+    "header lies",
+    "size lies",
+    "wrong extension",
+    "odd name",
+    "two joined",
+    *NO_VIDEO,
+)  # lies twice
 
 
 def damaged(seed: int, number: int, sources: Sources) -> File:
@@ -320,11 +377,21 @@ def complaints_about_frames(frames: Frames) -> str:
 
 def complaints_about_info(info: VideoInfo) -> str:
     """What is wrong with a description, empty if nothing is."""
-    good = 0 <= info.duration < math.inf and 0 <= info.fps < math.inf and math.isfinite(info.start_time)
-    return "" if good and info.n_frames > 0 and min(info.width, info.height) >= 0 else f"described as {info}"
+    good = (
+        0 <= info.duration < math.inf
+        and 0 <= info.fps < math.inf
+        and math.isfinite(info.start_time)
+    )
+    return (
+        ""
+        if good and info.n_frames > 0 and min(info.width, info.height) >= 0
+        else f"described as {info}"
+    )
 
 
-def outcome(path: Path, read: Callable[[], Any], check: Callable[[Any], str], timeout: float) -> dict[str, Any]:
+def outcome(
+    path: Path, read: Callable[[], Any], check: Callable[[Any], str], timeout: float
+) -> dict[str, Any]:
     """How a reading ended: a word for it, what the error says, the complaint (empty if none), seconds."""
     begin, reason = time.monotonic(), ""
     try:
@@ -332,7 +399,12 @@ def outcome(path: Path, read: Callable[[], Any], check: Callable[[Any], str], ti
         word, complaint = "read", check(found)
     except VideoError as error:
         word, said, reason, complaint = type(error).__name__, str(error), error.reason, ""
-        if type(error) is VideoError or "\n" in said or not said.startswith(f"{path}: ") or not reason:
+        if (
+            type(error) is VideoError
+            or "\n" in said
+            or not said.startswith(f"{path}: ")
+            or not reason
+        ):
             complaint = f"no good message: {word} {said!r}"
     except Exception as error:
         word, complaint = "raised", f"{type(error).__name__}: {error}"
@@ -368,7 +440,9 @@ def memory(process: int | str = "self") -> float:
     return 0.0
 
 
-def attempts(numbers: list[int], seed: int, backend: str, timeout: float, keep: Path) -> Iterator[dict[str, Any]]:
+def attempts(
+    numbers: list[int], seed: int, backend: str, timeout: float, keep: Path
+) -> Iterator[dict[str, Any]]:
     """Read all files; those with a complaint stay in `keep`."""
     with tempfile.TemporaryDirectory() as work:
         sources = make_sources(Path(work))
@@ -377,10 +451,19 @@ def attempts(numbers: list[int], seed: int, backend: str, timeout: float, keep: 
             path = Path(work) / file.name
             path.write_bytes(file.data)
             found = attempt(path, file, backend, timeout)
-            found |= {"number": number, "kind": file.kind, "source": file.source, "bytes": len(file.data)}
-            found["worker"] = max((memory(worker.process.pid) for worker in video._IDLE), default=0.0)
+            found |= {
+                "number": number,
+                "kind": file.kind,
+                "source": file.source,
+                "bytes": len(file.data),
+            }
+            found["worker"] = max(
+                (memory(worker.process.pid) for worker in video._IDLE), default=0.0
+            )
             if found["worker"] > WORKER[backend]:
-                found["complaint"] = found["complaint"] or f"a decoding process keeps {found['worker']:.0f} MB"
+                found["complaint"] = (
+                    found["complaint"] or f"a decoding process keeps {found['worker']:.0f} MB"
+                )
             if found["complaint"]:
                 keep.mkdir(parents=True, exist_ok=True)
                 (keep / path.name).write_bytes(file.data)
@@ -390,11 +473,19 @@ def attempts(numbers: list[int], seed: int, backend: str, timeout: float, keep: 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """How often each kind of file ended how."""
-    counts = {kind: Counter(r["outcome"] for r in rows if r["kind"] == kind) for kind in dict.fromkeys(KINDS)}
-    words = sorted({word for count in counts.values() for word in count}, key=lambda word: (word != "read", word))
+    counts = {
+        kind: Counter(r["outcome"] for r in rows if r["kind"] == kind)
+        for kind in dict.fromkeys(KINDS)
+    }
+    words = sorted(
+        {word for count in counts.values() for word in count},
+        key=lambda word: (word != "read", word),
+    )
     lines = [f"{'':20}" + "".join(f"{word:>{len(word) + 2}}" for word in words)]
     for kind, count in {**counts, "all": Counter(r["outcome"] for r in rows)}.items():
-        lines.append(f"{kind:20}" + "".join(f"{count[word] or '':>{len(word) + 2}}" for word in words))
+        lines.append(
+            f"{kind:20}" + "".join(f"{count[word] or '':>{len(word) + 2}}" for word in words)
+        )
     return "\n".join(lines)
 
 
@@ -409,13 +500,26 @@ def installed(backend: str) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     """Read all, print the table, name what went wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--files", type=int, default=1000, help="default 1000")
     parser.add_argument("--seed", type=int, default=0, help="default 0")
-    parser.add_argument("--timeout", type=float, default=10.0, help="seconds for each reading (default 10)")
-    parser.add_argument("--backend", choices=[*BACKENDS, "all"], default="pyav", help="default pyav; all that are here")
-    parser.add_argument("--only", type=int, nargs="+", metavar="NUMBER", help="read these files only")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="for the files that break a rule")
+    parser.add_argument(
+        "--timeout", type=float, default=10.0, help="seconds for each reading (default 10)"
+    )
+    parser.add_argument(
+        "--backend",
+        choices=[*BACKENDS, "all"],
+        default="pyav",
+        help="default pyav; all that are here",
+    )
+    parser.add_argument(
+        "--only", type=int, nargs="+", metavar="NUMBER", help="read these files only"
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="for the files that break a rule"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
     args = parser.parse_args(argv)
     keep = args.keep or Path(tempfile.mkdtemp(prefix="try-files-"))
@@ -425,10 +529,15 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{backend}: not installed")
             continue
         rows, first = list[dict[str, Any]](), 0.0
-        for row in attempts(args.only or list(range(args.files)), args.seed, backend, args.timeout, keep / backend):
+        for row in attempts(
+            args.only or list(range(args.files)), args.seed, backend, args.timeout, keep / backend
+        ):
             rows.append(row)
             if row["complaint"]:
-                print(f"{backend} {row['number']} {row['kind']} of {row['source']}: {row['complaint']}", flush=True)
+                print(
+                    f"{backend} {row['number']} {row['kind']} of {row['source']}: {row['complaint']}",
+                    flush=True,
+                )
             if len(rows) == max(1, args.files // 5):
                 gc.collect()
                 first = memory()

@@ -56,8 +56,12 @@ def damage(path: Path) -> str:
 def temporary(path: Path, out: Path) -> bool:
     """Whether a file is known to be unfinished: a temporary name, or a checkpoint without its mark."""
     parts = path.relative_to(out).parts
-    folders = [out.joinpath(*parts[: i + 1]) for i, p in enumerate(parts) if p.startswith("checkpoint-")]
-    return any(not (f / "finished").exists() for f in folders) or any(p.startswith(".") or ".tmp" in p for p in parts)
+    folders = [
+        out.joinpath(*parts[: i + 1]) for i, p in enumerate(parts) if p.startswith("checkpoint-")
+    ]
+    return any(not (f / "finished").exists() for f in folders) or any(
+        p.startswith(".") or ".tmp" in p for p in parts
+    )
 
 
 def journal(path: Path) -> bool:
@@ -67,12 +71,17 @@ def journal(path: Path) -> bool:
 
 def steps_of(out: Path) -> dict[str, tuple[int, bytes]]:
     """Time of writing and content of each finished step."""
-    return {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted((out / "steps").glob("*.json"))}
+    return {
+        p.name: (p.stat().st_mtime_ns, p.read_bytes())
+        for p in sorted((out / "steps").glob("*.json"))
+    }
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run, kill, look, repeat; then let it end."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=900.0)
@@ -80,11 +89,19 @@ def main(argv: list[str] | None = None) -> int:
     args, options = parser.parse_known_args(argv)
 
     draw, found, seen = random.Random(args.random), [], dict[str, tuple[int, bytes]]()
-    command = [str(Path(sys.executable).parent / "videothinker"), "demo", "--out", str(args.out), *options]
+    command = [
+        str(Path(sys.executable).parent / "videothinker"),
+        "demo",
+        "--out",
+        str(args.out),
+        *options,
+    ]
     for kill in range(args.kills + 1):
         process = subprocess.Popen(command)
         try:
-            process.wait(draw.uniform(8, 2 * args.seconds / args.kills) if kill < args.kills else None)
+            process.wait(
+                draw.uniform(8, 2 * args.seconds / args.kills) if kill < args.kills else None
+            )
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -96,8 +113,11 @@ def main(argv: list[str] | None = None) -> int:
         found += [f"kill {kill}: {p} {what}" for p in files if (what := damage(p))]
         seen = done
         names = ", ".join(n.removesuffix(".json") for n in done) or "nothing"
-        print(f"\n--- {time.strftime('%H:%M:%S')} start {kill + 1} ended with {process.returncode}; finished: {names}; "
-              f"files looked at: {len(files)}", flush=True)
+        print(
+            f"\n--- {time.strftime('%H:%M:%S')} start {kill + 1} ended with {process.returncode}; finished: {names}; "
+            f"files looked at: {len(files)}",
+            flush=True,
+        )
         if process.returncode != -signal.SIGKILL:
             break
     if process.returncode:

@@ -18,7 +18,9 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 def load_script(name: str) -> ModuleType:
     """Import `scripts/NAME.py` without making scripts/ a package."""
-    spec = importlib.util.spec_from_file_location(f"scripts_{name}", ROOT / "scripts" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(
+        f"scripts_{name}", ROOT / "scripts" / f"{name}.py"
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -62,7 +64,9 @@ def browser() -> Iterator:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        running = driver.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         yield running
         running.close()
 
@@ -76,8 +80,13 @@ def open_page(browser) -> Iterator[Callable]:
         page = browser.new_page(**options)
         page.errors, page.requested = [], []
         page.on("pageerror", lambda error: page.errors.append(str(error)))
-        page.on("console", lambda line: page.errors.append(line.text) if line.type == "error" else None)
-        page.on("request", lambda r: page.requested.append(r.url) if r.url.startswith(("http", "ws")) else None)
+        page.on(
+            "console", lambda line: page.errors.append(line.text) if line.type == "error" else None
+        )
+        page.on(
+            "request",
+            lambda r: page.requested.append(r.url) if r.url.startswith(("http", "ws")) else None,
+        )
         page.goto(Path(path).resolve().as_uri())
         pages.append(page)
         return page

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videothinker.report import write_report
 from videothinker.schema import Sample, Segment
-from videothinker.video import Frames, Sampling, read_frames
-from videothinker.viewer import View, trace_viewer, view_html
+from videothinker.video.frames import Frames, Sampling
+from videothinker.video.reader import read_frames
+from videothinker.viewer.report import write_report
+from videothinker.viewer.viewer import View, trace_viewer, view_html
 
 pytestmark = pytest.mark.browser
 
@@ -23,7 +24,9 @@ def make_clip(path: Path, seconds: int, seed: int) -> str:
     """A small H.264 clip at 10 frames a second in which a square and then a disc move."""
     import av
 
-    colours = np.array([(220, 40, 40), (70, 120, 240), (40, 190, 90), (235, 200, 40), (180, 80, 220)])
+    colours = np.array(
+        [(220, 40, 40), (70, 120, 240), (40, 190, 90), (235, 200, 40), (180, 80, 220)]
+    )
     first, second = np.random.default_rng(seed).permutation(5)[:2]
     y, x = np.mgrid[:56, :56]
     with av.open(str(path), "w") as container:
@@ -49,9 +52,7 @@ def make_view(frames: Frames, k: int) -> View:
     """A view with one right segment, one late one, and now and then one after the end of the clip."""
     late, more = 6 + k % 4, ""
     if k % 3 == 0:
-        more = (
-            f"<time>00:0{late}-00:11</time> <caption>the disc goes on, {'and on ' * 30}</caption> <think>long</think> "
-        )
+        more = f"<time>00:0{late}-00:11</time> <caption>the disc goes on, {'and on ' * 30}</caption> <think>long</think> "
     if k % 4 == 1:
         more += "<time>00:14-00:19</time> <caption>a cross moves down</caption> <think>it would be the last</think> "
     trace = (
@@ -76,7 +77,12 @@ def make_summary() -> dict:
         half = 1.96 * math.sqrt(accuracy * (1 - accuracy) / n)
         blind = {"accuracy": 0.26, "ci_low": 0.2, "ci_high": 0.32, "n": n}
         controls = {"no_video": blind, "other_video": {**blind, "accuracy": 0.24}, "chance": 0.257}
-        scores = {"r@0.3": miou + 0.15, "r@0.5": miou, "r@0.7": miou - 0.2, "precision": miou - 0.05}
+        scores = {
+            "r@0.3": miou + 0.15,
+            "r@0.5": miou,
+            "r@0.7": miou - 0.2,
+            "precision": miou - 0.05,
+        }
         interval = {"ci_low": accuracy - half, "ci_high": accuracy + half}
         return {
             "n": n,
@@ -91,9 +97,30 @@ def make_summary() -> dict:
     kinds = ("wrong time", "wrong colour", "leaked answer", "broken tags", "wrong event")
     counts = {"planted": 12, "caught": 11, "answer_changing": 9, "answer_changing_caught": 9}
     paired = [
-        {"a": "sft", "b": "base", "split": "id", "difference": 0.24, "ci_low": 0.15, "ci_high": 0.33},
-        {"a": "grpo", "b": "sft", "split": "id", "difference": 0.08, "ci_low": 0.01, "ci_high": 0.15},
-        {"a": "grpo", "b": "sft", "split": "ood", "difference": 0.03, "ci_low": -0.06, "ci_high": 0.12},
+        {
+            "a": "sft",
+            "b": "base",
+            "split": "id",
+            "difference": 0.24,
+            "ci_low": 0.15,
+            "ci_high": 0.33,
+        },
+        {
+            "a": "grpo",
+            "b": "sft",
+            "split": "id",
+            "difference": 0.08,
+            "ci_low": 0.01,
+            "ci_high": 0.15,
+        },
+        {
+            "a": "grpo",
+            "b": "sft",
+            "split": "ood",
+            "difference": 0.03,
+            "ci_low": -0.06,
+            "ci_high": 0.12,
+        },
     ]
     return {
         "stages": {
@@ -120,19 +147,31 @@ def make_summary() -> dict:
 def make_curves() -> dict[str, list[dict]]:
     """Noisy logs as training writes them."""
     rng = np.random.default_rng(0)
-    sft = [{"step": i, "loss": float(0.2 + 2.5 * np.exp(-i / 40) + 0.05 * rng.random())} for i in range(1, 301)]
+    sft = [
+        {"step": i, "loss": float(0.2 + 2.5 * np.exp(-i / 40) + 0.05 * rng.random())}
+        for i in range(1, 301)
+    ]
     grpo = []
     for i in range(1, 91):
-        right = float(np.clip(0.5 + 0.2 * (1 - np.exp(-i / 30)) + 0.06 * rng.standard_normal(), 0, 1))
-        form = float(np.clip(0.93 + 0.05 * (1 - np.exp(-i / 10)) + 0.01 * rng.standard_normal(), 0, 1))
-        length, idle = float(88 + 4 * rng.standard_normal()), float(np.clip(0.35 + 0.1 * rng.standard_normal(), 0, 1))
+        right = float(
+            np.clip(0.5 + 0.2 * (1 - np.exp(-i / 30)) + 0.06 * rng.standard_normal(), 0, 1)
+        )
+        form = float(
+            np.clip(0.93 + 0.05 * (1 - np.exp(-i / 10)) + 0.01 * rng.standard_normal(), 0, 1)
+        )
+        length, idle = (
+            float(88 + 4 * rng.standard_normal()),
+            float(np.clip(0.35 + 0.1 * rng.standard_normal(), 0, 1)),
+        )
         grpo.append({"step": i, "reward": right + form, "reward_correct": right, "reward_format": form,
                      "completion_length": length, "frac_reward_zero_std": idle})  # fmt: skip
     steps = range(0, 91, 15)
     return {
         "sft": sft,
         "grpo": grpo,
-        "eval": [{"step": i, "accuracy": 0.55 + i / 1100, "format_rate": 0.95 + i / 3000} for i in steps],
+        "eval": [
+            {"step": i, "accuracy": 0.55 + i / 1100, "format_rate": 0.95 + i / 3000} for i in steps
+        ],
     }
 
 
@@ -174,16 +213,24 @@ def test_report_is_whole_and_nothing_overlaps(open_page, report, width):
     assert page.errors == [] and page.requested == []
     assert page.locator("figure.chart").count() == 6
     cut = "() => [...document.querySelectorAll('.small .wide')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
-    assert width < 500 or page.evaluate(cut) == 0  # no table is cut off; on a phone wide ones scroll
+    assert (
+        width < 500 or page.evaluate(cut) == 0
+    )  # no table is cut off; on a phone wide ones scroll
     for figure in page.locator("figure.chart").all():
         labels = figure.locator(".axis-label").all_text_contents()
-        assert labels and all(label.strip() for label in labels) and figure.locator(".tick").count() >= 4
+        assert (
+            labels
+            and all(label.strip() for label in labels)
+            and figure.locator(".tick").count() >= 4
+        )
     assert page.evaluate(OVERLAPS) == []
     assert page.locator("[data-testid=videothinker-viewer]").count() == N_VIEWS >= 12
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
         "the page itself scrolls sideways"
     )
-    assert page.locator("img").evaluate_all("images => images.every(i => i.complete && i.naturalWidth > 0)")
+    assert page.locator("img").evaluate_all(
+        "images => images.every(i => i.complete && i.naturalWidth > 0)"
+    )
 
 
 def test_report_units_are_on_the_axes(open_page, report):
@@ -204,16 +251,35 @@ def test_labels_of_lanes_and_axes_do_not_overlap(open_page, report, width, tmp_p
     assert open_page(report, viewport={"width": width, "height": 900}).evaluate(LANE_OVERLAPS) == []
     times = np.array([0.0, 40.0, 900.0, 905.0, 2000.0, 3600.0])
     frames = Frames(np.zeros((6, 224, 392, 3), np.uint8), times, 3723.4)
-    ranges = [(60, 1200), (500, 1700), (800, 900), (3000, 9000), (10, 5), (5000, 6000), (7000, 7500)]
+    ranges = [
+        (60, 1200),
+        (500, 1700),
+        (800, 900),
+        (3000, 9000),
+        (10, 5),
+        (5000, 6000),
+        (7000, 7500),
+    ]
     predicted = [Segment(start, end, "a very long caption " * 9) for start, end in ranges]
     film = View(
-        "film", "What happens?", ["A. long " * 40, "B. b"], frames, [Segment(1, 9, "short")], predicted, "", "A", "B"
+        "film",
+        "What happens?",
+        ["A. long " * 40, "B. b"],
+        frames,
+        [Segment(1, 9, "short")],
+        predicted,
+        "",
+        "A",
+        "B",
     )
     (tmp_path / "film.html").write_text(view_html(film), encoding="utf-8")
     page = open_page(tmp_path / "film.html", viewport={"width": width, "height": 900})
     assert page.errors == [] and page.evaluate(LANE_OVERLAPS) == []
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    assert page.locator(".vt-frame").count() == 6 and page.locator('[data-segment="predicted 6"]').is_visible()
+    assert (
+        page.locator(".vt-frame").count() == 6
+        and page.locator('[data-segment="predicted 6"]').is_visible()
+    )
 
 
 def test_clicking_a_segment_moves_the_cursor(open_page, report):
@@ -232,9 +298,14 @@ def test_clicking_a_segment_moves_the_cursor(open_page, report):
     )
     assert abs(cursor["x"] - segment["x"]) < 3
     viewer.locator(".vt-frame").nth(3).click()
-    assert "frame 4 of 12" in viewer.locator(".vt-status").text_content() and viewer.locator(".vt-seg.on").count() == 2
+    assert (
+        "frame 4 of 12" in viewer.locator(".vt-status").text_content()
+        and viewer.locator(".vt-seg.on").count() == 2
+    )
     others = page.locator("[data-testid=videothinker-viewer]").nth(3)
-    assert others.locator(".vt-cursor").get_attribute("data-time") == "0"  # viewers do not move each other
+    assert (
+        others.locator(".vt-cursor").get_attribute("data-time") == "0"
+    )  # viewers do not move each other
 
 
 def test_viewer_answers_keys(open_page, report):
@@ -281,7 +352,11 @@ def test_live_widget_follows_python_and_reports_back(open_page, tmp_path):
         and "6.5 s: frame 7" in page.locator(".vt-status").text_content()
     )
     page.locator('[data-segment="true 2"]').click()
-    assert page.evaluate("[model.state.time, model.state.selected, model.saved]") == [6, "true 2", 1]
+    assert page.evaluate("[model.state.time, model.state.selected, model.saved]") == [
+        6,
+        "true 2",
+        1,
+    ]
     page.evaluate("clean()")
     assert page.evaluate("Object.values(model.listeners).flat().length") == 0 and page.errors == []
 
@@ -295,7 +370,10 @@ def test_times_outside_the_clip_are_flagged(open_page, report):
     )
     assert last["x"] + last["width"] <= track["x"] + track["width"] + 1
     nothing = viewer.page.locator("[data-testid=videothinker-viewer]").nth(0)
-    assert "none named" in nothing.locator(".vt-board").text_content() and "— no answer" in nothing.text_content()
+    assert (
+        "none named" in nothing.locator(".vt-board").text_content()
+        and "— no answer" in nothing.text_content()
+    )
 
 
 CONTRAST = """() => {
@@ -319,7 +397,16 @@ def test_texts_are_readable_in_light_and_dark(open_page, report, scheme):
 def test_hostile_texts_stay_texts(open_page, tmp_path):
     frames = make_frames(tmp_path)
     view = View(
-        EVIL, EVIL, [f"A. {EVIL}"], frames, [Segment(0, 2, EVIL)], [Segment(1, 3, EVIL)], EVIL, "A", EVIL, {EVIL: EVIL}
+        EVIL,
+        EVIL,
+        [f"A. {EVIL}"],
+        frames,
+        [Segment(0, 2, EVIL)],
+        [Segment(1, 3, EVIL)],
+        EVIL,
+        "A",
+        EVIL,
+        {EVIL: EVIL},
     )
     (tmp_path / "view.html").write_text(view_html(view), encoding="utf-8")
     worst = {
@@ -337,7 +424,11 @@ def test_hostile_texts_stay_texts(open_page, tmp_path):
 
 def test_report_of_nothing(open_page, tmp_path):
     page = open_page(write_report(tmp_path / "report.html", {}, {}, []))
-    assert page.errors == [] and "not run" in page.locator("body").text_content() and page.evaluate(OVERLAPS) == []
+    assert (
+        page.errors == []
+        and "not run" in page.locator("body").text_content()
+        and page.evaluate(OVERLAPS) == []
+    )
 
 
 def test_one_point_and_crossing_lines(open_page, tmp_path):

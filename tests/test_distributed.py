@@ -49,7 +49,7 @@ leave_group()
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight clips with a question each, and the training script."""
-    from videothinker.toyworld import WorldSize, make_world
+    from videothinker.toy.world import WorldSize, make_world
 
     folder = tmp_path_factory.mktemp("world")
     make_world(folder, WorldSize(train=0, val=8, test=0, ood=0, questions=1))
@@ -62,8 +62,19 @@ def trained(world: Path, processes: int, loss: str) -> tuple[list[list[float]], 
     from safetensors.torch import load_file
 
     out = world / f"{loss}-{processes}"
-    launch = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [sys.executable, *launch, str(world / "train.py"), str(ROOT / "data" / "tiny-base"), str(world), str(out)]
+    launch = (
+        []
+        if processes == 1
+        else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    )
+    command = [
+        sys.executable,
+        *launch,
+        str(world / "train.py"),
+        str(ROOT / "data" / "tiny-base"),
+        str(world),
+        str(out),
+    ]
     done = subprocess.run(
         [*command, str(2 // processes), loss],
         env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
@@ -73,7 +84,9 @@ def trained(world: Path, processes: int, loss: str) -> tuple[list[list[float]], 
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((out / "log.json").read_text()), load_file(out / "model" / "model.safetensors")
+    return json.loads((out / "log.json").read_text()), load_file(
+        out / "model" / "model.safetensors"
+    )
 
 
 @pytest.mark.parametrize("loss", ["dapo", "grpo"])

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from videothinker.engine import OpenAIEngine, Request, chat, read_answers
+from videothinker.synthesis.engine import OpenAIEngine, Request, chat, read_answers
 
 N, CONCURRENCY = 60, 4
 CANARY = "sk-canary-31415926535"
@@ -60,10 +60,20 @@ class Handler(BaseHTTPRequestHandler):
             server.busiest = max(server.busiest, server.busy)
             status = server.fail(question, server.seen[question])
         time.sleep(server.delay)
-        answer = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
-                  "choices": [{"index": 0, "finish_reason": "stop",
-                               "message": {"role": "assistant", "content": question.upper()}}],
-                  "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}}
+        answer = {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": body["model"],
+            "choices": [
+                {
+                    "index": 0,
+                    "finish_reason": "stop",
+                    "message": {"role": "assistant", "content": question.upper()},
+                }
+            ],
+            "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+        }
         code = "insufficient_quota" if status == 429 else "other"
         problem = {"error": {"message": f"refused: {self.headers['Authorization']}", "code": code}}
         data = json.dumps(answer if status == 200 else problem).encode()
@@ -91,7 +101,9 @@ def start(server: Server, cache: Path) -> subprocess.Popen[str]:
     """The client in a process of its own, that can be killed."""
     args = [sys.executable, "-c", CLIENT, server.url, str(cache), str(N), str(CONCURRENCY)]
     env = {**os.environ, "TOY_KEY": CANARY}
-    return subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    return subprocess.Popen(
+        args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    )
 
 
 def recorded(cache: Path) -> int:
@@ -113,7 +125,9 @@ def test_a_killed_run_goes_on_and_pays_nothing_twice(server: Server, tmp_path: P
             time.sleep(0.002)
         client.send_signal(signal.SIGKILL)
         client.communicate()
-        assert client.returncode == -signal.SIGKILL, "it finished before it could be killed: make the server slower"
+        assert client.returncode == -signal.SIGKILL, (
+            "it finished before it could be killed: make the server slower"
+        )
         answers, _ = read_answers(cache.read_bytes())
         paid = {answer.text for answer in answers.values()}
         before = Counter(server.seen)
@@ -161,7 +175,9 @@ def test_a_slow_server_is_a_passing_failure(server: Server) -> None:
 
 def test_an_empty_account_stops_the_run(server: Server, tmp_path: Path) -> None:
     server.fail = lambda question, seen: 429  # with the code insufficient_quota
-    with OpenAIEngine(server.url, "toy", "TOY_KEY", tmp_path / "c.jsonl", concurrency=1, pause=0.01) as engine:
+    with OpenAIEngine(
+        server.url, "toy", "TOY_KEY", tmp_path / "c.jsonl", concurrency=1, pause=0.01
+    ) as engine:
         assert engine.complete(ask(*map(str, range(50)))) == [None] * 50
         assert engine.usage.sent == 1 and len(engine.errors) == 50
         assert CANARY not in repr(engine) + repr(engine.errors) + repr(vars(engine)["errors"])

@@ -21,12 +21,25 @@ import videothinker
 INI = ConfigParser(delimiters=["="])
 INI.read(ROOT / "settings.ini", encoding="utf-8")
 SETTINGS = INI["DEFAULT"]
-MODULES = sorted(p for p in (ROOT / "videothinker").rglob("*.py") if p.name not in ("__init__.py", "_modidx.py"))
+MODULES = sorted(
+    p for p in (ROOT / "videothinker").rglob("*.py") if p.name not in ("__init__.py", "_modidx.py")
+)
 LIGHT = ("schema", "trace", "frames", "video", "toyworld", "engine", "synthesis", "hindsight", "rewards", "metrics",
          "canvas", "charts", "viewer", "report", "cli", "clips", "annotations", "values", "survey", "decoding", "ahead",
          "caption_adapters", "question_adapters", "sources", "faults", "findings", "guessing", "leakage", "validate",
          "tables", "card", "prepare", "mix", "prompts", "data_commands", "paths")  # fmt: skip
-HEAVY = ("torch", "transformers", "trl", "datasets", "matplotlib", "av", "decord", "openai", "anywidget", "ipywidgets")
+HEAVY = (
+    "torch",
+    "transformers",
+    "trl",
+    "datasets",
+    "matplotlib",
+    "av",
+    "decord",
+    "openai",
+    "anywidget",
+    "ipywidgets",
+)
 FLAGS = {"notest", "slow", "gpu", "hub", "qlora"}
 DIRECTIVES = FLAGS | {"default_exp", "export", "exporti", "exports", "hide", "hide_line", "exec_doc", "eval", "echo",
                       "output", "code-fold", "code-summary", "warning", "label", "fig-cap"}  # fmt: skip
@@ -37,7 +50,11 @@ FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def test_version_is_said_once() -> None:
-    assert importlib.metadata.version("videothinker") == SETTINGS["version"] == videothinker.__version__
+    assert (
+        importlib.metadata.version("videothinker")
+        == SETTINGS["version"]
+        == videothinker.__version__
+    )
 
 
 def test_citation_and_changelog_know_the_version() -> None:
@@ -57,7 +74,11 @@ def test_tools_are_pinned_to_what_is_installed() -> None:
 def test_library_users_need_no_notebook_tools() -> None:
     for name in ("nbdev", "fastcore", "execnb"):
         assert name not in SETTINGS["requirements"]
-        users = [p.name for p in MODULES if re.search(rf"^\s*(from|import) {name}\b", p.read_text(), re.M)]
+        users = [
+            p.name
+            for p in MODULES
+            if re.search(rf"^\s*(from|import) {name}\b", p.read_text(), re.M)
+        ]
         assert not users, f"{users} import {name}"
 
 
@@ -67,7 +88,9 @@ def test_library_users_need_no_notebook_tools() -> None:
 def exported(tree: ast.Module) -> list[str]:
     """The names in a module's `__all__`."""
     for node in tree.body:
-        if isinstance(node, ast.Assign) and [t.id for t in node.targets if isinstance(t, ast.Name)] == ["__all__"]:
+        if isinstance(node, ast.Assign) and [
+            t.id for t in node.targets if isinstance(t, ast.Name)
+        ] == ["__all__"]:
             return list(ast.literal_eval(node.value))
     return []
 
@@ -75,7 +98,12 @@ def exported(tree: ast.Module) -> list[str]:
 def untyped(node: FunctionNode, method: bool = False) -> list[str]:
     """The parameters of a function that have no annotation, and `return`."""
     args = node.args
-    named = [*args.posonlyargs, *args.args, *args.kwonlyargs, *(a for a in (args.vararg, args.kwarg) if a)]
+    named = [
+        *args.posonlyargs,
+        *args.args,
+        *args.kwonlyargs,
+        *(a for a in (args.vararg, args.kwarg) if a),
+    ]
     static = any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in node.decorator_list)
     named = named[1:] if method and not static else named
     return [a.arg for a in named if a.annotation is None] + ([] if node.returns else ["return"])
@@ -96,7 +124,9 @@ def gaps(source: str) -> list[str]:
             found += [f"{node.name}: {a} has no annotation" for a in untyped(node)]
             continue
         for method in (m for m in node.body if isinstance(m, FunctionNode)):
-            found += [f"{node.name}.{method.name}: {a} has no annotation" for a in untyped(method, True)]
+            found += [
+                f"{node.name}.{method.name}: {a} has no annotation" for a in untyped(method, True)
+            ]
             if not method.name.startswith("_") and not ast.get_docstring(method):
                 found.append(f"{node.name}.{method.name}: no docstring")
     return found
@@ -144,9 +174,13 @@ def test_flags_are_the_ones_the_notebooks_use() -> None:
 def test_notebook_is_in_shape(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     nb = json.loads(text)
-    assert directives(path) <= DIRECTIVES, "a directive that is not known would be ignored and its cell would run"
+    assert directives(path) <= DIRECTIVES, (
+        "a directive that is not known would be ignored and its cell would run"
+    )
     ids = [c.get("id") for c in nb["cells"]]
-    assert all(ids) and len(set(ids)) == len(ids), "cells need ids of their own: the export quotes them"
+    assert all(ids) and len(set(ids)) == len(ids), (
+        "cells need ids of their own: the export quotes them"
+    )
     assert set(nb["metadata"]) <= {"kernelspec"}
     assert len(nb["cells"]) < 60 or path.parent.name == "tutorials"
     assert len(text) < 200_000
@@ -155,14 +189,20 @@ def test_notebook_is_in_shape(path: Path) -> None:
 
 def numbers() -> dict[str, str]:
     """The module each numbered notebook exports, and its number."""
-    return {p.stem.split("_", 1)[1]: p.stem.split("_", 1)[0] for p in notebooks() if re.match(r"\d\d[a-z]?_", p.stem)}
+    return {
+        p.stem.split("_", 1)[1]: p.stem.split("_", 1)[0]
+        for p in notebooks()
+        if re.match(r"\d\d[a-z]?_", p.stem)
+    }
 
 
 def test_every_module_has_one_notebook_and_a_line_in_the_readme() -> None:
     modules = {p.stem for p in MODULES}
     assert modules == set(numbers())
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert not [m for m in sorted(modules) if f"[`{m}`](nbs/{numbers()[m]}_{m}.ipynb)" not in readme]
+    assert not [
+        m for m in sorted(modules) if f"[`{m}`](nbs/{numbers()[m]}_{m}.ipynb)" not in readme
+    ]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)

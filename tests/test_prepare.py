@@ -17,13 +17,13 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from videothinker.card import MARK, data_card, manifests
-from videothinker.mix import read_mix
-from videothinker.prepare import prepare
+from videothinker.data.dataset_card import MARK, data_card, manifests
+from videothinker.data.mix import read_mix
+from videothinker.data.prepare import prepare
+from videothinker.data.sources import SOURCES
+from videothinker.data.tables import read_table
 from videothinker.schema import read_rows
-from videothinker.sources import SOURCES
-from videothinker.tables import read_table
-from videothinker.toyworld import WorldSize, make_world
+from videothinker.toy.world import WorldSize, make_world
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,12 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in found}
 
 
-def run(command: str, *argv: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([command, *map(str, argv)], capture_output=True, text=True, cwd=cwd, timeout=120)
+def run(
+    command: str, *argv: str | Path, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [command, *map(str, argv)], capture_output=True, text=True, cwd=cwd, timeout=120
+    )
 
 
 # What is in the repository
@@ -54,14 +58,20 @@ def test_toy_sets_are_what_prepare_makes(world: Path, tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes() == (ROOT / "data" / name).read_bytes(), name
     for name in kept:
         table = (ROOT / "data" / name).with_suffix(".parquet")
-        assert [s.to_row() for s in read_table(table)] == [s.to_row() for s in read_rows(ROOT / "data" / name)]
+        assert [s.to_row() for s in read_table(table)] == [
+            s.to_row() for s in read_rows(ROOT / "data" / name)
+        ]
 
 
 def test_card_in_the_repository_is_made_of_its_manifests() -> None:
     text = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
-    tracked = subprocess.run(["git", "ls-files", "data/manifest"], capture_output=True, text=True, cwd=ROOT, check=True)
+    tracked = subprocess.run(
+        ["git", "ls-files", "data/manifest"], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     assert MARK in text
-    if tracked.stdout.split() == [f"data/manifest/{m['name']}.json" for m in manifests(ROOT / "data")]:
+    if tracked.stdout.split() == [
+        f"data/manifest/{m['name']}.json" for m in manifests(ROOT / "data")
+    ]:
         assert text == data_card(ROOT / "data")
     for source in SOURCES.values():
         assert source.obtain in text and source.licence in text
@@ -71,7 +81,11 @@ def test_data_folder_loads_as_a_data_set(tmp_path: Path) -> None:
     from datasets import load_dataset
 
     whole = load_dataset(str(ROOT / "data"), cache_dir=str(tmp_path))
-    assert {split: rows.num_rows for split, rows in whole.items()} == {"train": 32, "test": 16, "ood": 16}
+    assert {split: rows.num_rows for split, rows in whole.items()} == {
+        "train": 32,
+        "test": 16,
+        "ood": 16,
+    }
     rows = load_dataset(str(ROOT / "data"), "toyworld", split="train", cache_dir=str(tmp_path))
     assert rows[0]["solution"] == read_rows(ROOT / "data/train/toyworld.jsonl")[0].solution
 
@@ -79,7 +93,9 @@ def test_data_folder_loads_as_a_data_set(tmp_path: Path) -> None:
 def test_mixes_name_known_sources() -> None:
     for path in sorted((ROOT / "scripts/mixes").glob("*.yaml")):
         mix = read_mix(path)
-        assert mix.name == path.stem and set(mix.rows) <= {s.name for s in SOURCES.values() if s.role == "train"}
+        assert mix.name == path.stem and set(mix.rows) <= {
+            s.name for s in SOURCES.values() if s.role == "train"
+        }
     assert sum(read_mix(ROOT / "scripts/mixes/video-thinker-10k.yaml").rows.values()) == 9920
     assert "LVBench" not in read_mix(ROOT / "scripts/mixes/video-thinker-no-lvbench.yaml").rows
 
@@ -88,16 +104,43 @@ def test_mixes_name_known_sources() -> None:
 
 
 def test_prepare_and_validate(command: str, world: Path, tmp_path: Path) -> None:
-    done = run(command, "prepare", "toyworld", "--annotations", world, "--videos", world, "--out", tmp_path / "data",
-               "--min-frames", 0)
-    assert done.returncode == 0 and "train/toyworld.jsonl: 32 rows about 16 videos" in done.stdout, done.stderr
+    done = run(
+        command,
+        "prepare",
+        "toyworld",
+        "--annotations",
+        world,
+        "--videos",
+        world,
+        "--out",
+        tmp_path / "data",
+        "--min-frames",
+        0,
+    )
+    assert (
+        done.returncode == 0 and "train/toyworld.jsonl: 32 rows about 16 videos" in done.stdout
+    ), done.stderr
     report = tmp_path / "report.json"
-    sound = run(command, "validate", tmp_path / "data", "--videos", world, "--json", report, "--min-frames", 8)
+    sound = run(
+        command,
+        "validate",
+        tmp_path / "data",
+        "--videos",
+        world,
+        "--json",
+        report,
+        "--min-frames",
+        8,
+    )
     assert sound.returncode == 0 and json.loads(report.read_text())["exit_code"] == 0, sound.stdout
     rows = tmp_path / "data/train/toyworld.jsonl"
-    rows.write_text(rows.read_text().replace("videos/train/train-0016.mp4", "videos/train/gone.mp4"))
+    rows.write_text(
+        rows.read_text().replace("videos/train/train-0016.mp4", "videos/train/gone.mp4")
+    )
     broken = run(command, "validate", tmp_path / "data", "--videos", world, "--json", report)
-    assert broken.returncode == 1 and "video-missing" in broken.stdout and "gone.mp4" in broken.stdout
+    assert (
+        broken.returncode == 1 and "video-missing" in broken.stdout and "gone.mp4" in broken.stdout
+    )
     assert json.loads(report.read_text())["checks"]["video-missing"]["error"] >= 1
 
 
@@ -110,10 +153,21 @@ def test_nothing_usable_is_an_error_that_says_where(command: str, tmp_path: Path
     (tmp_path / "videos").mkdir()
     said = {"v_a": {"duration": 10, "timestamps": [[0, 2]], "sentences": ["It rains."]}}
     (tmp_path / "train.json").write_text(json.dumps(said))
-    done = run(command, "prepare", "ActivityNet", "--annotations", tmp_path / "train.json",
-               "--videos", tmp_path / "videos", "--out", tmp_path / "data")
+    done = run(
+        command,
+        "prepare",
+        "ActivityNet",
+        "--annotations",
+        tmp_path / "train.json",
+        "--videos",
+        tmp_path / "videos",
+        "--out",
+        tmp_path / "data",
+    )
     assert done.returncode == 2 and "problems" in done.stderr
-    [problem] = map(json.loads, (tmp_path / "data/problems/ActivityNet.jsonl").read_text().splitlines())
+    [problem] = map(
+        json.loads, (tmp_path / "data/problems/ActivityNet.jsonl").read_text().splitlines()
+    )
     assert "no such file" in problem["reason"] and problem["value"]["video_id"] == "a"
 
 
@@ -126,15 +180,32 @@ def test_paths_that_leave_the_root_are_refused(tmp_path: Path, world: Path) -> N
     videos.mkdir()
     (videos / "link.mp4").symlink_to(outside)
     (videos / "fine.mp4").write_bytes(outside.read_bytes())
-    paths = [str(outside), "../outside.mp4", "a/../../outside.mp4", "link.mp4", "fine.mp4\0", "https://example.com/a.mp4",
-             "file:///etc/passwd", "C:\\outside.mp4", "\\\\host\\outside.mp4", "", ".", "fine.mp4"]
+    paths = [
+        str(outside),
+        "../outside.mp4",
+        "a/../../outside.mp4",
+        "link.mp4",
+        "fine.mp4\0",
+        "https://example.com/a.mp4",
+        "file:///etc/passwd",
+        "C:\\outside.mp4",
+        "\\\\host\\outside.mp4",
+        "",
+        ".",
+        "fine.mp4",
+    ]
     asked = {"problem": "Why?", "options": [], "solution": "so", "problem_type": "free-form"}
     rows = [asked | {"path": path, "id": str(i)} for i, path in enumerate(paths)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    manifest = prepare("rows", tmp_path / "rows.json", tmp_path / "data", videos, role="ood", min_frames=0)
+    manifest = prepare(
+        "rows", tmp_path / "rows.json", tmp_path / "data", videos, role="ood", min_frames=0
+    )
     assert [s.path for s in read_rows(tmp_path / "data/eval/ood/rows.jsonl")] == ["fine.mp4"]
     assert manifest["left_out"] == len(paths) - 1
-    left = [json.loads(line) for line in (tmp_path / "data/problems/rows.jsonl").read_text().splitlines()]
+    left = [
+        json.loads(line)
+        for line in (tmp_path / "data/problems/rows.jsonl").read_text().splitlines()
+    ]
     assert sorted(problem["value"]["path"] for problem in left) == sorted(paths[:-1])
 
 
@@ -146,12 +217,18 @@ def digest(files: dict[str, bytes]) -> dict[str, str]:
 
 
 def test_killed_twenty_times_it_ends_with_the_same_bytes(world: Path, tmp_path: Path) -> None:
-    call = ("from videothinker.prepare import prepare; import sys; w, out = sys.argv[1:]; "
-            "prepare('toyworld', w, out, w, min_frames=0)")
+    call = (
+        "from videothinker.data.prepare import prepare; import sys; w, out = sys.argv[1:]; "
+        "prepare('toyworld', w, out, w, min_frames=0)"
+    )
 
     def start(out: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-c", call, str(world), str(out)], stdout=subprocess.DEVNULL,
-                                stderr=subprocess.DEVNULL, start_new_session=True)
+        return subprocess.Popen(
+            [sys.executable, "-c", call, str(world), str(out)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     begun = time.monotonic()
     assert start(tmp_path / "whole").wait(timeout=60) == 0
@@ -170,11 +247,21 @@ def test_killed_twenty_times_it_ends_with_the_same_bytes(world: Path, tmp_path: 
         if kills % 4 == 3:
             shutil.rmtree(out / ".looks", ignore_errors=True)
     assert start(out).wait(timeout=60) == 0
-    assert {name: content for name, content in digest(tree(out)).items() if not name.endswith(".tmp")} == wanted
+    assert {
+        name: content for name, content in digest(tree(out)).items() if not name.endswith(".tmp")
+    } == wanted
 
 
 def test_a_mix_says_what_it_could_not_take(command: str, tmp_path: Path) -> None:
     (tmp_path / "mix.yaml").write_text(yaml.safe_dump({"name": "small", "rows": {"toyworld": 40}}))
-    done = run(command, "prepare", tmp_path / "mix.yaml", "--annotations", ROOT / "data/train", "--out", tmp_path)
+    done = run(
+        command,
+        "prepare",
+        tmp_path / "mix.yaml",
+        "--annotations",
+        ROOT / "data/train",
+        "--out",
+        tmp_path,
+    )
     assert done.returncode == 0 and "32 of 32 rows, about 16 videos; 40 were wanted" in done.stdout
     assert len(read_rows(tmp_path / "mixes/small.jsonl")) == 32

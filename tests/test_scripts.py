@@ -18,14 +18,24 @@ import pytest
 import yaml
 from conftest import ROOT, load_script
 
-SHELL = [ROOT / ".ci" / "run", *sorted((ROOT / "scripts").glob("*.sh")), *sorted((ROOT / ".githooks").iterdir())]
+SHELL = [
+    ROOT / ".ci" / "run",
+    *sorted((ROOT / "scripts").glob("*.sh")),
+    *sorted((ROOT / ".githooks").iterdir()),
+]
 
 
 def run(*args: object, **env: object) -> subprocess.CompletedProcess[str]:
     """Run a command in the repository with some variables changed."""
     changed = {**os.environ, **{k: str(v) for k, v in env.items()}}
     return subprocess.run(
-        [str(a) for a in args], cwd=ROOT, env=changed, text=True, capture_output=True, timeout=120, check=False
+        [str(a) for a in args],
+        cwd=ROOT,
+        env=changed,
+        text=True,
+        capture_output=True,
+        timeout=120,
+        check=False,
     )
 
 
@@ -45,7 +55,9 @@ def test_ci_closes_with_the_totals() -> None:
     assert "bash scripts/test.sh" in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").glob("*.y*ml")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / ".github" / "workflows").glob("*.y*ml")), ids=lambda p: p.name
+)
 def test_workflows_pin_their_actions(path: Path) -> None:
     jobs = yaml.safe_load(path.read_text())["jobs"]
     used = [step["uses"] for job in jobs.values() for step in job["steps"] if "uses" in step]
@@ -90,7 +102,10 @@ class Setup:
         self.venv, self.log = folder / "venv", folder / "log"
         self.python = folder / "bin" / "python3"
         self.python.parent.mkdir()
-        for path, text in ((self.python, FAKE_PYTHON), (self.python.with_name("venv-python"), FAKE_VENV_PYTHON)):
+        for path, text in (
+            (self.python, FAKE_PYTHON),
+            (self.python.with_name("venv-python"), FAKE_VENV_PYTHON),
+        ):
             path.write_text(text)
             path.chmod(0o755)
 
@@ -100,7 +115,11 @@ class Setup:
 
     def asked(self) -> list[str]:
         """What was asked for since the last call."""
-        lines = [line.strip() for line in self.log.read_text().splitlines()] if self.log.exists() else []
+        lines = (
+            [line.strip() for line in self.log.read_text().splitlines()]
+            if self.log.exists()
+            else []
+        )
         self.log.unlink(missing_ok=True)
         return lines
 
@@ -153,12 +172,18 @@ def test_setup_refuses_an_old_python(tmp_path: Path) -> None:
     path = f"{tmp_path}:{os.environ['PATH']}"
     done = run("bash", "scripts/setup.sh", PATH=path, VT_VENV=tmp_path / "venv", VT_PYTHON="")
     assert done.returncode == 1
-    assert "3.9.18" in done.stderr and "Python 3.11 or newer" in done.stderr and "VT_PYTHON" in done.stderr
+    assert (
+        "3.9.18" in done.stderr
+        and "Python 3.11 or newer" in done.stderr
+        and "VT_PYTHON" in done.stderr
+    )
     assert not (tmp_path / "venv").exists()
 
 
 def test_setup_says_what_is_missing_or_unknown(tmp_path: Path) -> None:
-    missing = run("bash", "scripts/setup.sh", VT_PYTHON=tmp_path / "python4", VT_VENV=tmp_path / "venv")
+    missing = run(
+        "bash", "scripts/setup.sh", VT_PYTHON=tmp_path / "python4", VT_VENV=tmp_path / "venv"
+    )
     assert missing.returncode == 1 and "was not found" in missing.stderr
     unknown = run("bash", "scripts/setup.sh", "--fast", VT_VENV=tmp_path / "venv")
     assert unknown.returncode == 2 and "--fast" in unknown.stderr
@@ -178,7 +203,9 @@ def test_quickstart_sets_up_and_runs_the_demo(setup: Setup) -> None:
     demo = setup.venv / "bin" / "videothinker"
     demo.write_text('#!/bin/sh\necho "demo got: $*"\n')
     demo.chmod(0o755)
-    done = run("bash", "scripts/quickstart.sh", "--quick", VT_VENV=setup.venv, VT_PYTHON=setup.python)
+    done = run(
+        "bash", "scripts/quickstart.sh", "--quick", VT_VENV=setup.venv, VT_PYTHON=setup.python
+    )
     assert done.returncode == 0, done.stderr
     assert "demo got: demo --out runs/demo-quick --quick" in done.stdout
     whole = run("bash", "scripts/quickstart.sh", VT_VENV=setup.venv, VT_PYTHON=setup.python)
@@ -206,7 +233,9 @@ def test_chromium_missing_says_how_to_get_it(tmp_path: Path) -> None:
 # scripts/count_tests.py
 
 LOG = "Starting /r/nbs/00_a.ipynb\n- Completed /r/nbs/00_a.ipynb\n- Completed /r/nbs/tutorials/b.ipynb\nSuccess.\n"
-FAILED = LOG.replace("Success.", "\nnbdev Tests Failed On The Following Notebooks:\n" + "=" * 50 + "\n\tb.ipynb")
+FAILED = LOG.replace(
+    "Success.", "\nnbdev Tests Failed On The Following Notebooks:\n" + "=" * 50 + "\n\tb.ipynb"
+)
 XML = '<testsuites><testsuite tests="7" failures="{}" errors="{}" skipped="1"/></testsuites>'
 
 
@@ -269,7 +298,8 @@ def text(source: str) -> dict:
 def test_clean_removes_widget_state_and_keeps_the_html() -> None:
     clean = load_script("clean_nbs").cleaned
     nb = notebook(
-        code("w", **{WIDGET: "id 17", "text/html": "<b>w</b>", "text/plain": "<W at 0x7f>"}), widgets={"x": 1}
+        code("w", **{WIDGET: "id 17", "text/html": "<b>w</b>", "text/plain": "<W at 0x7f>"}),
+        widgets={"x": 1},
     )
     once = clean(json.dumps(nb))
     data = json.loads(once)["cells"][0]["outputs"][0]["data"]
@@ -293,7 +323,9 @@ def test_clean_check_reports_and_changes_nothing(tmp_path: Path) -> None:
 def test_readme_hides_what_is_hidden_and_links_into_the_repository() -> None:
     make = load_script("readme").readme
     links = "[a](00_a.ipynb#x) [b](../data/README.md) [c](https://e.org/d.ipynb) ![e](images/e.png)"
-    nb = notebook(text("# T\n\n> sub"), code("#| hide\nsecret"), code("#| echo: true\nshown  "), text(links))
+    nb = notebook(
+        text("# T\n\n> sub"), code("#| hide\nsecret"), code("#| echo: true\nshown  "), text(links)
+    )
     made = make(nb)
     assert made.startswith("# T\n\n> sub\n")
     assert "secret" not in made and "echo" not in made and "```python\nshown\n```" in made
@@ -317,9 +349,15 @@ def test_readme_links_lead_somewhere() -> None:
 
 def test_check_export_sees_every_kind_of_change() -> None:
     check = load_script("check_export")
-    assert check.changed({"a": b"1", "b": b"1", "c": b"1"}, {"a": b"1", "b": b"2", "d": b"1"}) == ["b", "c", "d"]
+    assert check.changed({"a": b"1", "b": b"1", "c": b"1"}, {"a": b"1", "b": b"2", "d": b"1"}) == [
+        "b",
+        "c",
+        "d",
+    ]
     seen = check.snapshot()
-    assert {"nbs/index.ipynb", "videothinker/__init__.py", "README.md", "pyproject.toml"} <= set(seen)
+    assert {"nbs/index.ipynb", "videothinker/__init__.py", "README.md", "pyproject.toml"} <= set(
+        seen
+    )
 
 
 def test_docs_run_only_what_a_page_needs() -> None:
@@ -327,7 +365,13 @@ def test_docs_run_only_what_a_page_needs() -> None:
     from nbdev.process import NBProcessor
 
     docs = load_script("build_docs")
-    sources = ["#| export\nx = 1", "import os", "import os\nos.remove('x')", "y = 2", "#| eval: false\nimport os"]
+    sources = [
+        "#| export\nx = 1",
+        "import os",
+        "import os\nos.remove('x')",
+        "y = 2",
+        "#| eval: false\nimport os",
+    ]
     nb = NBProcessor(nb=dict2nb(notebook(*(code(s) for s in sources)))).nb
     assert [docs.needed(c) for c in nb.cells] == [True, True, False, False, False]
 
@@ -372,7 +416,13 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home.mkdir()
     for name in ("scripts", ".githooks", "nbs", "videothinker"):
         (repo / name).mkdir(parents=True)
-    for name in (".gitattributes", ".gitconfig", "settings.ini", "scripts/install_hooks.sh", ".githooks/pre-commit"):
+    for name in (
+        ".gitattributes",
+        ".gitconfig",
+        "settings.ini",
+        "scripts/install_hooks.sh",
+        ".githooks/pre-commit",
+    ):
         shutil.copy2(ROOT / name, repo / name)
     for name in [n for n in os.environ if n.startswith("GIT_") or n == "VT_VENV"]:
         monkeypatch.delenv(name)
@@ -428,15 +478,29 @@ def test_commit_without_the_environment_says_what_to_do(clone: Path) -> None:
 
 def test_bench_grpo_prints_and_writes_every_way(tmp_path: Path) -> None:
     script, rows = ROOT / "scripts" / "bench_grpo.py", tmp_path / "rows.json"
-    done = run(sys.executable, script, "--sizes", "256,8,2", "--repeats", 1, "--threads", 1, "--json", rows)
+    done = run(
+        sys.executable, script, "--sizes", "256,8,2", "--repeats", 1, "--threads", 1, "--json", rows
+    )
     assert done.returncode == 0, done.stderr
     title, header, *lines = done.stdout.splitlines()
-    assert title == "prompt 256, completions 2 × 8 tokens" and header.split()[:3] == ["way", "decode", "prepare"]
+    assert title == "prompt 256, completions 2 × 8 tokens" and header.split()[:3] == [
+        "way",
+        "decode",
+        "prepare",
+    ]
     found = {row["way"]: row for row in json.loads(rows.read_text())}
     assert list(found) == ["trl", "repeated", "seen once", "ours", "in parts"] and len(lines) == 5
     assert all(row["seconds"]["update"] > 0 and row["whole_update"] > 0 for row in found.values())
-    assert "step" in found["ours"] and "step" not in found["in parts"] and "gradient" not in found["trl"]
-    assert all(row["gradient"] < 1e-4 and row["loss_difference"] < 1e-5 for way, row in found.items() if way != "trl")
+    assert (
+        "step" in found["ours"]
+        and "step" not in found["in parts"]
+        and "gradient" not in found["trl"]
+    )
+    assert all(
+        row["gradient"] < 1e-4 and row["loss_difference"] < 1e-5
+        for way, row in found.items()
+        if way != "trl"
+    )
 
 
 def test_bench_grpo_predicts_more_for_longer_prompts_and_larger_groups() -> None:
@@ -446,9 +510,13 @@ def test_bench_grpo_predicts_more_for_longer_prompts_and_larger_groups() -> None
         return bench.predicted(*size, "repeated")[part] / bench.predicted(*size, "ours")[part]
 
     for part in ("update", "step"):
-        short, long, large = (ratio(part, *size) for size in ((512, 64, 4), (4096, 64, 4), (4096, 64, 8)))
+        short, long, large = (
+            ratio(part, *size) for size in ((512, 64, 4), (4096, 64, 4), (4096, 64, 8))
+        )
         assert 1 < short < long < large
-    assert bench.flops(4096, 64, 8, False) / bench.flops(4096, 64, 8, True) < 8  # never more than the group
+    assert (
+        bench.flops(4096, 64, 8, False) / bench.flops(4096, 64, 8, True) < 8
+    )  # never more than the group
 
 
 def test_bench_grpo_counts_the_tower_as_torch_does(tmp_path: Path) -> None:
@@ -464,10 +532,17 @@ def test_bench_grpo_counts_the_tower_as_torch_does(tmp_path: Path) -> None:
     assert 0.9 < bench.vision_flops(512) / counter.get_total_flops() < 1.1
 
 
-def test_bench_grpo_refuses_a_size_it_cannot_build_and_a_file_it_cannot_write(tmp_path: Path) -> None:
+def test_bench_grpo_refuses_a_size_it_cannot_build_and_a_file_it_cannot_write(
+    tmp_path: Path,
+) -> None:
     done = run(sys.executable, ROOT / "scripts" / "bench_grpo.py", "--sizes", "64,8")
     assert done.returncode == 2 and "--sizes takes P,C,G" in done.stderr
-    done = run(sys.executable, ROOT / "scripts" / "bench_grpo.py", "--json", tmp_path / "nowhere" / "rows.json")
+    done = run(
+        sys.executable,
+        ROOT / "scripts" / "bench_grpo.py",
+        "--json",
+        tmp_path / "nowhere" / "rows.json",
+    )
     assert done.returncode == 2 and "there is no folder" in done.stderr
 
 
@@ -477,7 +552,10 @@ def test_bench_grpo_refuses_a_size_it_cannot_build_and_a_file_it_cannot_write(tm
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
 def test_check_vllm_says_what_is_missing() -> None:
     done = run(sys.executable, ROOT / "scripts" / "check_vllm.py")
-    assert done.returncode == 1 and done.stderr.strip() == "vLLM cannot be imported: No module named 'vllm'"
+    assert (
+        done.returncode == 1
+        and done.stderr.strip() == "vLLM cannot be imported: No module named 'vllm'"
+    )
 
 
 # scripts/try_kills.py
@@ -486,7 +564,10 @@ def test_check_vllm_says_what_is_missing() -> None:
 def test_try_kills_sees_what_a_kill_leaves(tmp_path: Path) -> None:
     damage, reply = load_script("try_kills").damage, {"id": "q1", "text": "so"}
     cases = {
-        "whole.jsonl": ([reply, reply | {"forced": True}], ""),  # a reply, and the choice it was made to make
+        "whole.jsonl": (
+            [reply, reply | {"forced": True}],
+            "",
+        ),  # a reply, and the choice it was made to make
         "twice.jsonl": ([reply, reply], "holds an answer twice"),
     }
     for name, (rows, says) in cases.items():

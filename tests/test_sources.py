@@ -15,15 +15,16 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from videothinker.annotations import Import
-from videothinker.clips import read_captions, write_captions
+from videothinker.data.importing import Import
+from videothinker.data.sources import SOURCES, import_annotations
 from videothinker.paths import resolve_path
-from videothinker.schema import Sample, read_rows, write_rows
-from videothinker.sources import SOURCES, import_annotations
+from videothinker.schema import Sample, read_captions, read_rows, write_captions, write_rows
 
 EXCERPTS = ROOT.parent / "shared" / "samples"
 LETTERS = "ABCDEFGH"
-WORDS = "a the dog runs über Straße 你好 🎬 it's 12 (A) B. C: —  door, opens; \"quoted\" <tag> \\n\u2028 x".split(" ")
+WORDS = 'a the dog runs über Straße 你好 🎬 it\'s 12 (A) B. C: —  door, opens; "quoted" <tag> \\n\u2028 x'.split(
+    " "
+)
 Files = list[tuple[str, Any, bool]]  # name, content, whether it is written as JSON lines
 
 
@@ -43,23 +44,36 @@ Files = list[tuple[str, Any, bool]]  # name, content, whether it is written as J
         ("CG-Bench", ["cg-bench"], 2, 2),
         ("CG-Bench-Reasoning", ["cg-bench"], 2, 0),
         ("VRBench", ["vrbench"], 4, 4),
-        ("rows", ["lvbench/easyvideor1_lvbench.json", "video-holmes/easyvideor1_holmes.json"], 4, 4),
+        (
+            "rows",
+            ["lvbench/easyvideor1_lvbench.json", "video-holmes/easyvideor1_holmes.json"],
+            4,
+            4,
+        ),
     ],
 )
-def test_excerpts_of_the_real_files_load(name: str, files: list[str], rows: int, taken: int) -> None:
+def test_excerpts_of_the_real_files_load(
+    name: str, files: list[str], rows: int, taken: int
+) -> None:
     if not EXCERPTS.is_dir():
-        pytest.skip(f"{EXCERPTS} is not here: excerpts of the real annotations are not part of the repository")
+        pytest.skip(
+            f"{EXCERPTS} is not here: excerpts of the real annotations are not part of the repository"
+        )
     found = import_annotations(name, [EXCERPTS / file for file in files])
     assert found.rows == rows and len(found.clips) + len(found.samples) == taken, found.problems
     assert all_accounted(found) == rows
     if name == "VRBench":
-        assert all(len(s.segments) == 3 and all(g.caption for g in s.segments) for s in found.samples)
+        assert all(
+            len(s.segments) == 3 and all(g.caption for g in s.segments) for s in found.samples
+        )
         assert not [g.caption for s in found.samples for g in s.segments if "[" in g.caption]
     if name == "Video-Holmes" and "film" in found.samples[0].provenance:
         assert all(sample.provenance["film"]["segments"] for sample in found.samples)
     if name == "rows":
         texts = [json.loads((EXCERPTS / file).read_text()) for file in files]
-        assert json.dumps([s.to_row() for s in found.samples]) == json.dumps([row for text in texts for row in text])
+        assert json.dumps([s.to_row() for s in found.samples]) == json.dumps(
+            [row for text in texts for row in text]
+        )
 
 
 # Rows nobody has seen: a generator for each format
@@ -108,7 +122,11 @@ def dense(rng: random.Random, count: int) -> dict[str, Any]:
 def activitynet(rng: random.Random, count: int) -> Files:
     """A training file and the two opinions about a validation file."""
     val = dense(rng, count)
-    return [("train.json", dense(rng, count), False), ("val_1.json", val, False), ("val_2.json", val, False)]
+    return [
+        ("train.json", dense(rng, count), False),
+        ("val_1.json", val, False),
+        ("val_2.json", val, False),
+    ]
 
 
 def youcook2(rng: random.Random, count: int) -> Files:
@@ -117,7 +135,9 @@ def youcook2(rng: random.Random, count: int) -> Files:
     for key, video in dense(rng, count).items():
         steps = [
             {"id": i, "segment": pair, "sentence": said}
-            for i, (pair, said) in enumerate(zip(video["timestamps"], video["sentences"], strict=True))
+            for i, (pair, said) in enumerate(
+                zip(video["timestamps"], video["sentences"], strict=True)
+            )
         ]
         database[key[2:]] = {
             "subset": rng.choice(["training", "validation"]),
@@ -127,7 +147,10 @@ def youcook2(rng: random.Random, count: int) -> Files:
             "annotations": steps,
         }
     original = {"database": database}
-    return [("yc2_train.json", dense(rng, count), False), ("youcookii_annotations_trainval.json", original, False)]
+    return [
+        ("yc2_train.json", dense(rng, count), False),
+        ("youcookii_annotations_trainval.json", original, False),
+    ]
 
 
 def tutorialvqa(rng: random.Random, count: int) -> Files:
@@ -145,10 +168,19 @@ def tutorialvqa(rng: random.Random, count: int) -> Files:
             for i, first in enumerate(firsts)
         ]
         name = str(rng.randrange(10**9))
-        videos.append({"video_id": name, "video_title": words(rng), "transcript": transcript, "segments": steps})
+        videos.append(
+            {
+                "video_id": name,
+                "video_title": words(rng),
+                "transcript": transcript,
+                "segments": steps,
+            }
+        )
         for _ in range(2):
             start, end = sorted(rng.choices(range(len(transcript)), k=2))
-            asked.append({"video_id": name, "question": words(rng), "answer_start": start, "answer_end": end})
+            asked.append(
+                {"video_id": name, "question": words(rng), "answer_start": start, "answer_end": end}
+            )
     return [("train.json", asked, False), ("videos.json", videos, False)]
 
 
@@ -162,7 +194,12 @@ def star(rng: random.Random, count: int) -> Files:
     rows = []
     for i in range(count):
         options = choices(rng, 4, 4)
-        frame = {"rel_pairs": [["o1", "o2"]], "rel_labels": [["r1"]], "actions": ["a001"], "bbox": [[1.5, 2, 3, 4]] * 3}
+        frame = {
+            "rel_pairs": [["o1", "o2"]],
+            "rel_labels": [["r1"]],
+            "actions": ["a001"],
+            "bbox": [[1.5, 2, 3, 4]] * 3,
+        }
         start = round(rng.uniform(0, 20), 1)
         rows.append(
             {
@@ -173,7 +210,10 @@ def star(rng: random.Random, count: int) -> Files:
                 "start": start,
                 "end": start + 7.9,
                 "question_program": [{"function": "Query"}],
-                "choices": [{"choice_id": n, "choice": c, "choice_program": []} for n, c in enumerate(options)],
+                "choices": [
+                    {"choice_id": n, "choice": c, "choice_program": []}
+                    for n, c in enumerate(options)
+                ],
                 "situations": {f"{f:06}": frame for f in range(rng.randint(1, 5))},
             }
         )
@@ -193,7 +233,14 @@ def scalelong(rng: random.Random, count: int) -> Files:
         asked = []
         for i in range(rng.randint(2, 8)):
             options, letter = lettered(rng, 4, 4)
-            kind = rng.choice(["Counting Problem", "Counting Problems", "Casual Reasoning", "information inference"])
+            kind = rng.choice(
+                [
+                    "Counting Problem",
+                    "Counting Problems",
+                    "Casual Reasoning",
+                    "information inference",
+                ]
+            )
             named = {"data_id": i, "question": words(rng), "question_type": kind}
             asked.append({**named, "options": options, "answer": letter})
         lines.append({ident(rng): asked})
@@ -215,13 +262,22 @@ def lvbench(rng: random.Random, count: int) -> Files:
                     "uid": str(100 * n + i),
                     "question": "\n".join([words(rng), *texts]),
                     "answer": rng.choice("ABCD"),
-                    "question_type": rng.sample(["reasoning", "summarization", "entity recognition"], 2),
+                    "question_type": rng.sample(
+                        ["reasoning", "summarization", "entity recognition"], 2
+                    ),
                     "time_reference": rng.choice([reference, "n/a", "the whole film"]),
                 }
             )
-        info = {"duration_minutes": rng.randint(120, 150), "fps": 25.0, "resolution": {"width": 1280, "height": 720}}
+        info = {
+            "duration_minutes": rng.randint(120, 150),
+            "fps": 25.0,
+            "resolution": {"width": 1280, "height": 720},
+        }
         lines.append({"key": ident(rng), "type": "sport", "video_info": info, "qa": asked})
-    return [("video_info.meta.jsonl", lines, True), ("lvbench.json", official(rng, count)[0][1], False)]
+    return [
+        ("video_info.meta.jsonl", lines, True),
+        ("lvbench.json", official(rng, count)[0][1], False),
+    ]
 
 
 def holmes(rng: random.Random, count: int) -> Files:
@@ -242,8 +298,15 @@ def holmes(rng: random.Random, count: int) -> Files:
                     "Explanation": words(rng),
                 }
             )
-        stretches = [{"TimeRange": f"{a}-{b}", "Description": words(rng)} for a, b in times(rng, 3, False)]
-        told = {"Segment Description": stretches, "Key Relationships": [], "Inference Shots": [], "Core Theme": "x"}
+        stretches = [
+            {"TimeRange": f"{a}-{b}", "Description": words(rng)} for a, b in times(rng, 3, False)
+        ]
+        told = {
+            "Segment Description": stretches,
+            "Key Relationships": [],
+            "Inference Shots": [],
+            "Core Theme": "x",
+        }
         files.append((f"annotations_{film}.json", [told], False))
     return [("test_Video-Holmes.json", rows, False), *files]
 
@@ -254,7 +317,9 @@ def cgbench(rng: random.Random, count: int) -> Files:
     for i in range(count):
         options, name, duration = choices(rng, 5, 8), ident(rng), rng.randint(600, 4000)
         letter = rng.choice(LETTERS[: len(options)])
-        kind = rng.choice(["Entity Perception", "Event Cognition", "Hallucination", "Text Cognition"])
+        kind = rng.choice(
+            ["Entity Perception", "Event Cognition", "Hallucination", "Text Cognition"]
+        )
         rows.append(
             {
                 "qid": i,
@@ -280,7 +345,9 @@ def vrbench(rng: random.Random, count: int) -> Files:
         name, asked = ident(rng), {}
         for i in range(1, 4):
             options, letter = lettered(rng, 4, 4)
-            steps = {str(n): f"{words(rng)} [{a}->{b}]" for n, (a, b) in enumerate(times(rng, 3), 1)}
+            steps = {
+                str(n): f"{words(rng)} [{a}->{b}]" for n, (a, b) in enumerate(times(rng, 3), 1)
+            }
             asked[f"qa{i}"] = {
                 "question": words(rng),
                 "options": options,
@@ -291,7 +358,9 @@ def vrbench(rng: random.Random, count: int) -> Files:
                 "reasoning_type": rng.choice(["Event Attribution", "Counting Porblems"]),
             }
         path = f"VRBench/videos/v001/{name}.mp4"
-        lines.append({"video_id": name, "video_path": path, "video_summary": words(rng), "mcq": asked})
+        lines.append(
+            {"video_id": name, "video_path": path, "video_summary": words(rng), "mcq": asked}
+        )
     return [("VRBench_eval.jsonl", lines, True)]
 
 
@@ -336,8 +405,19 @@ def disturbed(rng: random.Random, value: Any, top: bool = True) -> Any:
     if not isinstance(value, dict):
         return value
     items = [(key, disturbed(rng, v, False)) for key, v in value.items()]
-    if {"duration", "question", "segment", "choice", "key", "mcq", "video_id", "Question"} & value.keys():
-        items.append((f"unknown {rng.randrange(99)}", rng.choice([None, 3, "text", [1, {}], {"a": []}])))
+    if {
+        "duration",
+        "question",
+        "segment",
+        "choice",
+        "key",
+        "mcq",
+        "video_id",
+        "Question",
+    } & value.keys():
+        items.append(
+            (f"unknown {rng.randrange(99)}", rng.choice([None, 3, "text", [1, {}], {"a": []}]))
+        )
     rng.shuffle(items)
     return dict(items)
 
@@ -346,7 +426,11 @@ def write(folder: Path, files: Files) -> list[Path]:
     """Write files, as JSON or JSON lines."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content, lines in files:
-        text = "".join(json.dumps(v, ensure_ascii=False) + "\n" for v in content) if lines else json.dumps(content)
+        text = (
+            "".join(json.dumps(v, ensure_ascii=False) + "\n" for v in content)
+            if lines
+            else json.dumps(content)
+        )
         (folder / name).write_bytes(text.encode("utf-8", "surrogatepass"))
     return [folder / name for name, _, _ in files]
 
@@ -354,19 +438,39 @@ def write(folder: Path, files: Files) -> list[Path]:
 def all_accounted(found: Import) -> int:
     """The rows seen, when each is a clip, a sample, a problem or passed over, and each of those can be used."""
     counts = found.counts
-    assert sum(n for what, n in counts.items() if what not in ("rows", "parts")) == counts["rows"] == found.rows
+    assert (
+        sum(n for what, n in counts.items() if what not in ("rows", "parts"))
+        == counts["rows"]
+        == found.rows
+    )
     names = [sample.id for sample in found.samples if sample.id]
     assert len(set(names)) == len(names)
     for item in [*found.clips, *found.samples]:
         assert resolve_path(item, "/videos").is_relative_to("/videos")
         if found.source != "rows":
             assert all(0 <= s.start < s.end <= (item.duration or 1e7) for s in item.segments)
-            assert item.video_id and item.data_source and item.provenance["row"] and "/" not in item.provenance["file"]
+            assert (
+                item.video_id
+                and item.data_source
+                and item.provenance["row"]
+                and "/" not in item.provenance["file"]
+            )
     for sample in found.samples:
-        assert "\0" not in sample.problem + sample.solution and Sample.from_row(sample.to_row()) == sample
-        assert sample.problem_type != "multiple choice" or not sample.options or sample.answer in sample.letters
+        assert (
+            "\0" not in sample.problem + sample.solution
+            and Sample.from_row(sample.to_row()) == sample
+        )
+        assert (
+            sample.problem_type != "multiple choice"
+            or not sample.options
+            or sample.answer in sample.letters
+        )
     for problem in found.problems:
-        assert problem.reason and "\n" not in problem.reason and problem.kind in ("row", "unlabelled", "part")
+        assert (
+            problem.reason
+            and "\n" not in problem.reason
+            and problem.kind in ("row", "unlabelled", "part")
+        )
         json.dumps(problem.to_row(), allow_nan=False)
     return found.rows
 
@@ -392,12 +496,22 @@ def test_rows_nobody_has_seen_load_without_a_problem(name: str, seed: int, tmp_p
 def test_what_a_row_says_is_what_a_sample_says(tmp_path: Path) -> None:
     rng = random.Random(7)
     (_, rows, _), _ = files = cgbench(rng, 20)
-    for row, sample in zip(rows, import_annotations("CG-Bench", write(tmp_path, files)).samples, strict=True):
-        assert sample.option_text(sample.answer) == row["answer"].strip() and sample.answer == row["right_answer"]
+    for row, sample in zip(
+        rows, import_annotations("CG-Bench", write(tmp_path, files)).samples, strict=True
+    ):
+        assert (
+            sample.option_text(sample.answer) == row["answer"].strip()
+            and sample.answer == row["right_answer"]
+        )
         assert [[s.start, s.end] for s in sample.segments] == row["clue_intervals"]
     files = star(rng, 20)
-    for row, sample in zip(files[0][1], import_annotations("STAR", write(tmp_path, files)).samples, strict=True):
-        assert sample.option_text(sample.answer) == row["answer"].strip() and sample.problem == row["question"].strip()
+    for row, sample in zip(
+        files[0][1], import_annotations("STAR", write(tmp_path, files)).samples, strict=True
+    ):
+        assert (
+            sample.option_text(sample.answer) == row["answer"].strip()
+            and sample.problem == row["question"].strip()
+        )
         assert sample.provenance["question_type"] == row["question_id"].split("_")[0]
 
 
@@ -406,7 +520,13 @@ def test_what_a_row_says_is_what_a_sample_says(tmp_path: Path) -> None:
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Every place inside a JSON value."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, inner in items:
         yield (*path, key)
         yield from places(inner, (*path, key))
@@ -421,10 +541,33 @@ def nested(depth: int) -> Any:
 
 
 NUMBERS = [-1, 0, 3, 2.5, 1e308, float("nan"), float("inf"), 10**40]
-TEXTS = ["", " ", "\n\n", "x", "A", "None", "12:99", "a\0b", "\ud83d", "y" * 300_000, "__import__('os').abort()"]
+TEXTS = [
+    "",
+    " ",
+    "\n\n",
+    "x",
+    "A",
+    "None",
+    "12:99",
+    "a\0b",
+    "\ud83d",
+    "y" * 300_000,
+    "__import__('os').abort()",
+]
 PATHS = ["../../etc/passwd", "/etc/passwd", "http://x/y.mp4"]
 LISTS = [[], [None], [[]], ["A", "B"], [1, 2], nested(40), nested(700)]
-GARBAGE = [None, True, *NUMBERS, *TEXTS, *PATHS, *LISTS, {}, {"A": None}, {"start": 1}, {"": {"": []}}]
+GARBAGE = [
+    None,
+    True,
+    *NUMBERS,
+    *TEXTS,
+    *PATHS,
+    *LISTS,
+    {},
+    {"A": None},
+    {"start": 1},
+    {"": {"": []}},
+]
 
 
 def broken(rng: random.Random, content: Any) -> Any:
@@ -467,14 +610,25 @@ def test_broken_rows_never_raise_and_never_vanish(name: str, tmp_path: Path) -> 
 def test_one_bad_line_of_many_is_one_problem(tmp_path: Path) -> None:
     path = write(tmp_path, scalelong(random.Random(1), 5))[0]
     good = path.read_bytes()
-    for line in (b"{", b"\xff\xfe", b'{"a": NaN}', b"[" * 100_000, b"9" * 5000, b'{"a": [1]} {}', b"{}", b"\0"):
+    for line in (
+        b"{",
+        b"\xff\xfe",
+        b'{"a": NaN}',
+        b"[" * 100_000,
+        b"9" * 5000,
+        b'{"a": [1]} {}',
+        b"{}",
+        b"\0",
+    ):
         path.write_bytes(good + line + b"\n")
         found = import_annotations("ScaleLong", path)
         assert all_accounted(found) and [p.row for p in found.problems] == ["line 6"], line[:20]
 
 
 def test_files_that_are_cut_off_or_of_another_source_are_named(tmp_path: Path) -> None:
-    written = {name: write(tmp_path / name, make(random.Random(2), 3))[0] for name, make in FORMATS.items()}
+    written = {
+        name: write(tmp_path / name, make(random.Random(2), 3))[0] for name, make in FORMATS.items()
+    }
     pairs = "ActivityNet YouCook2, CG-Bench CG-Bench-Reasoning, LVBench rows, Video-Holmes rows"
     alike = [set(pair.split()) for pair in pairs.split(", ")]
     for name, path in written.items():
@@ -490,7 +644,16 @@ def test_files_that_are_cut_off_or_of_another_source_are_named(tmp_path: Path) -
                 import_annotations(name, [path])
 
 
-TRICKS = [*PATHS, "C:\\a.mp4", "\\\\host\\a", "https://x/a.mp4", "file:///a", "a\0.mp4", "..", "a/../../b"]
+TRICKS = [
+    *PATHS,
+    "C:\\a.mp4",
+    "\\\\host\\a",
+    "https://x/a.mp4",
+    "file:///a",
+    "a\0.mp4",
+    "..",
+    "a/../../b",
+]
 
 
 @pytest.mark.parametrize("trick", TRICKS)
@@ -507,7 +670,12 @@ def test_paths_that_leave_the_folder_are_problems(trick: str, tmp_path: Path) ->
         "rows": [("r.jsonl", [plain], True)],
     }.items():
         found = import_annotations(name, write(tmp_path, files))
-        assert not found.clips and not found.samples and found.problems and all(p.kind == "row" for p in found.problems)
+        assert (
+            not found.clips
+            and not found.samples
+            and found.problems
+            and all(p.kind == "row" for p in found.problems)
+        )
 
 
 # Many rows
@@ -518,7 +686,9 @@ def test_forty_thousand_rows_are_imported_in_seconds(name: str, tmp_path: Path) 
     file, made, _ = FORMATS[name](random.Random(4), 500)[0]
     if name == "STAR":
         graph = {f"{i:06}": made[0]["situations"] for i in range(4)}
-        rows = [json.dumps(row | {"situations": graph, "question_id": "Sequence_T1_@"}) for row in made]
+        rows = [
+            json.dumps(row | {"situations": graph, "question_id": "Sequence_T1_@"}) for row in made
+        ]
     else:
         rows = ['"v_@": ' + json.dumps(video) for video in made.values()]
     text = ",\n".join(rows[i % len(rows)].replace("_@", f"_{i}", 1) for i in range(40_000))
@@ -529,7 +699,11 @@ def test_forty_thousand_rows_are_imported_in_seconds(name: str, tmp_path: Path) 
     assert len(found.samples) + len(found.clips) == found.rows == 40_000
 
 
-@pytest.mark.parametrize("name", ["clips", "annotations", "values", "caption_adapters", "question_adapters", "sources"])
+@pytest.mark.parametrize(
+    "name", ["clips", "annotations", "values", "caption_adapters", "question_adapters", "sources"]
+)
 def test_these_modules_load_nothing_heavy(name: str) -> None:
     code = f"import sys, videothinker.{name}; print(*({{'torch', 'numpy', 'av'}} & sys.modules.keys()))"
-    assert not subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert not subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()

@@ -19,13 +19,13 @@ import av
 import numpy as np
 import pytest
 
-from videothinker.findings import CHECKS, Report
-from videothinker.frames import Sampling
-from videothinker.leakage import question_leaks
+from videothinker.data.contamination import question_leaks
+from videothinker.data.findings import CHECKS, Report
+from videothinker.data.validate import find_files, validate
 from videothinker.schema import Sample, Segment, option_line, read_rows, write_rows
-from videothinker.toyworld import WorldSize, draw_scene, encode_scene, make_world, named_rng
-from videothinker.validate import find_files, validate
-from videothinker.video import read_frames
+from videothinker.toy.world import WorldSize, draw_scene, encode_scene, make_world, named_rng
+from videothinker.video.frames import Sampling
+from videothinker.video.reader import read_frames
 
 Rows = list[Sample]
 BLOCK = "<time>00:00-00:02</time> <caption>a red square moves left</caption> <think>The first one.</think>"
@@ -41,7 +41,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def sides(world: Path) -> tuple[Rows, Rows]:
     """Training and evaluation rows without a fault; templates, which a small world asks too seldom, are left out."""
-    train = [replace(r, process=f"{BLOCK} The answer is {r.answer}.") for r in read_rows(world / "qa.jsonl")]
+    train = [
+        replace(r, process=f"{BLOCK} The answer is {r.answer}.")
+        for r in read_rows(world / "qa.jsonl")
+    ]
     held_out = read_rows(world / "eval_id.jsonl")
     return [r for r in train if len(r.options) > 4], [r for r in held_out if len(r.options) > 4]
 
@@ -67,7 +70,9 @@ def test_clean_set_has_no_finding(world: Path, tmp_path: Path) -> None:
 
 def with_options(row: Sample, *texts: str) -> Sample:
     """The row with other options, A being right."""
-    options = [option_line("ABCDEFGH"[i], t) if t else f"{'ABCDEFGH'[i]}." for i, t in enumerate(texts)]
+    options = [
+        option_line("ABCDEFGH"[i], t) if t else f"{'ABCDEFGH'[i]}." for i, t in enumerate(texts)
+    ]
     return replace(row, options=options, solution="<answer>A</answer>", process=None)
 
 
@@ -106,7 +111,9 @@ def repeat_first(**changes: Any) -> Callable[[Rows, Rows], None]:
 def contradict(train: Rows, held_out: Rows) -> None:
     """The first training row again, with another answer."""
     other = next(letter for letter in train[0].letters if letter != train[0].answer)
-    train.append(replace(train[0], id="another", solution=f"<answer>{other}</answer>", process=None))
+    train.append(
+        replace(train[0], id="another", solution=f"<answer>{other}</answer>", process=None)
+    )
 
 
 def segments(*times: tuple[float, float]) -> Callable[[Sample], Sample]:
@@ -161,7 +168,9 @@ def test_one_fault_is_found_and_nothing_else(name: str, world: Path, tmp_path: P
         train[0] = replace(train[0], video_id="Cm73ma6Ibcs", data_source="LVBench")
     plant(train, held_out)
     roots = {"toyworld": world, "LVBench": world, "": world}
-    report = checked(tmp_path, train, held_out, videos=roots, min_frames=8, decode=name == "video-broken")
+    report = checked(
+        tmp_path, train, held_out, videos=roots, min_frames=8, decode=name == "video-broken"
+    )
     row = (place if place >= 0 else len(train) - 1) + 1
     found = [(f.check, f.level, Path(f.file).stem, f.row) for f in report.findings]
     assert found == [(name.split()[0], level, side, row)], [f.message for f in report.findings]
@@ -206,7 +215,13 @@ def test_bad_rows_keep_the_good_ones(world: Path, tmp_path: Path) -> None:
 
 
 def test_rows_of_captions_are_checked_for_their_times(tmp_path: Path) -> None:
-    good = {"video_id": "v", "path": "v.mp4", "duration": 9, "timestamps": [[0, 4], [4, 9]], "sentences": ["x", "y"]}
+    good = {
+        "video_id": "v",
+        "path": "v.mp4",
+        "duration": 9,
+        "timestamps": [[0, 4], [4, 9]],
+        "sentences": ["x", "y"],
+    }
     rows = [good, {**good, "timestamps": [[0, 4]]}, {**good, "timestamps": [[0, 4], [4, 90]]}]
     (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
     report = validate([tmp_path / "c.jsonl"])
@@ -249,8 +264,13 @@ def test_uneven_letters_and_telling_words(tmp_path: Path) -> None:
     # a fixed order of letters that is no clue by itself
     even = named_rng("letters").permutation(np.arange(300) % 4).tolist()
     assert found(lambda i: even[i], lambda j, right, word: word) == []
-    assert found(lambda i: max(0, even[i] - 1), lambda j, right, word: word) == ["letter-balance", "blind"]
-    assert found(lambda i: even[i], lambda j, right, word: f"{word} and a lamp" if j == right else word) == ["blind"]
+    assert found(lambda i: max(0, even[i] - 1), lambda j, right, word: word) == [
+        "letter-balance",
+        "blind",
+    ]
+    assert found(
+        lambda i: even[i], lambda j, right, word: f"{word} and a lamp" if j == right else word
+    ) == ["blind"]
 
 
 def encode_again(source: Path, path: Path, side: int, rate: int, crf: int) -> None:
@@ -259,7 +279,9 @@ def encode_again(source: Path, path: Path, side: int, rate: int, crf: int) -> No
         stream = out.add_stream("libx264", rate=rate, options={"crf": str(crf)})
         stream.width = stream.height = side
         stream.pix_fmt = "yuv420p"
-        frames = read_frames(source, Sampling(fps=rate, max_frames=400, size=(side, side)), timeout=None)
+        frames = read_frames(
+            source, Sampling(fps=rate, max_frames=400, size=(side, side)), timeout=None
+        )
         for i, pixels in enumerate(frames.pixels):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             frame.pts, frame.time_base = i, Fraction(1, rate)
@@ -269,11 +291,18 @@ def encode_again(source: Path, path: Path, side: int, rate: int, crf: int) -> No
 
 def test_copies_of_videos_are_found_by_content_and_by_picture(tmp_path: Path) -> None:
     for i in range(8):
-        encode_scene(draw_scene(f"clip-{i}", 1, min_duration=10, max_duration=10), tmp_path / f"{i}.mp4")
+        encode_scene(
+            draw_scene(f"clip-{i}", 1, min_duration=10, max_duration=10), tmp_path / f"{i}.mp4"
+        )
     (tmp_path / "renamed.mp4").write_bytes((tmp_path / "2.mp4").read_bytes())
     encode_again(tmp_path / "3.mp4", tmp_path / "small.mp4", side=56, rate=12, crf=35)
-    with av.open(str(tmp_path / "4.mp4")) as source, av.open(str(tmp_path / "other.mkv"), "w") as out:
-        stream = out.add_stream_from_template(source.streams.video[0])  # the same packets in another container
+    with (
+        av.open(str(tmp_path / "4.mp4")) as source,
+        av.open(str(tmp_path / "other.mkv"), "w") as out,
+    ):
+        stream = out.add_stream_from_template(
+            source.streams.video[0]
+        )  # the same packets in another container
         for packet in source.demux(video=0):
             if packet.dts is not None:
                 packet.stream = stream
@@ -287,7 +316,10 @@ def test_copies_of_videos_are_found_by_content_and_by_picture(tmp_path: Path) ->
         ("leak-looks", "warning", 3),
         ("leak-looks", "warning", 4),
     ]
-    assert "train.jsonl:4" in report.findings[1].message and "train.jsonl:5" in report.findings[2].message
+    assert (
+        "train.jsonl:4" in report.findings[1].message
+        and "train.jsonl:5" in report.findings[2].message
+    )
 
 
 # Nothing makes it fail
@@ -317,12 +349,19 @@ def test_no_row_makes_it_fail(world: Path, tmp_path: Path) -> None:
     train, held_out = sides(world)
     for name, rows in (("train", train), ("eval", held_out)):
         lines = [json.dumps(spoiled(rng.choice(rows).to_row(), rng)) for _ in range(400)]
-        lines = [line[: rng.randint(0, len(line))] if rng.random() < 0.05 else line for line in lines]
+        lines = [
+            line[: rng.randint(0, len(line))] if rng.random() < 0.05 else line for line in lines
+        ]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     for videos in (None, world, {"toyworld": world}):
-        report = validate([tmp_path / "train.jsonl"], [tmp_path / "eval.jsonl"], videos, decode=False)
+        report = validate(
+            [tmp_path / "train.jsonl"], [tmp_path / "eval.jsonl"], videos, decode=False
+        )
         assert report.exit_code == 1 and report.counts["train"]["rows"] > 100
-        assert all(f.check in CHECKS and f.message.isprintable() and f.id.isprintable() for f in report.findings)
+        assert all(
+            f.check in CHECKS and f.message.isprintable() and f.id.isprintable()
+            for f in report.findings
+        )
         "\n".join(report.lines()).encode()
         json.dumps(report.to_dict(), allow_nan=False)
         assert report._repr_markdown_()
@@ -362,7 +401,10 @@ def test_layout_of_a_project(world: Path, tmp_path: Path) -> None:
     write_rows(tmp_path / "eval" / "id" / "b.jsonl", held_out)
     write_rows(tmp_path / "eval" / "ood" / "c.json", held_out[:1])
     files = find_files(tmp_path)
-    assert [p.name for p in files["train"]] == ["a.jsonl"] and [p.name for p in files["eval"]] == ["b.jsonl", "c.json"]
+    assert [p.name for p in files["train"]] == ["a.jsonl"] and [p.name for p in files["eval"]] == [
+        "b.jsonl",
+        "c.json",
+    ]
     assert find_files(tmp_path / "eval" / "id" / "b.jsonl")["train"] == []
     found = {f.check for f in validate(files["train"], files["eval"]).findings}
     assert found == {"duplicate-id"}, "the same row in two files of one side"
@@ -384,7 +426,10 @@ def test_twenty_thousand_questions_against_ten_thousand() -> None:
     samples = [question(words) for words in picked]
     train, held_out = samples[:20_000], samples[20_000:]
     copied = {j: int(rng.integers(20_000)) for j in range(0, 10_000, 50)}
-    for j, i in copied.items():  # a word more in the question, and the wrong options in another order
+    for (
+        j,
+        i,
+    ) in copied.items():  # a word more in the question, and the wrong options in another order
         texts = [o[3:] for o in train[i].options]
         options = [option_line("ABCD"[k], texts[m]) for k, m in enumerate((3, 1, 0, 2))]
         held_out[j] = replace(train[i], problem=train[i].problem + " really", options=options)

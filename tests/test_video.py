@@ -20,7 +20,8 @@ from conftest import load_script
 
 from videothinker import video
 from videothinker.cache import DiskCache
-from videothinker.video import Frames, MissingVideo, Sampling, VideoError, cached_frames, frame_key, read_frames
+from videothinker.video.frames import Frames, MissingVideo, Sampling, VideoError
+from videothinker.video.reader import cached_frames, frame_key, read_frames
 
 bench, files = load_script("bench_video"), load_script("try_files")
 CLIP = bench.Clip("libx264", ".mp4", ((2, 25),), options={"preset": "ultrafast"})
@@ -30,7 +31,9 @@ CLIP = bench.Clip("libx264", ".mp4", ((2, 25),), options={"preset": "ultrafast"}
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Two short videos whose frames say which they are."""
     folder = tmp_path_factory.mktemp("clips")
-    made = [bench.make(folder, name, CLIP._replace(repeats=n)) for name, n in (("one", 1), ("three", 3))]
+    made = [
+        bench.make(folder, name, CLIP._replace(repeats=n)) for name, n in (("one", 1), ("three", 3))
+    ]
     for path in made:
         os.utime(path, (1e9, 1e9))  # so old that its digest is kept
     return [str(path) for path in made]
@@ -55,19 +58,35 @@ def lives(process: int) -> bool:
 # Damaged files
 
 
-def test_damaged_files_end_in_frames_or_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--files", "120", "--timeout", "20", "--keep", tmp_path / "kept", "--json", tmp_path / "rows.json"]
+def test_damaged_files_end_in_frames_or_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [
+        "--files",
+        "120",
+        "--timeout",
+        "20",
+        "--keep",
+        tmp_path / "kept",
+        "--json",
+        tmp_path / "rows.json",
+    ]
     failed = files.main([str(option) for option in options])
     said = capsys.readouterr().out
     assert not failed, said
     rows = json.loads((tmp_path / "rows.json").read_text())["pyav"]["rows"]
     assert len(rows) == 120 and {row["kind"] for row in rows} == set(files.KINDS)
-    assert {"read", "EmptyVideo", "TruncatedVideo", "UndecodableVideo"} <= {row["outcome"] for row in rows}
+    assert {"read", "EmptyVideo", "TruncatedVideo", "UndecodableVideo"} <= {
+        row["outcome"] for row in rows
+    }
     assert "0 complaints" in said and not (tmp_path / "kept").exists()
 
 
 def test_a_file_of_a_seed_is_always_the_same(tmp_path: Path) -> None:
-    sources = {name: files.MAGIC[0] + name.encode() * 999 + b"moovmvhdtrak" + bytes(999) for name in ("a.mp4", "b.mp4")}
+    sources = {
+        name: files.MAGIC[0] + name.encode() * 999 + b"moovmvhdtrak" + bytes(999)
+        for name in ("a.mp4", "b.mp4")
+    }
     many = [files.damaged(3, number, sources) for number in range(60)]
     assert many == [files.damaged(3, number, sources) for number in range(60)]
     assert many[0] != files.damaged(4, 0, sources) and len({file.name for file in many}) == 60
@@ -100,7 +119,12 @@ def test_what_breaks_a_rule_is_noticed(result: object, complaint: str) -> None:
 
     found = files.outcome(Path("x.mp4"), read, files.complaints_about_frames, 10)
     assert complaint in found["complaint"] and bool(complaint) == bool(found["complaint"])
-    assert "took" in files.outcome(Path("x.mp4"), lambda: FRAMES, files.complaints_about_frames, -2)["complaint"]
+    assert (
+        "took"
+        in files.outcome(Path("x.mp4"), lambda: FRAMES, files.complaints_about_frames, -2)[
+            "complaint"
+        ]
+    )
 
 
 def test_a_broken_rule_is_printed_and_the_file_kept(
@@ -165,13 +189,17 @@ def shoot(process: subprocess.Popen[bytes], folder: Path, delay: float | None) -
 
 
 @pytest.fixture(scope="module")
-def whole(clips: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], float]:
+def whole(
+    clips: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, bytes], float]:
     """The cache of a process that nobody killed, whose frames are the right ones, and how long that took."""
     folder = tmp_path_factory.mktemp("whole")
     process, begin = fill(folder, clips), time.monotonic()
     assert process.wait(60) == 0
     seconds, made = time.monotonic() - begin, content(folder)
-    assert sum(name.endswith(".frames") for name in made) == len(KEYS) * len(clips) and not temporaries(folder)
+    assert sum(name.endswith(".frames") for name in made) == len(KEYS) * len(
+        clips
+    ) and not temporaries(folder)
     for clip, wish in itertools.product(clips, wishes()):
         frames = cached_frames(clip, wish, folder)
         numbers = bench.codes(frames.pixels)
@@ -190,8 +218,12 @@ def test_killed_while_writing_no_entry_is_ever_torn(
         assert all(data == expected[name] for name, data in found.items())  # whole or not there
         for clip, wish in itertools.product(clips, wishes()):
             pixels = cached_frames(clip, wish, tmp_path, timeout=None).pixels
-            assert expected[f"{frame_key(clip, wish, '', tmp_path)}.frames"].endswith(pixels.tobytes())
-        for name in rng.sample(sorted(expected), len(expected) // 2):  # so that the next has something to write
+            assert expected[f"{frame_key(clip, wish, '', tmp_path)}.frames"].endswith(
+                pixels.tobytes()
+            )
+        for name in rng.sample(
+            sorted(expected), len(expected) // 2
+        ):  # so that the next has something to write
             (tmp_path / name[:2] / name).unlink(missing_ok=True)
     left = temporaries(tmp_path)
     assert 1 <= len(left) <= 20  # some were hit in the middle of a write, and leave one file each
@@ -283,7 +315,9 @@ def test_errors_of_times_are_measured_against_the_frame_that_came(tmp_path: Path
     frames = read_frames(bench.make(tmp_path, "varying", varying), Sampling(n_frames=16))
     numbers = bench.codes(frames.pixels)
     assert bench.errors(varying, frames.times.tolist(), numbers)[0] < 1e-3
-    assert bench.errors(varying, (frames.times + 0.25).tolist(), numbers) == pytest.approx((0.25, 0.25), abs=1e-3)
+    assert bench.errors(varying, (frames.times + 0.25).tolist(), numbers) == pytest.approx(
+        (0.25, 0.25), abs=1e-3
+    )
     assert np.isnan(bench.errors(varying, [0.0], [-1])).all()
     repeated = CLIP._replace(repeats=4)
     assert bench.errors(repeated, [2.0, 4.04, 6.5], [0, 1, 10]) == pytest.approx((0.1, 0.1 / 3))
@@ -295,7 +329,14 @@ def a_row(**medians: float) -> dict[str, Any]:
     """A row of the benchmark with these seconds."""
     known = {"way": "plain", "peak_mib": 7.0}
     found = {name.replace("_", " "): known | {"median": value} for name, value in medians.items()}
-    return {"clip": "short", "frames": 16, "contenders": found, "first_runs": {}, "naive_max": 2.0, "naive_mean": 1.0}
+    return {
+        "clip": "short",
+        "frames": 16,
+        "contenders": found,
+        "first_runs": {},
+        "naive_max": 2.0,
+        "naive_mean": 1.0,
+    }
 
 
 def test_table_names_who_is_absent_and_who_failed() -> None:
@@ -306,14 +347,22 @@ def test_table_names_who_is_absent_and_who_failed() -> None:
     assert seconds == ["short", "16", "0.25", "failed", "absent", "absent", "0.5", "1", "0.001"]
     assert "absent: not installed: torchcodec, qwen-vl-utils" in said
     assert "decord: plain; PyAV: hung, killed after 900 s" in said
-    row["first_runs"] = {"decord: plain": {"way": "plain", "error_max": 0.5, "error_mean": 0.25}, "PyAV: seeks": {}}
+    row["first_runs"] = {
+        "decord: plain": {"way": "plain", "error_max": 0.5, "error_mean": 0.25},
+        "PyAV: seeks": {},
+    }
     wrong = [line.split()[-3:] for line in bench.time_errors([row]).splitlines()[2:]]
     assert wrong == [["2000", "/", "1000"], ["500", "/", "250"], ["PyAV:", "seeks", "failed"]]
 
 
 def test_ratios_are_taken_against_the_fastest_of_the_others() -> None:
-    rows = [a_row(decord=0.4, PyAV=0.2, ours=0.1, cache_filled=0.002), a_row(decord=1.0, ours=2.0, cache_filled=0.1)]
-    numbers = bench.ratios([*rows, a_row(ours=1.0, cache_filled=1.0)])  # with nobody to compare there is no ratio
+    rows = [
+        a_row(decord=0.4, PyAV=0.2, ours=0.1, cache_filled=0.002),
+        a_row(decord=1.0, ours=2.0, cache_filled=0.1),
+    ]
+    numbers = bench.ratios(
+        [*rows, a_row(ours=1.0, cache_filled=1.0)]
+    )  # with nobody to compare there is no ratio
     assert [n["fastest"] for n in numbers] == ["PyAV", "decord"]
     assert [n["ours"] for n in numbers] == pytest.approx([2.0, 0.5])
     assert [n["warm"] for n in numbers] == pytest.approx([100.0, 10.0])
@@ -330,7 +379,9 @@ def test_a_contender_that_hangs_or_dies_has_failed(
     try:
         assert "idle" in child.hear(60)
         found = child.ask(wish)
-        assert found["shape"] == [4, 224, 420, 3] and len(found["codes"]) == 4 and found["seconds"] > 0
+        assert (
+            found["shape"] == [4, 224, 420, 3] and len(found["codes"]) == 4 and found["seconds"] > 0
+        )
         assert "MissingVideo" in child.ask(wish | {"path": "nowhere.mp4"})["failed"]
         monkeypatch.setattr(bench, "LIMIT", 0.5)
         child.process.send_signal(signal.SIGSTOP)
@@ -344,12 +395,24 @@ def test_benchmark_runs_from_clips_to_figures(
 ) -> None:
     monkeypatch.setattr(bench, "QUICK", {"tiny": CLIP})
     monkeypatch.setattr(bench, "COUNTS", ("4",))
-    monkeypatch.setattr(bench, "WAYS", {name: bench.WAYS[name][:1] for name in ("PyAV", *bench.OURS)})
-    bench.main(["--quick", "--keep", str(tmp_path / "clips"), "--json", str(tmp_path / "found.json")])
+    monkeypatch.setattr(
+        bench, "WAYS", {name: bench.WAYS[name][:1] for name in ("PyAV", *bench.OURS)}
+    )
+    bench.main(
+        ["--quick", "--keep", str(tmp_path / "clips"), "--json", str(tmp_path / "found.json")]
+    )
     found = json.loads((tmp_path / "found.json").read_text())
     (row,) = found["rows"]
-    assert all(what["error_max"] < 1e-3 and what["peak_mib"] > 0 for what in row["contenders"].values())
-    assert set(row["contenders"]) == {"PyAV", *bench.OURS} and found["ratios"][0]["fastest"] == "PyAV"
-    assert 0 < found["ahead"]["busy"] <= 1.05 and found["conditions"]["cores"] == str(os.cpu_count())
+    assert all(
+        what["error_max"] < 1e-3 and what["peak_mib"] > 0 for what in row["contenders"].values()
+    )
+    assert (
+        set(row["contenders"]) == {"PyAV", *bench.OURS} and found["ratios"][0]["fastest"] == "PyAV"
+    )
+    assert 0 < found["ahead"]["busy"] <= 1.05 and found["conditions"]["cores"] == str(
+        os.cpu_count()
+    )
     assert "times as fast as the fastest of the others" in capsys.readouterr().out
-    assert [path.name for path in (tmp_path / "clips").iterdir()] == ["tiny.mp4"]  # kept, and nothing else
+    assert [path.name for path in (tmp_path / "clips").iterdir()] == [
+        "tiny.mp4"
+    ]  # kept, and nothing else

@@ -72,7 +72,7 @@ leave_group()
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four clips with a question each, and the training script."""
-    from videothinker.toyworld import WorldSize, make_world
+    from videothinker.toy.world import WorldSize, make_world
 
     folder = tmp_path_factory.mktemp("world")
     make_world(folder, WorldSize(train=0, val=4, test=0, ood=0, questions=1))
@@ -80,14 +80,28 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(world: Path, name: str, processes: int = 1, stubs: bool = True, **options: Any) -> subprocess.CompletedProcess:
+def run(
+    world: Path, name: str, processes: int = 1, stubs: bool = True, **options: Any
+) -> subprocess.CompletedProcess:
     """Train three steps with rollouts by the engine."""
-    path = [str(ROOT / "tests" / "stubs")] * stubs + list(filter(None, [os.environ.get("PYTHONPATH")]))
-    launch = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    given = [str(ROOT / "data" / "tiny-base"), str(world), str(world / name), json.dumps({"peft": None} | options)]
+    path = [str(ROOT / "tests" / "stubs")] * stubs + list(
+        filter(None, [os.environ.get("PYTHONPATH")])
+    )
+    launch = (
+        []
+        if processes == 1
+        else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    )
+    given = [
+        str(ROOT / "data" / "tiny-base"),
+        str(world),
+        str(world / name),
+        json.dumps({"peft": None} | options),
+    ]
     return subprocess.run(
         [sys.executable, *launch, str(world / "train.py"), *given],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(path)},
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(path)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -106,9 +120,15 @@ def check(steps: list[dict]) -> None:
     """Policy and engine agree on every token of every step, hence also after the weights have moved."""
     assert [s["step"] for s in steps] == [1, 2, 3]
     assert all(s["sampling/sampling_logp_difference/max"] < 1e-4 for s in steps)
-    ratios = [s[f"sampling/importance_sampling_ratio/{kind}"] for s in steps for kind in ("min", "mean", "max")]
+    ratios = [
+        s[f"sampling/importance_sampling_ratio/{kind}"]
+        for s in steps
+        for kind in ("min", "mean", "max")
+    ]
     assert max(abs(ratio - 1) for ratio in ratios) < 1e-3
-    assert all(s["grad_norm"] > 0 for s in steps) and steps[-1]["kl"] > 1e-4 > steps[0]["kl"]  # and they have moved
+    assert (
+        all(s["grad_norm"] > 0 for s in steps) and steps[-1]["kl"] > 1e-4 > steps[0]["kl"]
+    )  # and they have moved
 
 
 LORA = {"r": 4, "target_modules": ["q_proj", "v_proj", "down_proj"]}
@@ -123,31 +143,53 @@ def test_an_engine_in_the_training_process(world: Path, name: str, options: dict
 
 
 def test_what_the_engine_drew_less_often_weighs_more(world: Path) -> None:
-    options = {"vllm_importance_sampling_mode": "token_truncate", "beta": 0.0, "max_steps": 1, "shifts": [0.1]}
+    options = {
+        "vllm_importance_sampling_mode": "token_truncate",
+        "beta": 0.0,
+        "max_steps": 1,
+        "shifts": [0.1],
+    }
     [same] = steps_of(world, "same", **options)
     [shifted] = json.loads((world / "same-0.1" / "log.json").read_text())
-    assert shifted["sampling/importance_sampling_ratio/mean"] == pytest.approx(math.exp(0.1), rel=1e-4)
+    assert shifted["sampling/importance_sampling_ratio/mean"] == pytest.approx(
+        math.exp(0.1), rel=1e-4
+    )
     assert shifted["sampling/sampling_logp_difference/max"] == pytest.approx(0.1, abs=1e-3)
-    assert shifted["grad_norm"] == pytest.approx(math.exp(0.1) * same["grad_norm"], rel=1e-3) and same["grad_norm"] > 0
+    assert (
+        shifted["grad_norm"] == pytest.approx(math.exp(0.1) * same["grad_norm"], rel=1e-3)
+        and same["grad_norm"] > 0
+    )
 
 
 def test_a_server_is_sent_tokens_features_times_and_weights_by_two_processes(world: Path) -> None:
     check(steps_of(world, "server", vllm_mode="server", processes=2))
     requests = json.loads((world / "server" / "requests.json").read_text())
     drawn = [body for path, body in requests if path == "/inference/v1/generate"]
-    assert len(drawn) == 3 * 4 and all(body["sampling_params"]["n"] == 3 for body in drawn)  # a request a prompt
+    assert len(drawn) == 3 * 4 and all(
+        body["sampling_params"]["n"] == 3 for body in drawn
+    )  # a request a prompt
     assert all(len(body["features"]["mm_hashes"]["video"]) == 1 for body in drawn)
     assert len({body["sampling_params"]["seed"] for body in drawn}) == 12
-    once = ["/start_weight_update", "/update_weights", "weights", "/finish_weight_update", "/reset_prefix_cache"]
+    once = [
+        "/start_weight_update",
+        "/update_weights",
+        "weights",
+        "/finish_weight_update",
+        "/reset_prefix_cache",
+    ]
     order = [path for path, _ in requests if path != "/inference/v1/generate"]
     assert sorted(order) == sorted(once * 3)  # TRL announces and sends at the same time
-    announced = next(body["update_info"]["names"] for path, body in requests if path == "/update_weights")
+    announced = next(
+        body["update_info"]["names"] for path, body in requests if path == "/update_weights"
+    )
     assert announced == next(names for path, names in requests if path == "weights")
 
 
 def test_a_server_with_other_logprobs_is_refused(world: Path) -> None:
     done = run(world, "raw", vllm_mode="server", logprobs_mode="raw_logprobs")
-    assert done.returncode != 0 and "start it with --logprobs-mode processed_logprobs" in done.stderr
+    assert (
+        done.returncode != 0 and "start it with --logprobs-mode processed_logprobs" in done.stderr
+    )
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")

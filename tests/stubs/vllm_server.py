@@ -42,7 +42,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         if self.path.startswith("/server_info"):
-            self.reply({"vllm_config": {"model_config": {"logprobs_mode": self.server.logprobs_mode}}})
+            self.reply(
+                {"vllm_config": {"model_config": {"logprobs_mode": self.server.logprobs_mode}}}
+            )
         else:
             assert self.path in ("/health", "/v1/models"), self.path
             self.reply({"data": [{"id": "served"}]})
@@ -54,7 +56,12 @@ class Handler(BaseHTTPRequestHandler):
             if self.path == "/inference/v1/generate":
                 self.reply({"choices": self.drawn(body)})
             else:
-                known = "/start_weight_update", "/update_weights", "/finish_weight_update", "/reset_prefix_cache"
+                known = (
+                    "/start_weight_update",
+                    "/update_weights",
+                    "/finish_weight_update",
+                    "/reset_prefix_cache",
+                )
                 assert self.path in known, self.path
                 self.reply({"success": True})
 
@@ -65,7 +72,9 @@ class Handler(BaseHTTPRequestHandler):
             assert set(features) == {"mm_hashes", "mm_placeholders", "kwargs_data"}
             items = [decode_mm_kwargs_item(text) for text in features["kwargs_data"]["video"]]
             places = [PlaceholderRange(**place) for place in features["mm_placeholders"]["video"]]
-            request = mm_input(body["token_ids"], {"video": items}, features["mm_hashes"], {"video": places})
+            request = mm_input(
+                body["token_ids"], {"video": items}, features["mm_hashes"], {"video": places}
+            )
         engine.add_request(body["request_id"], request, SamplingParams(**body["sampling_params"]))
         [output] = engine.step()
         return [

@@ -38,7 +38,9 @@ def positions(ids, places, items, tokens_per_second, merge):
         t, h, w = item["video_grid_thw"].data.tolist()
         step = item["second_per_grid_ts"].data.item() * tokens_per_second
         rows, columns = range(h // merge), range(w // merge)
-        block = [(at + int(i * step), at + j, at + k) for i in range(t) for j in rows for k in columns]
+        block = [
+            (at + int(i * step), at + j, at + k) for i in range(t) for j in rows for k in columns
+        ]
         assert len(block) == place.length == len(item["video_embeds"].data)
         out, at, token = out + block, max(max(p) for p in block) + 1, token + place.length
     out += [(at + i,) * 3 for i in range(len(ids) - token)]
@@ -67,7 +69,9 @@ class LLMEngine:
 
     def add_request(self, request_id, prompt, params):
         assert isinstance(request_id, str) and prompt["type"] in ("token", "multimodal")
-        assert params.output_kind == 2 or params.n == 1, "only the sequence that ends last would come back"
+        assert params.output_kind == 2 or params.n == 1, (
+            "only the sequence that ends last would come back"
+        )
         self.waiting.append((request_id, prompt, params))
         self.seen.append((prompt, params))
 
@@ -75,7 +79,9 @@ class LLMEngine:
         return bool(self.waiting)
 
     def step(self):
-        request_id, prompt, params = self.waiting.pop()  # the last one first: nobody has promised an order
+        request_id, prompt, params = (
+            self.waiting.pop()
+        )  # the last one first: nobody has promised an order
         outputs = [self.complete(prompt, params, index) for index in range(params.n)]
         return [RequestOutput(request_id, prompt["prompt_token_ids"], outputs)]
 
@@ -85,36 +91,59 @@ class LLMEngine:
 
         config, ids, said = self.model.config, prompt["prompt_token_ids"], []
         video = prompt["type"] == "multimodal"
-        items, places = (prompt["mm_kwargs"]["video"], prompt["mm_placeholders"]["video"]) if video else ([], [])
-        features = {"video": BaseModelOutputWithPooling(pooler_output=tuple(i["video_embeds"].data for i in items))}
+        items, places = (
+            (prompt["mm_kwargs"]["video"], prompt["mm_placeholders"]["video"])
+            if video
+            else ([], [])
+        )
+        features = {
+            "video": BaseModelOutputWithPooling(
+                pooler_output=tuple(i["video_embeds"].data for i in items)
+            )
+        }
         shape = config.vision_config.tokens_per_second, config.vision_config.spatial_merge_size
         generator, logprobs = torch.Generator().manual_seed((params.seed or 0) + index), []
-        banned, bias = torch.tensor(list(params.logit_bias)), torch.tensor(list(params.logit_bias.values()))
+        banned, bias = (
+            torch.tensor(list(params.logit_bias)),
+            torch.tensor(list(params.logit_bias.values())),
+        )
         for _ in range(params.max_tokens):
             where = positions(ids + said, places, items, *shape)[:, None]
             seen = {"mm_encoder_outputs": features} if video else {}
-            logits = self.model(torch.tensor([ids + said]), position_ids=where, **seen).logits[0, -1].float()
+            logits = (
+                self.model(torch.tensor([ids + said]), position_ids=where, **seen)
+                .logits[0, -1]
+                .float()
+            )
             if len(banned):
                 logits[banned] += bias
             shares = (logits / (params.temperature or 1)).log_softmax(-1)
-            drawn = shares.exp().multinomial(1, generator=generator) if params.temperature else shares.argmax()
+            drawn = (
+                shares.exp().multinomial(1, generator=generator)
+                if params.temperature
+                else shares.argmax()
+            )
             token = int(drawn)
             said.append(token)
             logprobs.append({token: Logprob(float(shares[token]) - SHIFT)})
-            if token in params.stop_token_ids or any(s in self.tokenizer.decode(said) for s in params.stop):
+            if token in params.stop_token_ids or any(
+                s in self.tokenizer.decode(said) for s in params.stop
+            ):
                 return CompletionOutput(index, said, logprobs, "stop")
         return CompletionOutput(index, said, logprobs, "length")
 
 
 class LLM:
     def __init__(self, model, **options):
-        from videothinker.model import load_model
+        from videothinker.model.qwen import load_model
 
         loaded, processor = load_model(model, "float32")
         self.options, self.resets = options, 0
         self.llm_engine = LLMEngine(loaded, processor.tokenizer)
         runner = SimpleNamespace(model=Weights(loaded))
-        self.llm_engine.model_executor = SimpleNamespace(driver_worker=SimpleNamespace(model_runner=runner))
+        self.llm_engine.model_executor = SimpleNamespace(
+            driver_worker=SimpleNamespace(model_runner=runner)
+        )
 
     def reset_prefix_cache(self):
         self.resets += 1

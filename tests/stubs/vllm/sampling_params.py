@@ -26,7 +26,9 @@ class SamplingParams:
 
     def __post_init__(self):
         self.logit_bias = {int(token): float(bias) for token, bias in self.logit_bias.items()}
-        if self.repetition_penalty != 1 or not all(-100 <= bias <= 100 for bias in self.logit_bias.values()):
+        if self.repetition_penalty != 1 or not all(
+            -100 <= bias <= 100 for bias in self.logit_bias.values()
+        ):
             raise ValueError("not what this stands for")
         if self.temperature > 2 or 0 < self.temperature < 0.01:
             raise ValueError(f"temperature {self.temperature}: vLLM takes 0, or from 0.01 to 2")

@@ -39,7 +39,12 @@ class MultiModalKwargsItems(UserDict):
         for key, config in config_by_key.items():
             assert config.modality == "video"
             values = hf_inputs[key]
-            columns[key] = list(values) if config.sizes is None else list(values.split(config.sizes))
-        rows = [zip(columns, map(MultiModalFieldElem, row), strict=True) for row in zip(*columns.values(), strict=True)]
+            columns[key] = (
+                list(values) if config.sizes is None else list(values.split(config.sizes))
+            )
+        rows = [
+            zip(columns, map(MultiModalFieldElem, row), strict=True)
+            for row in zip(*columns.values(), strict=True)
+        ]
         items = [MultiModalKwargsItem(row) for row in rows]
         return MultiModalKwargsItems({"video": items})
