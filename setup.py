@@ -1,13 +1,16 @@
 """Package metadata for setuptools, read from settings.ini (the one place to edit).
 
-Every `NAME_requirements` key of settings.ini becomes the extra `NAME`.
+Every `NAME_requirements` key of settings.ini becomes the extra `NAME`. A built package also carries
+the tiny base model, which in a clone lies in data/tiny-base.
 """
 
 import shlex
+import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 LICENSES = {"apache2": "Apache-2.0", "mit": "MIT"}
 STATUSES = {"2": "2 - Pre-Alpha", "3": "3 - Alpha", "4": "4 - Beta", "5": "5 - Production/Stable"}
@@ -22,6 +25,19 @@ extras = {
     for k, v in cfg.items()
     if k.endswith("_requirements")
 }
+
+
+class BuildWithBase(build_py):
+    """Copies data/tiny-base into the package; an editable installation finds it where it is."""
+
+    def run(self) -> None:
+        """Build, then copy."""
+        super().run()
+        base = Path("data") / "tiny-base"
+        if base.is_dir() and not self.editable_mode:
+            target = Path(self.build_lib) / lib / "presets" / base.name
+            shutil.copytree(base, target, dirs_exist_ok=True)
+
 
 setup(
     name=cfg["lib_name"],
@@ -45,6 +61,7 @@ setup(
     long_description_content_type="text/markdown",
     packages=find_packages(include=[lib, f"{lib}.*"]),
     include_package_data=True,
+    cmdclass={"build_py": BuildWithBase},
     package_data={lib: cfg["package_data"].split()},
     install_requires=shlex.split(cfg["requirements"]),
     extras_require=extras,

@@ -2,8 +2,8 @@
 
     python scripts/ablate_toy.py --world runs/demo/world --out runs/ablations NAME [key=value ...]
 
-One variant a call. Keys and defaults (the main job's) are below; the SFT model is shared by variants that differ only
-in GRPO. The log and the validation probes of GRPO go to OUT/NAME.json.
+One variant per call. Keys and defaults (the main job's) are below; variants that differ only in
+GRPO share the SFT model. The log and the validation probes of GRPO go to OUT/NAME.json.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "beta": 0.04,
     "probe": 200,
     "every": 10,
-    "base": "data/tiny-base",
+    "base": "tiny-base",
 }
 SFT_KEYS = ("seed", "check_share", "mistake_rate", "sft_rows", "sft_steps", "sft_lr", "base")
 
@@ -55,11 +55,18 @@ def main() -> None:
 def run(world: Path, out: Path, name: str, o: dict[str, Any]) -> None:
     from dataclasses import replace
 
-    from videothinker.toy.demo import Plan, curves_of, make_plan, make_traces, probe_of
-    from videothinker.training.recipes import project_file, run_recipe
+    from videothinker.configs import model_path
+    from videothinker.toy.demo import (
+        curves_of,
+        frames_of,
+        make_plan,
+        make_traces,
+        validation_probe,
+    )
+    from videothinker.training.recipes import make_job, run_job
     from videothinker.training.setup import probe_callback
 
-    plan: Plan = replace(
+    plan = replace(
         make_plan(o["seed"]),
         check_share=o["check_share"],
         mistake_rate=o["mistake_rate"],
@@ -71,9 +78,9 @@ def run(world: Path, out: Path, name: str, o: dict[str, Any]) -> None:
     rows = shared / "train.jsonl"
     if not rows.exists():
         make_traces(world, plan, shared)
-    options: dict[str, Any] = {"cache_dir": out / "frames", "timeout": None}
-    base = project_file(o["base"])
-    probe = probe_of(base, plan.sft, world, plan, options)
+    frames = frames_of(out)
+    base = model_path(o["base"])
+    probe = validation_probe(base, plan.sft, world, plan.probe_questions, frames)
 
     def shown(model: Any) -> dict[str, float]:
         values = probe(model)
@@ -82,9 +89,9 @@ def run(world: Path, out: Path, name: str, o: dict[str, Any]) -> None:
 
     if not (shared / "model").exists():
         train = plan.sft.train | {"max_steps": o["sft_steps"], "learning_rate": o["sft_lr"]}
-        sft = replace(plan.sft, rows=o["sft_rows"], train=train)
-        each = (probe_callback(shown, o["every"] * 5),)
-        run_recipe(sft, rows, shared, world, base, {"seed": o["seed"]}, each, **options)
+        sft = replace(plan.sft, rows=o["sft_rows"], train=train | {"seed": o["seed"]})
+        callbacks = [probe_callback(shown, o["every"] * 5)]
+        run_job(make_job(sft, rows, shared, world, base, encoder=frames, callbacks=callbacks))
     train = {
         "seed": o["seed"],
         "data_seed": o["seed"],
@@ -95,10 +102,11 @@ def run(world: Path, out: Path, name: str, o: dict[str, Any]) -> None:
         "gradient_accumulation_steps": o["prompts"] // 2,
         "beta": o["beta"],
     }
-    each = (probe_callback(shown, o["every"]),)
-    result = run_recipe(
-        plan.grpo, rows, out / name, world, shared / "model", train, each, **options
-    )
+    grpo = replace(plan.grpo, train=plan.grpo.train | train)
+    callbacks = [probe_callback(shown, o["every"])]
+    start = shared / "model"
+    job = make_job(grpo, rows, out / name, world, start, encoder=frames, callbacks=callbacks)
+    result = run_job(job)
     curves = curves_of([], result["log"])
     saved = {"name": name, "options": o, "grpo": curves["grpo"], "validation": curves["eval"]}
     (out / f"{name}.json").write_text(json.dumps(saved))

@@ -1,25 +1,27 @@
 """What a GRPO step of one video prompt costs, part by part: as trainers do it today, and here.
 
-    python scripts/bench_grpo.py [--sizes 1024,256,8 4096,256,8 8192,256,16] [--quick] [--threads 2] [--repeats 3]
-                                 [--update] [--json FILE]
+    python scripts/bench_grpo.py [--sizes 1024,256,8 4096,256,8 8192,256,16] [--quick] [--update]
+                                 [--threads 2] [--repeats 3] [--ways WAY …] [--json FILE]
 
-A size is P,C,G: tokens of the prompt (nearly all of a video), tokens of a completion, completions. The model is a
-random Qwen2.5-VL (hidden 256, four layers, 2,048 words; a tower of four blocks of 128, frozen) in float32; the same
-completions are scored by all. The ways:
+A size is P,C,G: tokens of the prompt (nearly all of a video), tokens of a completion, completions.
+The model is a random Qwen2.5-VL (hidden 256, four layers, 2,048 words; a tower of four blocks of
+128, frozen) in float32; the same completions are scored by all. The ways:
 
-    trl        TRL as installed: frames as images (one patch of time each, so twice the tokens), G rows, its fused head,
-               which on a CPU scores the prompt as well
-    repeated   what trainers with video do: the video's tensors repeated G times, logits for the completions only
+    trl        TRL as installed: frames as images (one temporal patch each, so twice the tokens),
+               G rows, its fused head, which on a CPU scores the prompt as well
+    repeated   what trainers with video do: the video's tensors repeated G times, logits for the
+               completions only
     seen once  the same, but with the tower's features computed once for all
-    ours       videothinker: features once, prompt once (`rollout.generate`, `prefix.completion_logps`)
+    ours       videothinker: features once, prompt once (`model.generate`, `model.shared_prefix`)
     in parts   the update with one completion's activations in memory at a time (`update_rows: 1`)
 
-Columns, seconds (median after one run to warm up): decoding of the clip and the processor's work; the tower in rollout,
-reference and update; prefill (a rollout of one token); sampling (the rest of C tokens); the reference's pass; the
-update, forward and backward. Memory is the peak of the update above the loaded model, each way in its own process.
-Ratios are to `repeated`, beside those that the floating-point operations predict; loss and gradients are compared with
-`seen once`, which computes the same thing plainly (trl does not: its prompt is another one). --update leaves out what
-comes before the update, --quick takes one small size and one timed run. Needs Linux.
+Columns, seconds (median after one run to warm up): decoding of the clip and the processor's work;
+the tower in rollout, reference and update; prefill (a rollout of one token); sampling (the rest of
+C tokens); the reference's pass; the update, forward and backward. Memory is the peak of the update
+above the loaded model, each way in its own process. Ratios are to `repeated`, beside those that the
+floating-point operations predict; loss and gradients are compared with `seen once`, which computes
+the same thing plainly (trl does not: its prompt is another one). --update leaves out what comes
+before the update, --quick takes one small size and one timed run. Needs Linux.
 """
 
 from __future__ import annotations
@@ -91,22 +93,24 @@ def configuration() -> Any:
 
 @lru_cache(maxsize=1)
 def shape() -> Any:
-    """The sizes that its operations follow from: `videothinker.training.plan.Shape`, which is held against torch's counter."""
+    """The sizes that its operations follow from (`plan.Shape`, held against torch's counter)."""
     from videothinker.training.plan import Shape
 
     return Shape.of(configuration())
 
 
 def flops(P: int, C: int, G: int, shared: bool, parts: bool = False) -> float:
-    """Operations of the language model's forward pass over a group; with `parts` of all forward passes in an update."""
+    """Operations of the language model's forward pass over a group.
+
+    With `parts` of all forward passes in an update.
+    """
     if not shared:
         return G * shape().text(P + C, (P + C) / 2) + shape().head(G * C)
-    again = (
-        (2, 3) if parts else (1, 1)
-    )  # checkpoints: of each layer, and for the completions of each part as well
-    return again[0] * shape().text(P, P / 2) + again[1] * (
-        shape().text(G * C, P + C / 2) + shape().head(G * C)
-    )
+    prompt = shape().text(P, P / 2)
+    completions = shape().text(G * C, P + C / 2) + shape().head(G * C)
+    if parts:  # checkpoints: of each layer, and for the completions of each part as well
+        return 2 * prompt + 3 * completions
+    return prompt + completions
 
 
 def vision_flops(P: int) -> float:
@@ -116,10 +120,8 @@ def vision_flops(P: int) -> float:
 
 def predicted(P: int, C: int, G: int, way: str) -> dict[str, float]:
     """Operations of the update (forward, and backward as two) and of the whole step."""
-    shared, seen = (
-        way in ("ours", "in parts"),
-        {"repeated": G, "seen once": 0, "ours": 0, "in parts": 0}[way],
-    )
+    shared = way in ("ours", "in parts")
+    seen = G if way == "repeated" else 0  # runs of the tower in the update
     forward, vision = flops(P, C, G, shared), vision_flops(P)
     prefill = flops(P, 0, 1 if shared else G, shared)
     decoding = shape().text(G * C, P + C / 2) + shape().head(G * C)
@@ -205,7 +207,10 @@ def read(given: Given) -> Any:
 
 
 def prepare(frames: Any, way: str, G: int) -> Any:
-    """The processor's work: patches of the video, or those of its frames as images, as often as the way does it."""
+    """The processor's work, as often as the way does it.
+
+    Patches of the video, or those of its frames as images.
+    """
     if way == "trl":  # once for the rollout and once for the scoring, for each of G rows
         from transformers import Qwen2VLImageProcessor
 
@@ -305,7 +310,7 @@ def sampler(way: str, given: Given, patches: Any, features: Any) -> Callable[[in
     options = {"do_sample": True, "top_k": 0, "eos_token_id": family.eos_token, "pad_token_id": 0}
 
     def write(n: int) -> None:
-        said = model.generate(
+        ids_out = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             **seen,
@@ -313,14 +318,14 @@ def sampler(way: str, given: Given, patches: Any, features: Any) -> Callable[[in
             min_new_tokens=n,
             max_new_tokens=n,
         )
-        assert said.shape == (G, ids.shape[1] + n)
+        assert ids_out.shape == (G, ids.shape[1] + n)
 
     return write
 
 
-def check(said: list[Any], n: int) -> None:
+def check(completions: list[Any], n: int) -> None:
     """All completions have n tokens."""
-    assert all(len(c.ids) == n for c in said)
+    assert all(len(c.ids) == n for c in completions)
 
 
 def timed(act: Callable[[], Any], tower: list[float]) -> tuple[Any, float, float]:
@@ -334,18 +339,18 @@ def timed(act: Callable[[], Any], tower: list[float]) -> tuple[Any, float, float
 def run_one(
     way: str, size: tuple[int, int, int], args: argparse.Namespace, folder: Path
 ) -> dict[str, Any]:
-    """Seconds by part, peak MiB of the update, the loss; the gradients go to a file of the folder."""
+    """Seconds by part, peak MiB of the update, the loss; gradients go to a file of the folder."""
     import torch
 
     from videothinker.model.vision_cache import with_features
 
     torch.set_num_threads(args.threads)
-    known = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(known["MemAvailable"].split()[0])
-    resource.setrlimit(
-        resource.RLIMIT_DATA, (free * 1000, free * 1000)
-    )  # what needs more fails alone
-    (P, C, G), tower, starts = size, list[float](), list[float]()
+    memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    limit = int(memory["MemAvailable"].split()[0]) * 1000
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # what needs more fails alone
+    P, C, G = size
+    tower: list[float] = []  # seconds of each run of the tower
+    starts: list[float] = []
     given = make(P, C, G, folder)
     model, seconds = given.model, defaultdict[str, list[float]](list)
     model.model.visual.register_forward_pre_hook(lambda *_: starts.append(time.perf_counter()))
@@ -359,10 +364,8 @@ def run_one(
             return None
         return with_features(model, [replace(given.prompt, pixels=patches)])[0].features
 
-    score, before = (
-        scorer(way, given, patches, look()),
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-    )
+    score = scorer(way, given, patches, look())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def update() -> float:
         model.zero_grad(set_to_none=True)
@@ -388,11 +391,16 @@ def run_one(
             _, prefill, vision = timed(lambda: write(1), tower)
             _, whole, _ = timed(lambda: write(C), tower)
             _, reference, again = timed(score, tower)
-        found = (decode, processing, once + vision + again, prefill, whole - prefill, reference)
-        for name, value in zip(PARTS[:-1], found, strict=True):
-            seconds["vision in rollout and reference" if name == "vision" else name] += [value] * (
-                i > 0
-            )
+        parts = {
+            "decode": decode,
+            "prepare": processing,
+            "vision in rollout and reference": once + vision + again,
+            "prefill": prefill,
+            "sampling": whole - prefill,
+            "reference": reference,
+        }
+        for name, value in parts.items():
+            seconds[name] += [value] * (i > 0)
     medians = {name: statistics.median(values) for name, values in seconds.items() if values}
     whole_update = medians["update"] + medians["vision"]
     medians["vision"] += medians.pop("vision in rollout and reference", 0.0)
@@ -412,11 +420,11 @@ def difference(one: Path, other: Path) -> float:
 
 
 def row_of(
-    size: tuple[int, int, int], way: str, found: dict[str, Any], folder: Path
+    size: tuple[int, int, int], way: str, results: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
     """A row of the table, as numbers."""
     P, C, G = size
-    mine, base = found[way], found["repeated"]
+    mine, base = results[way], results["repeated"]
     row = {"P": P, "C": C, "G": G, "way": way, "seconds": mine["seconds"], "mib": mine["mib"]}
     if "reference" in mine["seconds"]:
         row["step"] = sum(mine["seconds"].values())
@@ -430,7 +438,7 @@ def row_of(
         ours, theirs = predicted(P, C, G, way), predicted(P, C, G, "repeated")
         row |= {f"predicted_{part}": theirs[part] / ours[part] for part in ("update", "step")}
         row["gradient"] = difference(folder / f"{way}.pt", folder / "seen once.pt")
-        row["loss_difference"] = abs(mine["loss"] - found["seen once"]["loss"])
+        row["loss_difference"] = abs(mine["loss"] - results["seen once"]["loss"])
     return row
 
 
@@ -493,33 +501,21 @@ def main(argv: list[str] | None = None) -> None:
     for size in sizes:
         print(f"prompt {size[0]}, completions {size[2]} × {size[1]} tokens\n{HEAD}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            found = {}
+            results = {}
             for way in [w for w in WAYS if w in (*args.ways, "repeated", "seen once")]:
-                command = [
-                    sys.executable,
-                    __file__,
-                    "--one",
-                    way,
-                    folder,
-                    "--sizes",
-                    ",".join(map(str, size)),
-                ]
-                command += [
-                    "--threads",
-                    str(args.threads),
-                    "--repeats",
-                    str(args.repeats),
-                    *["--update"] * args.update,
-                ]
+                command = [sys.executable, __file__, "--one", way, folder]
+                command += ["--sizes", ",".join(map(str, size))]
+                command += ["--threads", str(args.threads), "--repeats", str(args.repeats)]
+                command += ["--update"] * args.update
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if not done.returncode:
-                    found[way] = json.loads(done.stdout.splitlines()[-1])
+                    results[way] = json.loads(done.stdout.splitlines()[-1])
                 elif way == "trl" and "allocate memory" in done.stderr:
                     print(f"{way:10} needs more memory than is free", flush=True)
                 else:
                     raise SystemExit(f"{way} at {size} failed:\n{done.stderr[-2000:]}")
-            for way in found:
-                rows.append(row_of(size, way, found, Path(folder)))
+            for way in results:
+                rows.append(row_of(size, way, results, Path(folder)))
                 print(line_of(rows[-1]), flush=True)
         wrong = [r["way"] for r in rows if r.get("gradient", 0.0) > 1e-3]
         if wrong:

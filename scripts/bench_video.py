@@ -1,34 +1,42 @@
-"""How fast, with how much memory and with which times videos are read: here, and by the readers that others use.
+"""Benchmark of video readers: seconds, memory and errors of times, ours and those that others use.
 
-    python scripts/bench_video.py [--quick] [--repeat 3] [--clips NAME ...] [--keep FOLDER] [--json FILE]
+    python scripts/bench_video.py [--quick] [--repeat 3] [--clips NAME ...] [--keep FOLDER]
+                                  [--json FILE]
 
-The clips are made first: a textured scene that is panned over, with cuts, and at the top of each frame a bar code that
-says which frame it is. One part is encoded and its packets are repeated up to the length. From each clip 16, 64 and 256
-frames spread over it are read, and 2 frames a second, at most 768. Everyone ends with RGB of the size that Qwen2.5-VL
-would ask for with `max_pixels = 128 * 28 * 28`. The contenders, each as its users call it:
+The clips are made first: a textured scene that is panned over, with cuts, and at the top of each
+frame a bar code that says which frame it is. One part is encoded and its packets are repeated up to
+the length. From each clip 16, 64 and 256 frames spread over it are read, and 2 frames a second, at
+most 768. Everyone ends with RGB of the size that Qwen2.5-VL would ask for with `max_pixels = 128 *
+28 * 28`. The contenders, each as its users call it:
 
-    decord          VideoReader(path).get_batch(indices).asnumpy()
-    PyAV            one pass with thread_type AUTO, or a seek to each frame, and to_ndarray(format="rgb24")
-    torchcodec      VideoDecoder(path).get_frames_at(indices), exact or approximate seeking, one or two threads
-    qwen-vl-utils   fetch_video({"video": path, "nframes" or "fps", "max_pixels"}), by decord or by torchcodec
+    decord          VideoReader(path).get_batch(indices).asnumpy(), by the package decord2
+    PyAV            one pass with thread_type AUTO, or a seek to each frame, and to_ndarray("rgb24")
+    torchcodec      VideoDecoder(path).get_frames_at(indices), exact or approximate seeking,
+                    one or two threads
+    qwen-vl-utils   fetch_video({"video": path, "nframes" or "fps", "max_pixels"}), by decord or
+                    by torchcodec
     ours            read_frames(path, Sampling(...)) by a killable process that has been used before
-    cache empty     cached_frames into an empty folder: digest of the file, reading, writing of the entry
-    cache filled    cached_frames from a filled folder; the process remembers no digest; every byte is touched
+    cache empty     cached_frames into an empty folder: digest of the file, reading, writing
+    cache filled    cached_frames from a filled folder; the process remembers no digest; every byte
+                    is touched
 
-The first three resize as qwen-vl-utils does (torchvision, bicubic, antialias), but 32 frames at a time, which takes a
-tenth of the memory. All but ours take the indices `linspace(0, n - 1)`, ours are the frames shown at even steps of
-time. Each way of each contender has a process of its own, made anew for each clip (with --quick once), which may take
-three quarters of the memory that is free. All ways run once, which also warms the page cache; the fastest way of a
-contender is then timed `--repeat` times, contenders by turns. Opening the file is part of the time, starting Python is
-not; the time shown is the median.
+The first three resize as qwen-vl-utils does (torchvision, bicubic, antialias), but 32 frames at a
+time, which takes a tenth of the memory. All but ours take the indices `linspace(0, n - 1)`, ours
+are the frames shown at even steps of time. Each way of each contender has a process of its own,
+made anew for each clip (with --quick once), which may take three quarters of the memory that is
+free. All ways run once, which also warms the page cache; the fastest way of a contender is then
+timed `--repeat` times, contenders by turns. Opening the file is part of the time, starting Python
+is not; the time shown is the median.
 
-Peak memory is that of the process while it reads, above what its imports take; for ours it includes the whole of the
-decoding processes. The error of a time is |time that a user would assign to a frame - time at which that very frame is
-shown|, where the bar code tells the frame; users assign index / mean rate with decord, PyAV and qwen-vl-utils,
-`pts_seconds` with torchcodec, and `times` here.
+Peak memory is that of the process while it reads, above what its imports take; for ours it includes
+the whole of the decoding processes. The error of a time is |time that a user would assign to a
+frame - time at which that very frame is shown|, where the bar code tells the frame; users assign
+index / mean rate with decord, PyAV and qwen-vl-utils, `pts_seconds` with torchcodec, and `times`
+here.
 
-"Reading ahead" reads 24 clips with `ordered_map` and two workers: the processor seconds of all processes by two times
-the clock's. Needs Linux. Contenders that are not installed are absent; torchcodec also needs FFmpeg's libraries.
+"Reading ahead" reads 24 clips with `ordered_map` and two workers: the processor seconds of all
+processes by two times the clock's. Needs Linux. Contenders that are not installed are absent;
+torchcodec also needs FFmpeg's libraries.
 """
 
 from __future__ import annotations
@@ -87,7 +95,7 @@ WAYS: dict[str, tuple[str, ...]] = {
 
 
 class Clip(NamedTuple):
-    """A clip to make: `parts` (seconds, frames a second) one after the other, encoded once and repeated."""
+    """A clip to make: `parts` (seconds, frames per second) in a row, encoded once and repeated."""
 
     codec: str
     suffix: str
@@ -249,7 +257,7 @@ def make(folder: Path, name: str, clip: Clip) -> Path:
 
 
 def has_encoder(name: str) -> bool:
-    """Whether PyAV's FFmpeg can encode that."""
+    """Return True if PyAV's FFmpeg can encode that."""
     import av
 
     try:
@@ -281,7 +289,7 @@ def spread(n: int, total: int) -> list[int]:
 
 
 def resized(frames: Any, tensor: Callable[[Any], Any] = lambda part: part) -> Any:
-    """Frames, which `tensor` makes [T, 3, H, W], at the model's size, as qwen-vl-utils does it, in parts."""
+    """Frames, which `tensor` makes [T, 3, H, W], resized as qwen-vl-utils does it, in chunks."""
     torch, transforms = (
         importlib.import_module("torch"),
         importlib.import_module("torchvision.transforms"),
@@ -294,7 +302,7 @@ def resized(frames: Any, tensor: Callable[[Any], Any] = lambda part: part) -> An
 
 
 def model_size(height: int, width: int) -> tuple[int, int]:
-    """(height, width) of the frames that the model sees; see `videothinker.video.frames.smart_resize`."""
+    """(height, width) of the frames that the model sees; see `video.frames.smart_resize`."""
     from videothinker.video.frames import smart_resize
 
     return smart_resize(height, width, MAX_PIXELS)
@@ -406,26 +414,25 @@ def qwen_reader(way: str) -> Read:
 
 
 def our_reader(way: str) -> Read:
-    """`read_frames`, or `cached_frames` with an empty folder, or with one that an earlier call has filled."""
-    from videothinker import video
+    """`read_frames`, or `cached_frames` with a folder that is empty or was filled before."""
+    from videothinker.video import reader
+    from videothinker.video.frames import Frames, Sampling
 
     folder = Path(os.environ["BENCH_FOLDER"]) / way.replace(" ", "-")
 
-    def get(wish: Wish) -> video.Frames:
-        sampling = video.Sampling(
-            fps=wish.fps, n_frames=None if wish.fps else wish.n, max_frames=MOST
-        )
+    def get(wish: Wish) -> Frames:
+        sampling = Sampling(fps=wish.fps, n_frames=None if wish.fps else wish.n, max_frames=MOST)
         if way == "ours":
-            return video.read_frames(wish.path, sampling)
-        return video.cached_frames(wish.path, sampling, folder)
+            return reader.read_frames(wish.path, sampling)
+        return reader.cached_frames(wish.path, sampling, folder)
 
     def read(wish: Wish) -> tuple[Any, list[float], float]:
         if way == "cache empty":
             shutil.rmtree(folder, ignore_errors=True)
         if way == "cache filled":
             get(wish)
-        video._digest.cache_clear()
-        video.frame_cache.cache_clear()
+        reader._digest.cache_clear()
+        reader.frame_cache.cache_clear()
         begin = time.perf_counter()
         frames = get(wish)
         frames.pixels.max()  # touches every byte
@@ -475,7 +482,7 @@ def forget_peak(process: int | str) -> None:
 
 
 def spare_the_others() -> None:
-    """Let this process fail before the machine has no memory left and ends some process of the system's choice."""
+    """Let this process fail before the machine is out of memory and ends some other one."""
     import resource
 
     lines = Path("/proc/meminfo").read_text().splitlines()
@@ -498,8 +505,14 @@ def measured(read: Read, wish: Wish, idle: float) -> dict[str, Any]:
         status_mib("self", "VmHWM") - idle + sum(status_mib(child, "VmHWM") for child in children())
     )
     pixels = frames if isinstance(frames, np.ndarray) else frames.permute(0, 2, 3, 1).numpy()
-    return {"seconds": seconds, "read": until_read, "peak": peak, "times": times, "codes": codes(pixels),
-            "shape": list(pixels.shape)}  # fmt: skip
+    return {
+        "seconds": seconds,
+        "read": until_read,
+        "peak": peak,
+        "times": times,
+        "codes": codes(pixels),
+        "shape": list(pixels.shape),
+    }
 
 
 def serve(contender: str, way: str) -> None:
@@ -596,7 +609,7 @@ def started(folder: Path) -> Iterator[list[Child]]:
 
 
 def errors(clip: Clip, times: list[float], numbers: list[int]) -> tuple[float, float]:
-    """Largest and mean |assigned time − time of the frame that came|, seconds; nan where a bar code is unreadable."""
+    """Largest and mean |assigned time − time of the frame|, seconds; nan for an unreadable code."""
     if min(numbers, default=-1) < 0 or max(numbers) >= len(clip.times):
         return float("nan"), float("nan")
     shown, said = clip.times[numbers], np.array(times)
@@ -630,9 +643,18 @@ def summary(clip: Clip, n: int, way: str, runs: list[dict[str, Any]]) -> dict[st
         statistics.median(seconds),
         errors(clip, runs[0]["times"], runs[0]["codes"]),
     )
-    return {"way": way, "min": min(seconds), "median": median, "frames_per_second": n / median, "seconds": seconds,
-            "read": statistics.median(run["read"] for run in runs), "peak_mib": max(run["peak"] for run in runs),
-            "error_max": most, "error_mean": mean, "shape": runs[0]["shape"]}  # fmt: skip
+    return {
+        "way": way,
+        "min": min(seconds),
+        "median": median,
+        "frames_per_second": n / median,
+        "seconds": seconds,
+        "read": statistics.median(run["read"] for run in runs),
+        "peak_mib": max(run["peak"] for run in runs),
+        "error_max": most,
+        "error_mean": mean,
+        "shape": runs[0]["shape"],
+    }
 
 
 def row(
@@ -656,8 +678,15 @@ def row(
     found = {c.contender: summary(clip, wish["n"], c.way, runs[c.contender]) for c in chosen}
     once = {": ".join(key): summary(clip, wish["n"], key[1], [run]) for key, run in first.items()}
     most, mean = naive(clip, wish["n"])
-    return {"clip": name, "count": count, "frames": wish["n"], "contenders": found, "first_runs": once,
-            "naive_max": most, "naive_mean": mean}  # fmt: skip
+    return {
+        "clip": name,
+        "count": count,
+        "frames": wish["n"],
+        "contenders": found,
+        "first_runs": once,
+        "naive_max": most,
+        "naive_mean": mean,
+    }
 
 
 def ahead(
@@ -693,8 +722,13 @@ def ahead(
     before, begin = used(), time.perf_counter()
     run((paths * clips)[:clips])
     wall = time.perf_counter() - begin
-    return {"clips": clips, "frames": n_frames, "wall": wall, "cpu": used() - before,
-            "busy": (used() - before) / (workers * wall)}  # fmt: skip
+    return {
+        "clips": clips,
+        "frames": n_frames,
+        "wall": wall,
+        "cpu": used() - before,
+        "busy": (used() - before) / (workers * wall),
+    }
 
 
 # Printing
@@ -725,7 +759,7 @@ def block(rows: list[dict[str, Any]], value: str) -> list[str]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Seconds and peak memory of every contender, who is absent, who failed and why, and the ways that were timed."""
+    """Seconds and peak memory of every contender; who is absent or failed; the ways timed."""
     head = f"{'':17}{'frames':>7}" + "".join(f"{name:>{max(8, len(name) + 2)}}" for name in WAYS)
     lines = ["seconds (median)", head, *block(rows, "median")]
     lines += ["", "peak memory, MiB", head, *block(rows, "peak_mib")]
@@ -767,7 +801,7 @@ def time_errors(rows: list[dict[str, Any]]) -> str:
 
 
 def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each row with something to compare: how many times as fast as the fastest of the others we are."""
+    """Per row with something to compare: how many times as fast as the fastest other we are."""
     numbers = []
     for r in rows:
         found, (name, best) = r["contenders"], fastest(r["contenders"])
@@ -806,18 +840,28 @@ def comparison(numbers: list[dict[str, Any]], busy: dict[str, float] | None) -> 
 
 def conditions() -> dict[str, str]:
     """The machine and the versions that the figures belong to."""
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                  if line.startswith("model name")), platform.machine())  # fmt: skip
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
     found = {"cores": str(os.cpu_count()), "processor": model, "Python": platform.python_version()}
     for name in ("numpy", "av", "decord", "torch", "torchvision", "torchcodec", "qwen-vl-utils"):
+        package = "decord2" if name == "decord" else name
         try:
-            found[name] = importlib.metadata.version(name)
+            found[name] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
     import av
 
     found["libavcodec of PyAV"] = ".".join(map(str, av.library_versions["libavcodec"]))
-    code = "import torchcodec._core.ops as o; print(*o.get_ffmpeg_library_versions()['libavcodec'], sep='.')"
+    code = """
+import torchcodec._core.ops as ops
+print(*ops.get_ffmpeg_library_versions()["libavcodec"], sep=".")
+"""
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     found["libavcodec of torchcodec"] = said.stdout.strip() or "not installed"
     return found

@@ -1,11 +1,14 @@
-"""Do notebooks, package and README agree? Usage: check_export.py [--git]
+"""Check that notebooks, package and README agree. Usage: check_export.py [--git]
 
-Cleans the notebooks, exports the package and writes the README, then names every file that this changed (exit 1; the
-files stay regenerated). With --git it also fails on notebooks, modules or a README that differ from what is committed.
+Cleans the notebooks, exports the package and writes the README, then names every file that this
+changed (exit 1; the files stay regenerated), and every module that no notebook exports any more.
+With --git it also fails on notebooks, modules or a README that differ from what is committed.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,24 +20,36 @@ SUFFIXES = (".ipynb", ".py", ".md", ".toml")
 
 def snapshot(root: Path = ROOT) -> dict[str, bytes]:
     """Return the bytes of every watched file, by its path below `root`."""
-    files = [
-        f
-        for name in WATCHED
-        for f in ([root / name] if (root / name).is_file() else (root / name).rglob("*"))
-    ]
-    kept = (
-        f for f in files if f.is_file() and f.suffix in SUFFIXES and "__pycache__" not in f.parts
-    )
+    files: list[Path] = []
+    for name in WATCHED:
+        path = root / name
+        files += [path] if path.is_file() else path.rglob("*")
     return {
         f.relative_to(root).as_posix(): f.read_bytes()
-        for f in kept
-        if ".ipynb_checkpoints" not in f.parts
+        for f in files
+        if f.is_file()
+        and f.suffix in SUFFIXES
+        and not {"__pycache__", ".ipynb_checkpoints"} & set(f.parts)
     }
 
 
 def changed(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
     """Return the paths whose content differs, that appeared or that went."""
     return sorted(p for p in before.keys() | after.keys() if before.get(p) != after.get(p))
+
+
+def leftovers(root: Path = ROOT) -> list[str]:
+    """Return the modules, in the package or a sub-package, that no notebook exports."""
+    exported = {"__init__", "__main__", "_modidx"}  # the first two are written by hand
+    for path in (root / "nbs").rglob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        source = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+        directives = r"^#\|\s*(?:default_exp|exports?|exporti)[ \t]+([\w.]+)"
+        exported |= {name.replace(".", "/") for name in re.findall(directives, source, re.M)}
+    package = root / "videothinker"
+    modules = (path.relative_to(package).with_suffix("") for path in package.rglob("*.py"))
+    names = sorted(m.as_posix() for m in modules if m.name != "__init__")
+    return [f"videothinker/{name}.py" for name in names if name not in exported]
 
 
 def regenerate() -> None:
@@ -67,10 +82,13 @@ def main(args: list[str]) -> int:
     stale = changed(before, snapshot())
     for path in stale:
         print(f"was out of date, now regenerated: {path}")
+    left_over = leftovers()
+    for path in left_over:
+        print(f"no notebook exports this any more, delete it: {path}")
     lines = uncommitted() if "--git" in args else []
     for line in lines:
         print(f"differs from what is committed: {line}")
-    return 1 if stale or lines else 0
+    return 1 if stale or left_over or lines else 0
 
 
 if __name__ == "__main__":

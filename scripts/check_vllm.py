@@ -1,11 +1,12 @@
-"""Hand the requests of rollouts by vLLM to vLLM's own classes: what its server parses, and its model sees.
+"""Hand the requests of rollouts by vLLM to vLLM's own classes.
 
     python scripts/check_vllm.py
 
-Needs vLLM to be importable; its native libraries and a GPU are not used. Checked are the request of a server
-(`GenerateRequest`), the sampling parameters, the unpacked tensors, the class that Qwen2.5-VL's video inputs go through,
-and the positions that vLLM's model works out, for 404 rates of frames. Prints what was checked and ends with an error
-at the first difference.
+Checked is what vLLM's server parses and its model sees: the request (`GenerateRequest`),
+the sampling parameters, the unpacked tensors, the class that Qwen2.5-VL's video inputs go through,
+and the positions that vLLM's model works out, for 404 rates of frames. Prints what was checked and
+ends with an error at the first difference. Needs vLLM to be importable; its native libraries and a
+GPU are not used.
 """
 
 from __future__ import annotations
@@ -52,10 +53,8 @@ def main() -> None:
     prompt = encode_task(Task("Describe the video.", "", draw_scene("vllm", 1)), processor)[0]
     prompt = with_features(model, [prompt])[0]
     prompt = replace(prompt, features=prompt.features.bfloat16())
-    request, sampling = (
-        engine_input(prompt, family),
-        engine_sampling(Decoding(stop=("x",)), family, 8, 5),
-    )
+    request = engine_input(prompt, family)
+    sampling = engine_sampling(Decoding(stop=("x",)), family, 8, 5)
     assert SamplingParams(**sampling, output_kind=RequestOutputKind.FINAL_ONLY).n == 8
     body = {
         "token_ids": request["prompt_token_ids"],
@@ -76,7 +75,7 @@ def main() -> None:
 
     network = Qwen2_5_VLForConditionalGeneration
     own = SimpleNamespace(config=model.config)
-    own.iter_mm_grid_thw = lambda found: network.iter_mm_grid_thw(own, found)
+    own.iter_mm_grid_thw = lambda features: network.iter_mm_grid_thw(own, features)
     rates = [0.01 + i / 97 for i in range(400)] + [7 / 12, 31 / 30, 13 / 25, 7 / 24]
     for seconds in rates:
         timed = replace(prompt, seconds_per_grid=(seconds,))

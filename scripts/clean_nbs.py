@@ -1,7 +1,7 @@
-"""nbdev_clean, and widget state out of the notebooks. Usage: clean_nbs.py [--check] [NOTEBOOK ...]
+"""Clean notebooks: nbdev_clean, and no widget state. Usage: clean_nbs.py [--check] [NOTEBOOK ...]
 
-A live widget's state changes with every run and is dead in a saved notebook; the HTML beside it is what readers see.
-With --check nothing is written and the exit status is 1 if a notebook is not clean.
+A live widget's state changes with every run and is dead in a saved notebook; the HTML beside it is
+what readers see. With --check nothing is written; the exit status is 1 if a notebook is not clean.
 """
 
 from __future__ import annotations

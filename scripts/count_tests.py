@@ -1,10 +1,14 @@
-"""Count what ran in the notebooks and in pytest. Usage: count_tests.py NB_LOG NB_RC PYTEST_XML PYTEST_RC
+"""Count what ran in the notebooks and in pytest.
 
-nbdev_test prints no totals, so its log is read; a notebook that was expected and left no line counts as failed.
+    count_tests.py NB_LOG NB_RC PYTEST_XML PYTEST_RC [SKIP]
+
+nbdev_test prints no totals, so its log is read; a notebook that was expected and left no line
+counts as failed. SKIP is a regular expression for the folders and notebooks that were left out.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -12,10 +16,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def expected_notebooks(root: Path = ROOT) -> set[str]:
-    """Return the notebooks nbdev_test has to run, as paths below `root/nbs`."""
+def expected_notebooks(skip: str = "", root: Path = ROOT) -> set[str]:
+    """Return the notebooks nbdev_test has to run, as paths below `root/nbs`.
+
+    A folder or notebook whose name matches `skip` (from its beginning) is left out.
+    """
+    pattern = re.compile(rf"[._]|(?:{skip})" if skip else "[._]")
     found = {p.relative_to(root / "nbs") for p in (root / "nbs").rglob("*.ipynb")}
-    return {p.as_posix() for p in found if not any(part[0] in "._" for part in p.parts)}
+    return {p.as_posix() for p in found if not any(map(pattern.match, p.parts))}
 
 
 def notebook_results(log: str, expected: set[str]) -> tuple[set[str], set[str]]:
@@ -46,9 +54,9 @@ def pytest_results(path: Path) -> tuple[int, int, int]:
     return n["tests"] - failed - n["skipped"], failed, n["skipped"]
 
 
-def main(nb_log: str, nb_rc: str, xml: str, py_rc: str) -> int:
+def main(nb_log: str, nb_rc: str, xml: str, py_rc: str, skip: str = "") -> int:
     """Print the totals and return the exit status."""
-    good, bad = notebook_results(Path(nb_log).read_text(), expected_notebooks())
+    good, bad = notebook_results(Path(nb_log).read_text(), expected_notebooks(skip))
     passed, failed, skipped = pytest_results(Path(xml))
     if nb_rc != "0" and not bad:
         bad = {"nbdev_test"}

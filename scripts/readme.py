@@ -1,8 +1,9 @@
-"""README.md from nbs/index.ipynb, without Quarto or pandoc. Usage: python scripts/readme.py"""
+"""Write README.md from nbs/index.ipynb, without Quarto or pandoc. Usage: readme.py"""
 
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from pathlib import Path
 
@@ -16,22 +17,24 @@ DIRECTIVE = re.compile(r"^#\| *\w[\w_-]*:?.*\n", re.M)
 
 def visible(notebook: dict) -> dict:
     """Return the notebook without its hidden cells and without the directives of the others."""
-    cells = [
-        c
-        for c in notebook["cells"]
-        if not (c["cell_type"] == "code" and HIDDEN.search("".join(c["source"])))
-    ]
-    kept = []
-    for cell in cells:
+    cells = []
+    for cell in notebook["cells"]:
         source = "".join(cell["source"])
-        kept.append(
-            {**cell, "source": DIRECTIVE.sub("", source) if cell["cell_type"] == "code" else source}
-        )
-    return {**notebook, "cells": kept}
+        if cell["cell_type"] == "code":
+            if HIDDEN.search(source):
+                continue
+            source = DIRECTIVE.sub("", source)
+        cells.append({**cell, "source": source})
+    return {**notebook, "cells": cells}
+
+
+def relink(link: re.Match[str]) -> str:
+    """Return the beginning of a link from nbs/ as it is from the top of the repository."""
+    return f"]({posixpath.normpath(posixpath.join('nbs', link[1]))}"
 
 
 def readme(notebook: dict) -> str:
-    """Return the README: the notebook as Markdown, with its links made good for the top of the repository."""
+    """Return the README: the notebook as Markdown, its links as from the top of the repository."""
     first = "".join(notebook["cells"][0]["source"])
     if not re.match(r"# .+\n+> .+", first):
         raise ValueError(
@@ -42,8 +45,7 @@ def readme(notebook: dict) -> str:
         "name": "python"
     }  # nbdev_clean removes it; the fences want it
     body, _ = MarkdownExporter().from_notebook_node(node)
-    body = re.sub(r"\]\((?!https?:|#)([\w./-]+\.(?:ipynb(?:#[^)]*)?|png))\)", r"](nbs/\1)", body)
-    body = re.sub(r"\]\(\.\./", "](", body)
+    body = re.sub(r"\]\((?!\w+:|#)([^)\s#]+)", relink, body)
     body = "\n".join(line.rstrip() for line in body.splitlines())
     return re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
 

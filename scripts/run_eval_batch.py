@@ -1,10 +1,11 @@
 """Evaluate several models on several files of questions: `videothinker eval` for each pair.
 
-    python scripts/run_eval_batch.py --models runs/sft/model runs/grpo/model --data data/eval/*/*.jsonl \\
-        --videos /videos --out runs/eval [--controls and other flags of `videothinker eval`]
+    python scripts/run_eval_batch.py --models runs/sft/model runs/grpo/model --out runs/eval \\
+        --data data/eval/*/*.jsonl --videos /videos [--controls and other flags of `eval`]
 
-The results of a file of questions are in OUT/NAME-OF-THE-FILE. A pair that fails (a missing file, say) is reported, the
-others still run, and the exit code is 1. Killed and started again, it goes on where it was.
+Each model is loaded once. The results of a file of questions are in OUT/NAME-OF-THE-FILE. A pair
+that fails (a missing file, say) is reported, the others still run, and the exit code is 1. Killed
+and started again, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -13,48 +14,81 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from videothinker.commands.main import main as videothinker
-
-
-def run_one(argv: Sequence[str]) -> bool:
-    """Run one `videothinker eval`; False when it ended with an error that has been printed."""
-    try:
-        videothinker(["eval", *argv])
-    except SystemExit as e:
-        if e.code not in (0, 2):
-            raise
-        return e.code == 0
-    return True
+from videothinker.commands.main import build_parser, user_message
+from videothinker.commands.models import run_eval
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate every pair; returns the exit code."""
+def load_model(path: str, **options: Any) -> tuple[Any, Any]:
+    """`model.qwen.load_model`, imported when it is needed."""
+    from videothinker.model import qwen
+
+    return qwen.load_model(path, **options)
+
+
+class LastModel:
+    """`load_model` that keeps the last model, and lets go of it before it loads another."""
+
+    def __init__(self) -> None:
+        self.key: Any = None
+        self.loaded: tuple[Any, Any] | None = None
+
+    def __call__(self, path: str, **options: Any) -> tuple[Any, Any]:
+        """Model and processor."""
+        key = (path, sorted(options.items()))
+        if self.loaded is None or self.key != key:
+            self.loaded = None  # there may be room for one only
+            self.loaded = load_model(path, **options)
+            self.key = key
+        return self.loaded
+
+
+def parse(argv: Sequence[str] | None) -> list[argparse.Namespace]:
+    """The flags of `videothinker eval` for every pair, model by model."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="+", required=True, help="folders or hub names")
     parser.add_argument(
-        "--data",
-        nargs="+",
-        required=True,
-        help="files of questions (JSONL); their names must differ",
-    )
-    parser.add_argument(
-        "--videos", required=True, help="folder of the videos, or a JSON map data_source → folder"
+        "--data", nargs="+", required=True, help="files of questions; their names must differ"
     )
     parser.add_argument("--out", required=True, help="folder")
     args, more = parser.parse_known_args(argv)
-    if len({Path(d).stem for d in args.data}) < len(args.data):
+    if len({Path(data).stem for data in args.data}) < len(args.data):
         parser.error("two files of questions have the same name")
+    pairs = []
+    for model in args.models:
+        for data in args.data:
+            out = str(Path(args.out) / Path(data).stem)
+            pair = ["eval", "--model", model, "--data", data, "--out", out]
+            pairs.append(build_parser().parse_args([*pair, *more]))
+    return pairs
+
+
+def evaluate_pair(args: argparse.Namespace, load: LastModel) -> bool:
+    """Run one `videothinker eval`; False when it ended with an error that has been printed."""
+    try:
+        run_eval(args, load)
+    except Exception as error:
+        message = user_message(error)
+        if message is None:
+            raise
+        print(f"videothinker eval: {message}", file=sys.stderr)
+        return False
+    return True
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate every pair; returns the exit code."""
+    load = LastModel()
     failed = []
-    for data in args.data:
-        for model in args.models:
-            print(f"== {model} on {data}", flush=True)
-            where = ["--videos", args.videos, "--out", str(Path(args.out) / Path(data).stem)]
-            if not run_one(["--model", model, "--data", data, *where, *more]):
-                failed.append(f"{model} on {data}")
-    print(*(f"failed: {name}" for name in failed), sep="\n", end="\n" if failed else "")
+    for args in parse(argv):
+        print(f"== {args.model} on {args.data}", flush=True)
+        if not evaluate_pair(args, load):
+            failed.append(f"failed: {args.model} on {args.data}")
+    for line in failed:
+        print(line)
     return 1 if failed else 0
 
 

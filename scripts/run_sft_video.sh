@@ -2,15 +2,17 @@
 # SFT on curated traces, on one GPU or several: `videothinker sft` under `accelerate launch`.
 #
 #   bash scripts/run_sft_video.sh --data data/train/train.jsonl --videos /videos --out runs/sft
-#   ACCELERATE=fsdp2 RECIPE=scripts/recipes/qwen2.5-vl-7b/sft.yaml bash scripts/run_sft_video.sh …
+#   ACCELERATE=fsdp2 RECIPE=qwen2.5-vl-7b/sft-lora-80g bash scripts/run_sft_video.sh …
 #
-# ACCELERATE  single (default), ddp, fsdp2, zero3: a file of scripts/accelerate
+# ACCELERATE  single (default), ddp, fsdp2 or zero3, or the path of a file that `accelerate config` wrote
 # LAUNCH      further flags of accelerate, for several machines on each of them:
 #             LAUNCH='--num_machines 2 --num_processes 16 --machine_rank 0 --main_process_ip HOST --main_process_port 29500'
-# RECIPE      default: scripts/recipes/qwen2.5-vl-7b/sft.yaml
+# RECIPE      a packaged recipe or the path of one (default: qwen2.5-vl-7b/sft)
 # Every flag of `videothinker sft` can be given. Killed and started again, it goes on from the last finished checkpoint.
 set -euo pipefail
-scripts="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+presets="$(cd "$(dirname "${BASH_SOURCE[0]}")/../videothinker/presets" && pwd)"
+config="${ACCELERATE:-single}"
+[ -f "$config" ] || config="$presets/accelerate/${config%.yaml}.yaml"
+[ -f "$config" ] || { echo "ACCELERATE=$ACCELERATE: no such file, and none of: $(cd "$presets/accelerate" && echo *.yaml)" >&2; exit 2; }
 # shellcheck disable=SC2086
-exec accelerate launch --config_file "$scripts/accelerate/${ACCELERATE:-single}.yaml" ${LAUNCH:-} -m videothinker.commands.main sft \
-    --recipe "${RECIPE:-$scripts/recipes/qwen2.5-vl-7b/sft.yaml}" "$@"
+exec accelerate launch --config_file "$config" ${LAUNCH:-} -m videothinker sft --recipe "${RECIPE:-qwen2.5-vl-7b/sft}" "$@"

@@ -3,8 +3,9 @@
     python scripts/train_base.py [OUT] [--threads N] [--to DIR]     train, publish, measure
     python scripts/train_base.py --measure [--to DIR]               only measure the model in DIR
 
-OUT (default runs/tiny-base) keeps the checkpoint: killed and started again, the training goes on. Its recipe and seed
-are `videothinker.toy.base.BasePlan`; nbs/08b_tiny.ipynb explains them. About 80 minutes on two cores.
+OUT (default runs/tiny-base) keeps the checkpoint: killed and started again, the training goes on.
+Its recipe and seed are `videothinker.toy.base.BaseTrainingPlan`; nbs/8_toy/05_base.ipynb explains
+them. About 80 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ SETTINGS = {"style": "letter", "sampling": {"fps": 2, "max_frames": 48, "size": 
 
 
 def publish(out: Path, to: Path) -> list[str]:
-    """Copy model, processor and logs (not the checkpoint), say how the model is asked; return the names."""
+    """Copy model, processor and logs, not the checkpoint, with its settings; return the names."""
     to.mkdir(parents=True, exist_ok=True)
     files = sorted(path for pattern in FILES for path in out.glob(pattern))
     for path in files:
@@ -40,9 +41,9 @@ def family_of_question(problem: str) -> str:
 
 
 def test_questions(split: str, clips: int) -> list[tuple[Any, Any]]:
-    """(scene, row) of the test questions of the world of seed 0, two about each of so many clips."""
+    """(scene, row) of the test questions of the world of seed 0, two per clip."""
+    from videothinker.toy.questions import SEEN
     from videothinker.toy.world import (
-        SEEN,
         SPLITS,
         balanced_questions,
         draw_scene,
@@ -51,15 +52,32 @@ def test_questions(split: str, clips: int) -> list[tuple[Any, Any]]:
     )
 
     name = {"test": "eval_id", "ood": "eval_ood"}[split]
-    pairs, tally = SPLITS[split].get("pairs", SEEN), dict[Any, int]()
-    scenes = [draw_scene(f"{split}-{i:04d}", 0, **SPLITS[split]) for i in range(clips)]
-    return [
-        (s, to_sample(s, question, i, split))
-        for s in scenes
-        for i, question in enumerate(
-            balanced_questions(s, named_rng(0, name, s.id), 2, pairs, tally)
-        )
-    ]
+    pairs = SPLITS[split].get("pairs", SEEN)
+    tally = dict[Any, int]()
+    asked = []
+    for i in range(clips):
+        scene = draw_scene(f"{split}-{i:04d}", 0, **SPLITS[split])
+        questions = balanced_questions(scene, named_rng(0, name, scene.id), 2, pairs, tally)
+        asked += [(scene, to_sample(scene, q, k, split)) for k, q in enumerate(questions)]
+    return asked
+
+
+def reply_aloud(model: Any, processor: Any, asked: list[tuple[Any, Any]]) -> list[str]:
+    """What the model says, thinking aloud, greedily, one reply per question."""
+    from videothinker.model.generate import Decoding, generate, texts
+    from videothinker.model.qwen import family_of
+    from videothinker.prompts import STYLES, question_text
+    from videothinker.toy.base import Task, encode_task
+
+    family = family_of(model, processor)
+    greedy = Decoding(0.0, max_new_tokens=240)
+    tasks = [Task(question_text(row) + STYLES["short"].ask, "", scene) for scene, row in asked]
+    prompts = [encode_task(task, processor)[0] for task in tasks]
+    replies: list[str] = []
+    for i in range(0, len(prompts), 50):
+        groups = generate(model, prompts[i : i + 50], family, 1, greedy)
+        replies += texts([group[0] for group in groups], processor)
+    return replies
 
 
 def measure(
@@ -67,22 +85,12 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """How often the model is right when it thinks aloud, greedily.
 
-    Returns, for each family of questions and for all: `n`, and the shares that name the right answer in words
-    (`phrase`), that end in its letter (`letter`), and that guessing would get (`chance`).
+    Returns, for each family of questions and for all: `n`, and the fractions of replies that name
+    the right answer in words (`phrase`), that end in its letter (`letter`), and that guessing would
+    get (`chance`).
     """
-    from videothinker.model.generate import Decoding, generate, texts
-    from videothinker.model.qwen import family_of
-    from videothinker.prompts import STYLES, question_text
-    from videothinker.toy.base import Task, encode_task
-
-    tasks = [Task(question_text(row) + STYLES["short"].ask, "", scene) for scene, row in asked]
-    prompts, said = [encode_task(task, processor)[0] for task in tasks], list[str]()
-    greedy = Decoding(0.0, max_new_tokens=240)
-    for i in range(0, len(prompts), 50):
-        groups = generate(model, prompts[i : i + 50], family_of(model, processor), 1, greedy)
-        said += texts([g[0] for g in groups], processor)
-    found: dict[str, dict[str, float]] = {}
-    for (_, row), text in zip(asked, said, strict=True):
+    sums: dict[str, dict[str, float]] = {}
+    for (_, row), text in zip(asked, reply_aloud(model, processor, asked), strict=True):
         right = {
             "n": 1,
             "phrase": f"the answer is {row.option_text(row.answer)} ." in text,
@@ -90,11 +98,12 @@ def measure(
             "chance": 1 / len(row.options),
         }
         for kind in (family_of_question(row.problem), "all"):
-            sums = found.setdefault(kind, dict.fromkeys(right, 0.0))
+            total = sums.setdefault(kind, dict.fromkeys(right, 0.0))
             for key, value in right.items():
-                sums[key] += value
+                total[key] += value
     return {
-        kind: {k: v if k == "n" else v / s["n"] for k, v in s.items()} for kind, s in found.items()
+        kind: {key: value if key == "n" else value / total["n"] for key, value in total.items()}
+        for kind, total in sums.items()
     }
 
 

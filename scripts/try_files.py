@@ -1,19 +1,22 @@
-"""Read many damaged, mislabelled and hostile video files, and look for anything but frames or a one-line `VideoError`.
+"""Fuzz the video reader: damaged, mislabelled and hostile files must end in frames or in one line.
 
-    python scripts/try_files.py [--files 1000] [--seed 0] [--timeout 10] [--backend pyav] [--json FILE]
-                                [--only NUMBER ...] [--keep FOLDER]
+    python scripts/try_files.py [--files 1000] [--seed 0] [--timeout 10] [--backend pyav]
+                                [--json FILE] [--only NUMBER ...] [--keep FOLDER]
 
-Small sound videos are made in the usual containers and codecs, and each file is one of them after an accident or an
-attack: cut off, bytes flipped, blocks moved or lost, fields of the header that lie, a wrong name, no video at all.
-File NUMBER of a seed is always the same; `--only` reads single ones again.
+Small sound videos are made in the usual containers and codecs, and each file is one of them after
+an accident or an attack: cut off, bytes flipped, blocks moved or lost, fields of the header that
+lie, a wrong name, no video at all. File NUMBER of a seed is always the same; `--only` reads single
+ones again.
 
-Every file is read with `read_frames` (8 frames) and `probe`. Each has to end within `--timeout` and one second, in
-frames of the right shape whose times ascend and lie inside the clip, or in a `VideoError` whose message is one line
-that begins with the path; a sound file has to be read, whatever its name. This process may not grow by more than 30 MB
-from the first fifth of the files to the end, and no decoding process may keep more than 500 MB (with torchcodec, which
-brings all of PyTorch along, 1,500). The table counts the outcomes of `read_frames` by what was done to the file; a file
-that breaks a rule is kept, in `--keep` or the folder that is named. Exit 1 if there is one. Also counted are decoding
-processes that crashed: the caller sees an error like any other, but it costs a new process.
+Every file is read with `read_frames` (8 frames) and `probe`. Each has to end within `--timeout` and
+one second, in frames of the right shape whose times ascend and lie inside the clip, or in a
+`VideoError` whose message is one line that begins with the path; a sound file has to be read,
+whatever its name. This process may not grow by more than 30 MB from the first fifth of the files to
+the end, and no decoding process may keep more than 500 MB (with decord2, whose import takes 750,
+1,000; with torchcodec, which brings all of PyTorch along, 1,500). The table counts the outcomes of
+`read_frames` by what was done to the file; a file that breaks a rule is kept, in `--keep` or the
+folder that is named. Exit 1 if there is one. Also counted are decoding processes that crashed: the
+caller sees an error like any other, but it costs a new process.
 """
 
 from __future__ import annotations
@@ -36,13 +39,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from videothinker import video
+from videothinker.video.backends import BACKENDS
 from videothinker.video.frames import Frames, Sampling, VideoError, VideoInfo
-from videothinker.video.reader import BACKENDS, probe, read_frames
+from videothinker.video.reader import probe, read_frames
+from videothinker.video.worker import IDLE_WORKERS
 
 WISH = Sampling(n_frames=8, max_pixels=8 * 28 * 28)
 GRACE, GROWTH = 1.0, 30.0  # seconds, MB
-WORKER = {"pyav": 500.0, "decord": 500.0, "torchcodec": 1500.0}  # MB
+WORKER = {"pyav": 500.0, "decord": 1000.0, "torchcodec": 1500.0}  # MB
 
 # Sound videos
 
@@ -86,9 +90,7 @@ SOURCES = {
     "h264.flv": Source(),
     "wmv2.wmv": Source("wmv2"),
 }
-CANNOT = {
-    ("decord", name) for name in ("live.webm", "av1.mp4", "mpeg2.mpg")
-}  # sound files that a decoder refuses
+CANNOT = {("decord", "live.webm")}  # sound files that a decoder refuses
 Sources = dict[str, bytes]
 
 
@@ -191,13 +193,27 @@ def shuffle(rng: random.Random, data: bytes, how: str) -> bytes:
 
 # Fields of an mp4's boxes: place after the box's name, and bytes.
 FIELDS = {
-    b"mvhd": ((12, 4), (16, 4)), b"mdhd": ((12, 4), (16, 4)), b"tkhd": ((12, 4), (20, 4), (40, 36), (76, 4), (80, 4)),
-    b"stsz": ((4, 4), (8, 4), (12, 4), (16, 4)), b"stts": ((4, 4), (8, 4), (12, 4)), b"ctts": ((4, 4), (8, 4), (12, 4)),
-    b"stss": ((4, 4), (8, 4), (12, 4)), b"stsc": ((4, 4), (8, 4), (12, 4), (16, 4)), b"stco": ((4, 4), (8, 4), (12, 4)),
-    b"elst": ((4, 4), (8, 4), (12, 4), (16, 4)), b"avc1": ((24, 2), (26, 2)), b"hev1": ((24, 2), (26, 2)),
-    b"mp4v": ((24, 2), (26, 2)), b"avcC": ((0, 6), (6, 2)), b"trun": ((4, 4), (8, 4), (12, 4)), b"tfdt": ((4, 8),),
-    b"tfhd": ((4, 4), (8, 4)), b"trex": ((4, 4), (12, 4)), b"sidx": ((8, 4), (12, 4)), b"hdlr": ((8, 4),),
-}  # fmt: skip
+    b"mvhd": ((12, 4), (16, 4)),
+    b"mdhd": ((12, 4), (16, 4)),
+    b"tkhd": ((12, 4), (20, 4), (40, 36), (76, 4), (80, 4)),
+    b"stsz": ((4, 4), (8, 4), (12, 4), (16, 4)),
+    b"stts": ((4, 4), (8, 4), (12, 4)),
+    b"ctts": ((4, 4), (8, 4), (12, 4)),
+    b"stss": ((4, 4), (8, 4), (12, 4)),
+    b"stsc": ((4, 4), (8, 4), (12, 4), (16, 4)),
+    b"stco": ((4, 4), (8, 4), (12, 4)),
+    b"elst": ((4, 4), (8, 4), (12, 4), (16, 4)),
+    b"avc1": ((24, 2), (26, 2)),
+    b"hev1": ((24, 2), (26, 2)),
+    b"mp4v": ((24, 2), (26, 2)),
+    b"avcC": ((0, 6), (6, 2)),
+    b"trun": ((4, 4), (8, 4), (12, 4)),
+    b"tfdt": ((4, 8),),
+    b"tfhd": ((4, 4), (8, 4)),
+    b"trex": ((4, 4), (12, 4)),
+    b"sidx": ((8, 4), (12, 4)),
+    b"hdlr": ((8, 4),),
+}
 # Marks after which the numbers of the other containers stand.
 MARKS = {
     ".mkv": (
@@ -273,16 +289,35 @@ def lie_size(rng: random.Random, data: bytes, suffix: str) -> bytes:
 
 
 TEXTS = (
-    "this is no video\n" * 50, "<!DOCTYPE html><html><body>404 Not Found</body></html>", "{}", "\n", "\0" * 5000,
-    "https://example.com/video.mp4\n", "file:///etc/passwd\n", "concat:/etc/passwd|/etc/hostname\n",
+    "this is no video\n" * 50,
+    "<!DOCTYPE html><html><body>404 Not Found</body></html>",
+    "{}",
+    "\n",
+    "\0" * 5000,
+    "https://example.com/video.mp4\n",
+    "file:///etc/passwd\n",
+    "concat:/etc/passwd|/etc/hostname\n",
     "#EXTM3U\n#EXT-X-TARGETDURATION:16\n#EXTINF:16,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
-    "#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:1,\nhttps://example.com/a.ts\n", "ffconcat version 1.0\nfile end.mp4\n",
+    "#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:1,\nhttps://example.com/a.ts\n",
+    "ffconcat version 1.0\nfile end.mp4\n",
     "<?xml version='1.0'?><MPD xmlns='urn:mpeg:dash:schema:mpd:2011' type='static'><Period/></MPD>",
-    "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
-    "[playlist]\nFile1=/etc/passwd\nNumberOfEntries=1\n", ";FFMETADATA1\ntitle=x\n",
-)  # fmt: skip
-MAGIC = (b"\0\0\0\x20ftypisom\0\0\2\0", b"\x1a\x45\xdf\xa3", b"RIFF\0\0\1\0AVI LIST", b"FLV\1\1\0\0\0\x09", b"G@\0\x10",
-         b"OggS\0\2", b"GIF89a", b"\0\0\1\xba", b"0&\xb2u\x8ef\xcf\x11", b"")  # fmt: skip
+    "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n"
+    "a=rtpmap:96 H264/90000\n",
+    "[playlist]\nFile1=/etc/passwd\nNumberOfEntries=1\n",
+    ";FFMETADATA1\ntitle=x\n",
+)
+MAGIC = (
+    b"\0\0\0\x20ftypisom\0\0\2\0",
+    b"\x1a\x45\xdf\xa3",
+    b"RIFF\0\0\1\0AVI LIST",
+    b"FLV\1\1\0\0\0\x09",
+    b"G@\0\x10",
+    b"OggS\0\2",
+    b"GIF89a",
+    b"\0\0\1\xba",
+    b"0&\xb2u\x8ef\xcf\x11",
+    b"",
+)
 OTHER_SUFFIXES = (".mp4", ".mkv", ".avi", ".ts", ".webm", ".txt", ".m3u8", "")
 NAMES = (
     "a b",
@@ -392,7 +427,7 @@ def complaints_about_info(info: VideoInfo) -> str:
 def outcome(
     path: Path, read: Callable[[], Any], check: Callable[[Any], str], timeout: float
 ) -> dict[str, Any]:
-    """How a reading ended: a word for it, what the error says, the complaint (empty if none), seconds."""
+    """How a reading ended: a word for it, what the error says, the complaint or "", seconds."""
     begin, reason = time.monotonic(), ""
     try:
         found = read()
@@ -415,7 +450,7 @@ def outcome(
 
 
 def attempt(path: Path, file: File, backend: str, timeout: float) -> dict[str, Any]:
-    """Read and describe one file. A sound one has to be read, whatever its name, and lasts what it lasts."""
+    """Read and describe one file; a sound one has to be read, with its own duration."""
 
     def check(frames: Frames) -> str:
         if file.kind in SOUND and abs(frames.duration - SOURCES[file.source].n / 25) > 0.05:
@@ -427,8 +462,12 @@ def attempt(path: Path, file: File, backend: str, timeout: float) -> dict[str, A
     complaint = found["complaint"] or second["complaint"]
     if file.kind in SOUND and found["outcome"] != "read" and (backend, file.source) not in CANNOT:
         complaint = complaint or f"is sound, and {found['outcome']}: {found['reason']}"
-    return found | {"complaint": complaint, "described": second["outcome"], "described_reason": second["reason"],
-                    "seconds": max(found["seconds"], second["seconds"])}  # fmt: skip
+    return found | {
+        "complaint": complaint,
+        "described": second["outcome"],
+        "described_reason": second["reason"],
+        "seconds": max(found["seconds"], second["seconds"]),
+    }
 
 
 def memory(process: int | str = "self") -> float:
@@ -458,7 +497,7 @@ def attempts(
                 "bytes": len(file.data),
             }
             found["worker"] = max(
-                (memory(worker.process.pid) for worker in video._IDLE), default=0.0
+                (memory(worker.process.pid) for worker in IDLE_WORKERS), default=0.0
             )
             if found["worker"] > WORKER[backend]:
                 found["complaint"] = (
@@ -490,7 +529,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def installed(backend: str) -> bool:
-    """Whether a backend can read a sound file here."""
+    """Return True if a backend can read a sound file here."""
     with tempfile.TemporaryDirectory() as work:
         make_source(Path(work) / "end.mp4", SOURCES["end.mp4"])
         with contextlib.suppress(VideoError):
@@ -535,7 +574,8 @@ def main(argv: list[str] | None = None) -> int:
             rows.append(row)
             if row["complaint"]:
                 print(
-                    f"{backend} {row['number']} {row['kind']} of {row['source']}: {row['complaint']}",
+                    f"{backend} {row['number']} {row['kind']} of {row['source']}: "
+                    f"{row['complaint']}",
                     flush=True,
                 )
             if len(rows) == max(1, args.files // 5):
@@ -545,8 +585,11 @@ def main(argv: list[str] | None = None) -> int:
         growth, largest = memory() - (first or memory()), max(row["worker"] for row in rows)
         print(f"\n{backend}: {len(rows)} files of seed {args.seed}\n{table(rows)}")
         crashed = sum("process ended" in row["reason"] + row["described_reason"] for row in rows)
-        print(f"slowest {max(row['seconds'] for row in rows):.1f} s; this process grew by {growth:.1f} MB; the largest "
-              f"decoding process kept {largest:.0f} MB; decoding processes crashed at {crashed} files")  # fmt: skip
+        print(
+            f"slowest {max(row['seconds'] for row in rows):.1f} s; this process grew by "
+            f"{growth:.1f} MB; the largest decoding process kept {largest:.0f} MB; decoding "
+            f"processes crashed at {crashed} files"
+        )
         wrong += sum(bool(row["complaint"]) for row in rows) + (growth > GROWTH)
         everything[backend] = {"rows": rows, "growth_mb": growth, "seed": args.seed}
     print(f"\n{wrong} complaints" + (f"; files in {keep}" if wrong else ""))

@@ -1,10 +1,11 @@
 """Kill `videothinker demo` at random moments, start it again each time, and look for damage.
 
-    python scripts/try_kills.py OUT [--kills 10] [--seconds 900] [--random 0] [options of demo, such as --seed 2]
+    python scripts/try_kills.py OUT [--kills 10] [--seconds 900] [--random 0] [options of demo]
 
-After each kill every file under a final name must be whole (JSON that parses, safetensors with all their bytes, clips
-that are not empty). At the end the run must have ended, and no step that was finished before a kill may have been
-written again. `--seconds` is about what an undisturbed run takes; the kills are spread over it. The last lines say what
+After each kill every file under a final name must be whole (JSON that parses, safetensors with all
+their bytes, clips that are not empty). At the end the run must have ended, and no step that was
+finished before a kill may have been written again. `--seconds` is about what an undisturbed run
+takes; the kills are spread over it. Options of demo are such as `--seed 2`. The last lines say what
 was found; exit 1 if anything was.
 """
 
@@ -21,31 +22,14 @@ from pathlib import Path
 
 
 def damage(path: Path) -> str:
-    """What is wrong with a file, empty if nothing is (or if its content is not known here).
-
-    A `.jsonl` is a journal or written whole: a kill may cut the last line of a journal (readers drop it), no other,
-    and no question may have been answered twice.
-    """
+    """What is wrong with a file; "" if nothing is, or if its content is not known here."""
     try:
         if path.suffix == ".json":
             json.loads(path.read_text())
         elif path.suffix == ".jsonl":
-            whole, _, torn = path.read_text(errors="replace").rpartition("\n")
-            rows = [json.loads(line) for line in whole.split("\n") if line]
-            if torn and not journal(path):
-                return "ends in the middle of a line"
-            # a reply, and the choice it was made to make when it held no answer
-            ids = [(row["id"], row.get("forced", False)) for row in rows if row.get("id")]
-            if len(set(ids)) < len(ids):
-                return "holds an answer twice"
+            return lines_damage(path)
         elif path.suffix == ".safetensors":
-            head = int.from_bytes(path.open("rb").read(8), "little")
-            with path.open("rb") as f:
-                f.seek(8)
-                tensors = json.loads(f.read(head))
-            ends = [t["data_offsets"][1] for name, t in tensors.items() if name != "__metadata__"]
-            if path.stat().st_size != 8 + head + max(ends):
-                return "is cut off"
+            return tensors_damage(path)
         elif not path.stat().st_size and path.suffix in (".mp4", ".html", ".npz"):
             return "is empty"
     except (ValueError, OSError, KeyError) as error:
@@ -53,8 +37,32 @@ def damage(path: Path) -> str:
     return ""
 
 
+def lines_damage(path: Path) -> str:
+    """What is wrong with a `.jsonl`, which is a journal or written whole.
+
+    A kill may cut the last line of a journal (readers drop it), no other, and no question may have
+    been answered twice.
+    """
+    complete, _, torn = path.read_text(errors="replace").rpartition("\n")
+    rows = [json.loads(line) for line in complete.split("\n") if line]
+    if torn and not is_journal(path):
+        return "ends in the middle of a line"
+    # a reply, and the choice it was made to make when it held no answer
+    ids = [(row["id"], row.get("forced", False)) for row in rows if row.get("id")]
+    return "holds an answer twice" if len(set(ids)) < len(ids) else ""
+
+
+def tensors_damage(path: Path) -> str:
+    """What is wrong with a `.safetensors`: its header says how long it must be."""
+    with path.open("rb") as file:
+        head = int.from_bytes(file.read(8), "little")
+        tensors = json.loads(file.read(head))
+    ends = [t["data_offsets"][1] for name, t in tensors.items() if name != "__metadata__"]
+    return "is cut off" if path.stat().st_size != 8 + head + max(ends) else ""
+
+
 def temporary(path: Path, out: Path) -> bool:
-    """Whether a file is known to be unfinished: a temporary name, or a checkpoint without its mark."""
+    """Return True for an unfinished file: a temporary name, or a checkpoint without its mark."""
     parts = path.relative_to(out).parts
     folders = [
         out.joinpath(*parts[: i + 1]) for i, p in enumerate(parts) if p.startswith("checkpoint-")
@@ -64,8 +72,8 @@ def temporary(path: Path, out: Path) -> bool:
     )
 
 
-def journal(path: Path) -> bool:
-    """Whether a `.jsonl` is appended to line by line."""
+def is_journal(path: Path) -> bool:
+    """Return True if a `.jsonl` is appended to line by line."""
     return path.name == "curation.jsonl" or path.parent.name == "eval"
 
 
@@ -88,7 +96,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--random", type=int, default=0, help="seed of the moments")
     args, options = parser.parse_known_args(argv)
 
-    draw, found, seen = random.Random(args.random), [], dict[str, tuple[int, bytes]]()
+    draw = random.Random(args.random)
+    faults: list[str] = []
+    seen: dict[str, tuple[int, bytes]] = {}
     command = [
         str(Path(sys.executable).parent / "videothinker"),
         "demo",
@@ -108,22 +118,22 @@ def main(argv: list[str] | None = None) -> int:
         done = steps_of(args.out)
         for name, was in seen.items():
             if done.get(name) != was:
-                found.append(f"kill {kill}: step {name} was finished and has been written again")
+                faults.append(f"kill {kill}: step {name} was finished and has been written again")
         files = [p for p in args.out.rglob("*") if p.is_file() and not temporary(p, args.out)]
-        found += [f"kill {kill}: {p} {what}" for p in files if (what := damage(p))]
+        faults += [f"kill {kill}: {p} {what}" for p in files if (what := damage(p))]
         seen = done
         names = ", ".join(n.removesuffix(".json") for n in done) or "nothing"
         print(
-            f"\n--- {time.strftime('%H:%M:%S')} start {kill + 1} ended with {process.returncode}; finished: {names}; "
-            f"files looked at: {len(files)}",
+            f"\n--- {time.strftime('%H:%M:%S')} start {kill + 1} ended with {process.returncode}; "
+            f"finished: {names}; files looked at: {len(files)}",
             flush=True,
         )
         if process.returncode != -signal.SIGKILL:
             break
     if process.returncode:
-        found.append(f"the last start ended with {process.returncode}")
-    print("\n".join(found) or f"{kill} kills, no damage, nothing done twice")
-    return bool(found)
+        faults.append(f"the last start ended with {process.returncode}")
+    print("\n".join(faults) or f"{kill} kills, no damage, nothing done twice")
+    return bool(faults)
 
 
 if __name__ == "__main__":

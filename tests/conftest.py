@@ -73,7 +73,7 @@ def browser() -> Iterator:
 
 @pytest.fixture
 def open_page(browser) -> Iterator[Callable]:
-    """Open a local file as a page whose `errors` and `requests` (anything that is not a local file) are recorded."""
+    """Open a local file as a page that records its `errors` and what it `requested` elsewhere."""
     pages = []
 
     def open_file(path: Path, **options):

@@ -1,12 +1,16 @@
-"""The report and the viewer in a real browser: they draw, they answer clicks and keys, and they load nothing."""
+"""Report and viewer in a real browser: they draw, answer clicks and keys, and load nothing."""
 
 from __future__ import annotations
 
 import math
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from videothinker.schema import Sample, Segment
 from videothinker.video.frames import Frames, Sampling
@@ -18,6 +22,18 @@ pytestmark = pytest.mark.browser
 
 EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
 N_VIEWS = 13
+
+
+def test_static_files_are_complete_and_load_nothing():
+    static = ROOT / "videothinker" / "viewer" / "static"
+    texts = {path.name: path.read_text(encoding="utf-8") for path in static.iterdir()}
+    assert {"viewer.js", "viewer.css", "charts.css", "report.css", "page.html"} <= set(texts)
+    for name, text in texts.items():
+        assert not re.search(r"https?:|//[a-z]+\.|\bcdn\b|@import|\bimport\b|\burl\(", text), name
+        assert max(map(len, text.splitlines())) <= 100, name
+    if node := shutil.which("node"):
+        check = [node, "--input-type=module", "--check", "-"]
+        subprocess.run(check, input=texts["viewer.js"], text=True, check=True)
 
 
 def make_clip(path: Path, seconds: int, seed: int) -> str:
@@ -49,17 +65,21 @@ def make_frames(folder: Path, seconds: int = 12, seed: int = 0) -> Frames:
 
 
 def make_view(frames: Frames, k: int) -> View:
-    """A view with one right segment, one late one, and now and then one after the end of the clip."""
-    late, more = 6 + k % 4, ""
+    """A view with a right segment, a late one, and now and then one after the end of the clip."""
+    late = 6 + k % 4
+    blocks = [
+        ("00:01-00:05", "a square moves left", "it ends at 5 seconds"),
+        (f"00:0{late}-00:10", "a disc moves up", "it starts after the square"),
+    ]
     if k % 3 == 0:
-        more = f"<time>00:0{late}-00:11</time> <caption>the disc goes on, {'and on ' * 30}</caption> <think>long</think> "
+        blocks.append((f"00:0{late}-00:11", f"the disc goes on, {'and on ' * 30}", "long"))
     if k % 4 == 1:
-        more += "<time>00:14-00:19</time> <caption>a cross moves down</caption> <think>it would be the last</think> "
-    trace = (
-        "<time>00:01-00:05</time> <caption>a square moves left</caption> <think>it ends at 5 seconds</think> "
-        f"<time>00:0{late}-00:10</time> <caption>a disc moves up</caption> <think>it starts after the square</think> "
-        f"{more}The disc is last. <answer>{'AB'[k % 2]}</answer>"
+        blocks.append(("00:14-00:19", "a cross moves down", "it would be the last"))
+    trace = "".join(
+        f"<time>{times}</time> <caption>{caption}</caption> <think>{think}</think> "
+        for times, caption, think in blocks
     )
+    trace += f"The disc is last. <answer>{'AB'[k % 2]}</answer>"
     sample = Sample(
         problem="Which shape moves last?",
         options=["A. the square", "B. the disc", "C. the green cross", "D. the yellow ring"],
@@ -153,18 +173,21 @@ def make_curves() -> dict[str, list[dict]]:
     ]
     grpo = []
     for i in range(1, 91):
-        right = float(
-            np.clip(0.5 + 0.2 * (1 - np.exp(-i / 30)) + 0.06 * rng.standard_normal(), 0, 1)
+        noise = rng.standard_normal(4)
+        right = float(np.clip(0.5 + 0.2 * (1 - np.exp(-i / 30)) + 0.06 * noise[0], 0, 1))
+        form = float(np.clip(0.93 + 0.05 * (1 - np.exp(-i / 10)) + 0.01 * noise[1], 0, 1))
+        length = float(88 + 4 * noise[2])
+        idle = float(np.clip(0.35 + 0.1 * noise[3], 0, 1))
+        grpo.append(
+            {
+                "step": i,
+                "reward": right + form,
+                "reward_correct": right,
+                "reward_format": form,
+                "completion_length": length,
+                "frac_reward_zero_std": idle,
+            }
         )
-        form = float(
-            np.clip(0.93 + 0.05 * (1 - np.exp(-i / 10)) + 0.01 * rng.standard_normal(), 0, 1)
-        )
-        length, idle = (
-            float(88 + 4 * rng.standard_normal()),
-            float(np.clip(0.35 + 0.1 * rng.standard_normal(), 0, 1)),
-        )
-        grpo.append({"step": i, "reward": right + form, "reward_correct": right, "reward_format": form,
-                     "completion_length": length, "frac_reward_zero_std": idle})  # fmt: skip
     steps = range(0, 91, 15)
     return {
         "sft": sft,
@@ -193,8 +216,10 @@ CROSS = """const cross = boxes => boxes.flatMap(([a, p], i) => boxes.slice(i + 1
 """
 OVERLAPS = f"""() => {{ {CROSS}
     return [...document.querySelectorAll('figure.chart svg')].flatMap(svg => {{
-        const boxes = [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()]);
-        const frame = svg.getBoundingClientRect(), outside = boxes.filter(([text, p]) => p.left < frame.left - 1
+        const texts = [...svg.querySelectorAll('text')];
+        const boxes = texts.map(t => [t.textContent, t.getBoundingClientRect()]);
+        const frame = svg.getBoundingClientRect();
+        const outside = boxes.filter(([text, p]) => p.left < frame.left - 1
             || p.right > frame.right + 1 || p.top < frame.top - 1 || p.bottom > frame.bottom + 1);
         return [...outside.map(([text]) => text + ' leaves its chart'), ...cross(boxes)];
     }});
@@ -207,30 +232,27 @@ LANE_OVERLAPS = f"""() => {{ {CROSS}
 }}"""
 
 
+CUT = """() => [...document.querySelectorAll('.small .wide')]
+    .filter(e => e.scrollWidth > e.clientWidth + 1).length"""
+
+
 @pytest.mark.parametrize("width", [1400, 800, 390])
 def test_report_is_whole_and_nothing_overlaps(open_page, report, width):
     page = open_page(report, viewport={"width": width, "height": 900})
     assert page.errors == [] and page.requested == []
     assert page.locator("figure.chart").count() == 6
-    cut = "() => [...document.querySelectorAll('.small .wide')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
-    assert (
-        width < 500 or page.evaluate(cut) == 0
-    )  # no table is cut off; on a phone wide ones scroll
+    assert width < 500 or page.evaluate(CUT) == 0  # on a phone wide tables scroll
     for figure in page.locator("figure.chart").all():
         labels = figure.locator(".axis-label").all_text_contents()
-        assert (
-            labels
-            and all(label.strip() for label in labels)
-            and figure.locator(".tick").count() >= 4
-        )
+        assert labels and all(label.strip() for label in labels)
+        assert figure.locator(".tick").count() >= 4
+        assert figure.locator("svg").get_attribute("aria-label").strip()
     assert page.evaluate(OVERLAPS) == []
     assert page.locator("[data-testid=videothinker-viewer]").count() == N_VIEWS >= 12
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
-        "the page itself scrolls sideways"
-    )
-    assert page.locator("img").evaluate_all(
-        "images => images.every(i => i.complete && i.naturalWidth > 0)"
-    )
+    sideways = "document.documentElement.scrollWidth > window.innerWidth"
+    assert not page.evaluate(sideways), "the page itself scrolls sideways"
+    loaded = "images => images.every(i => i.complete && i.naturalWidth > 0)"
+    assert page.locator("img").evaluate_all(loaded)
 
 
 def test_report_units_are_on_the_axes(open_page, report):
@@ -262,24 +284,21 @@ def test_labels_of_lanes_and_axes_do_not_overlap(open_page, report, width, tmp_p
     ]
     predicted = [Segment(start, end, "a very long caption " * 9) for start, end in ranges]
     film = View(
-        "film",
-        "What happens?",
-        ["A. long " * 40, "B. b"],
-        frames,
-        [Segment(1, 9, "short")],
-        predicted,
-        "",
-        "A",
-        "B",
+        title="film",
+        question="What happens?",
+        options=["A. long " * 40, "B. b"],
+        frames=frames,
+        true_segments=[Segment(1, 9, "short")],
+        predicted_segments=predicted,
+        answer="A",
+        predicted_answer="B",
     )
     (tmp_path / "film.html").write_text(view_html(film), encoding="utf-8")
     page = open_page(tmp_path / "film.html", viewport={"width": width, "height": 900})
     assert page.errors == [] and page.evaluate(LANE_OVERLAPS) == []
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    assert (
-        page.locator(".vt-frame").count() == 6
-        and page.locator('[data-segment="predicted 6"]').is_visible()
-    )
+    assert page.locator(".vt-frame").count() == 6
+    assert page.locator('[data-segment="predicted 6"]').is_visible()
 
 
 def test_clicking_a_segment_moves_the_cursor(open_page, report):
@@ -292,20 +311,14 @@ def test_clicking_a_segment_moves_the_cursor(open_page, report):
     assert viewer.locator(".vt-block.on .vt-caption").all_text_contents() == ["a disc moves up"]
     assert viewer.locator(".vt-frame.in").count() == 2  # the frames at 8 and 9 s lie in 8 to 10 s
     assert viewer.locator(".vt-frame.on").count() == 1
-    cursor, segment = (
-        viewer.locator(".vt-cursor").bounding_box(),
-        viewer.locator('[data-segment="predicted 2"]').bounding_box(),
-    )
+    cursor = viewer.locator(".vt-cursor").bounding_box()
+    segment = viewer.locator('[data-segment="predicted 2"]').bounding_box()
     assert abs(cursor["x"] - segment["x"]) < 3
     viewer.locator(".vt-frame").nth(3).click()
-    assert (
-        "frame 4 of 12" in viewer.locator(".vt-status").text_content()
-        and viewer.locator(".vt-seg.on").count() == 2
-    )
-    others = page.locator("[data-testid=videothinker-viewer]").nth(3)
-    assert (
-        others.locator(".vt-cursor").get_attribute("data-time") == "0"
-    )  # viewers do not move each other
+    assert "frame 4 of 12" in viewer.locator(".vt-status").text_content()
+    assert viewer.locator(".vt-seg.on").count() == 2
+    other = page.locator("[data-testid=videothinker-viewer]").nth(3)  # not moved by this one
+    assert other.locator(".vt-cursor").get_attribute("data-time") == "0"
 
 
 def test_viewer_answers_keys(open_page, report):
@@ -330,9 +343,11 @@ def test_viewer_answers_keys(open_page, report):
 
 
 WIDGET = """async source => {
-    const module = await import(URL.createObjectURL(new Blob([source.esm], { type: 'text/javascript' })));
+    const file = new Blob([source.esm], { type: 'text/javascript' });
+    const module = await import(URL.createObjectURL(file));
     const state = { data: source.data, time: 0, selected: '' }, listeners = {};
-    window.model = { state, saved: 0, listeners, get: k => state[k], save_changes() { this.saved++; },
+    window.model = { state, saved: 0, listeners,
+        get: k => state[k], save_changes() { this.saved++; },
         set(k, v) { state[k] = v; (listeners['change:' + k] || []).forEach(f => f()); },
         on: (name, f) => (listeners[name] = listeners[name] || []).push(f),
         off: (name, f) => { listeners[name] = listeners[name].filter(g => g !== f); } };
@@ -347,43 +362,38 @@ def test_live_widget_follows_python_and_reports_back(open_page, tmp_path):
     page = open_page(tmp_path / "empty.html")
     page.evaluate(WIDGET, {"esm": widget._esm, "data": widget.data})
     page.evaluate("model.set('time', 6.5)")  # as when Python moves the cursor
-    assert (
-        page.locator(".vt-cursor").get_attribute("data-time") == "6.5"
-        and "6.5 s: frame 7" in page.locator(".vt-status").text_content()
-    )
+    assert page.locator(".vt-cursor").get_attribute("data-time") == "6.5"
+    assert "6.5 s: frame 7" in page.locator(".vt-status").text_content()
     page.locator('[data-segment="true 2"]').click()
-    assert page.evaluate("[model.state.time, model.state.selected, model.saved]") == [
-        6,
-        "true 2",
-        1,
-    ]
+    state = page.evaluate("[model.state.time, model.state.selected, model.saved]")
+    assert state == [6, "true 2", 1]
     page.evaluate("clean()")
-    assert page.evaluate("Object.values(model.listeners).flat().length") == 0 and page.errors == []
+    assert page.evaluate("Object.values(model.listeners).flat().length") == 0
+    assert page.errors == []
 
 
 def test_times_outside_the_clip_are_flagged(open_page, report):
     viewer = open_page(report).locator("[data-testid=videothinker-viewer]").nth(1)
     assert "lies after the end of the clip" in viewer.locator(".vt-row").all_text_contents()[2]
-    track, last = (
-        viewer.locator(".vt-track").nth(1).bounding_box(),
-        viewer.locator('[data-segment="predicted 3"]').bounding_box(),
-    )
+    track = viewer.locator(".vt-track").nth(1).bounding_box()
+    last = viewer.locator('[data-segment="predicted 3"]').bounding_box()
     assert last["x"] + last["width"] <= track["x"] + track["width"] + 1
     nothing = viewer.page.locator("[data-testid=videothinker-viewer]").nth(0)
-    assert (
-        "none named" in nothing.locator(".vt-board").text_content()
-        and "— no answer" in nothing.text_content()
-    )
+    assert "none named" in nothing.locator(".vt-board").text_content()
+    assert "— no answer" in nothing.text_content()
 
 
 CONTRAST = """() => {
     const channel = v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
     const numbers = colour => colour.match(/[\\d.]+/g).slice(0, 3).map(Number);
-    const light = colour => numbers(colour).map(channel).reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+    const weights = [.2126, .7152, .0722];
+    const light = colour =>
+        numbers(colour).map(channel).reduce((sum, v, i) => sum + v * weights[i], 0);
     const ground = light(getComputedStyle(document.body).backgroundColor);
     const texts = [...document.querySelectorAll('svg text, .note, .vt-status, td, th, p, h2')];
     return Math.min(...texts.map(e => {
-        const style = getComputedStyle(e), ink = light(e.namespaceURI.endsWith('svg') ? style.fill : style.color);
+        const style = getComputedStyle(e);
+        const ink = light(e.namespaceURI.endsWith('svg') ? style.fill : style.color);
         return (Math.max(ink, ground) + .05) / (Math.min(ink, ground) + .05);
     }));
 }"""
@@ -397,16 +407,16 @@ def test_texts_are_readable_in_light_and_dark(open_page, report, scheme):
 def test_hostile_texts_stay_texts(open_page, tmp_path):
     frames = make_frames(tmp_path)
     view = View(
-        EVIL,
-        EVIL,
-        [f"A. {EVIL}"],
-        frames,
-        [Segment(0, 2, EVIL)],
-        [Segment(1, 3, EVIL)],
-        EVIL,
-        "A",
-        EVIL,
-        {EVIL: EVIL},
+        title=EVIL,
+        question=EVIL,
+        options=[f"A. {EVIL}"],
+        frames=frames,
+        true_segments=[Segment(0, 2, EVIL)],
+        predicted_segments=[Segment(1, 3, EVIL)],
+        trace_text=EVIL,
+        answer="A",
+        predicted_answer=EVIL,
+        meta={EVIL: EVIL},
     )
     (tmp_path / "view.html").write_text(view_html(view), encoding="utf-8")
     worst = {
@@ -422,13 +432,21 @@ def test_hostile_texts_stay_texts(open_page, tmp_path):
         assert "onerror" in page.locator(".vt-question").text_content()
 
 
+def test_points_say_their_values(open_page, report):
+    charts = open_page(report).locator("figure.chart")
+    chart = charts.filter(has_text="Validation clips during GRPO")  # seven points per line
+    assert chart.locator(".points title").first.text_content() == "accuracy 55 at 0"
+    assert chart.locator(".points title").count() == 2 * 7
+
+
+def test_same_report_has_the_same_bytes(report, tmp_path):
+    assert make_report(tmp_path).read_bytes() == report.read_bytes()
+
+
 def test_report_of_nothing(open_page, tmp_path):
     page = open_page(write_report(tmp_path / "report.html", {}, {}, []))
-    assert (
-        page.errors == []
-        and "not run" in page.locator("body").text_content()
-        and page.evaluate(OVERLAPS) == []
-    )
+    assert page.errors == [] and page.evaluate(OVERLAPS) == []
+    assert "not run" in page.locator("body").text_content()
 
 
 def test_one_point_and_crossing_lines(open_page, tmp_path):

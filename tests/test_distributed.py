@@ -19,30 +19,53 @@ from pathlib import Path
 
 import torch
 
-from videothinker.grpo import train_grpo
-from videothinker.model import Settings
+from videothinker.model.encoder import EncoderOptions
 from videothinker.schema import read_rows
-from videothinker.sft import leave_group
+from videothinker.training.grpo import train_grpo
+from videothinker.training.job import Recipe, TrainingJob
+from videothinker.training.setup import leave_process_group
+from videothinker.video.frames import Sampling
 
 torch.set_num_threads(1)
-base, world, out, accumulation = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+base, world, out, accumulation, loss_type = sys.argv[1:]
 
 
 def longer(prompts, completions, **columns):
     return [float(len(c)) for c in completions]
 
 
-config = dict(max_steps=2, save_strategy="no", num_generations=3, per_device_train_batch_size=6, temperature=2.0,
-              gradient_accumulation_steps=accumulation, learning_rate=0.1, optim="sgd", beta=0.04,
-              lr_scheduler_type="constant", max_completion_length=24, loss_type=sys.argv[5],
-              gradient_checkpointing=False, disable_tqdm=True, seed=3)
-settings = Settings("short", {"fps": 2, "max_frames": 48, "size": [56, 56]})
-rows = read_rows(world / "val.jsonl")
-result = train_grpo(base, rows, settings, world, config, {"longer": longer}, out, timeout=None)
+train = {
+    "max_steps": 2,
+    "save_strategy": "no",
+    "num_generations": 3,
+    "per_device_train_batch_size": 6,
+    "gradient_accumulation_steps": int(accumulation),
+    "temperature": 2.0,
+    "learning_rate": 0.1,
+    "optim": "sgd",
+    "lr_scheduler_type": "constant",
+    "beta": 0.04,
+    "max_completion_length": 24,
+    "loss_type": loss_type,
+    "gradient_checkpointing": False,
+    "disable_tqdm": True,
+    "seed": 3,
+}
+sampling = Sampling(fps=2, max_frames=48, size=(56, 56))
+job = TrainingJob(
+    Recipe("grpo", style="short", sampling=sampling, train=train),
+    base,
+    read_rows(Path(world) / "val.jsonl"),
+    world,
+    Path(out),
+    EncoderOptions(timeout=None),
+    {"longer": longer},
+)
+result = train_grpo(job)
 if int(os.environ.get("RANK", 0)) == 0:
-    steps = [row for row in result["log"] if "loss" in row]
-    (out / "log.json").write_text(json.dumps([[row["loss"], row["grad_norm"]] for row in steps]))
-leave_group()
+    steps = [[row["loss"], row["grad_norm"]] for row in result["log"] if "loss" in row]
+    (job.out / "log.json").write_text(json.dumps(steps))
+leave_process_group()
 """
 
 

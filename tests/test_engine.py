@@ -1,7 +1,8 @@
-"""The engine against a real server: killed in the middle it goes on, and what was answered is never asked again."""
+"""The engine against a real server: killed, it goes on, and nothing answered is asked again."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -17,13 +18,14 @@ from typing import Any
 
 import pytest
 
-from videothinker.synthesis.engine import OpenAIEngine, Request, chat, read_answers
+from videothinker.files import InputError, read_journal
+from videothinker.synthesis.engine import EngineError, OpenAIEngine, Request, chat, read_answers
 
 N, CONCURRENCY = 60, 4
 CANARY = "sk-canary-31415926535"
 CLIENT = """
 import sys
-from videothinker.engine import OpenAIEngine, Request, chat
+from videothinker.synthesis.engine import OpenAIEngine, Request, chat
 
 url, cache, n, concurrency = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 with OpenAIEngine(url, "toy", "TOY_KEY", cache, concurrency=concurrency, pause=0.01) as engine:
@@ -34,7 +36,7 @@ with OpenAIEngine(url, "toy", "TOY_KEY", cache, concurrency=concurrency, pause=0
 
 
 class Server(ThreadingHTTPServer):
-    """Speaks /v1/chat/completions; `fail(question, times seen)` gives a reply's status, `delay` its seconds."""
+    """Speaks /v1/chat/completions; `fail(question, times seen)` is a status, `delay` seconds."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -111,7 +113,7 @@ def recorded(cache: Path) -> int:
     return cache.read_bytes().count(b"\n") if cache.exists() else 0
 
 
-def ask(*questions: str) -> list[Request]:
+def requests_of(*questions: str) -> list[Request]:
     return [Request(chat("s", question), max_tokens=8) for question in questions]
 
 
@@ -128,7 +130,7 @@ def test_a_killed_run_goes_on_and_pays_nothing_twice(server: Server, tmp_path: P
         assert client.returncode == -signal.SIGKILL, (
             "it finished before it could be killed: make the server slower"
         )
-        answers, _ = read_answers(cache.read_bytes())
+        answers = read_answers(read_journal(cache))
         paid = {answer.text for answer in answers.values()}
         before = Counter(server.seen)
     with cache.open("ab") as file:
@@ -155,21 +157,21 @@ def test_a_finished_run_costs_nothing_and_changes_nothing(server: Server, tmp_pa
 def test_concurrency_is_used_and_limited(server: Server) -> None:
     server.delay = 0.05
     with OpenAIEngine(server.url, "toy", "TOY_KEY", concurrency=3) as engine:
-        assert None not in engine.complete(ask(*map(str, range(12))))
+        assert None not in engine.complete(requests_of(*map(str, range(12))))
     assert server.busiest == 3
 
 
 def test_storms_of_failures_are_waited_out(server: Server) -> None:
     server.fail = lambda question, seen: (200, 503, 408, 500)[(seen + int(question)) % 4]
     with OpenAIEngine(server.url, "toy", "TOY_KEY", retries=5, pause=0.01) as engine:
-        assert engine.complete(ask(*map(str, range(20)))) == [str(i) for i in range(20)]
+        assert engine.complete(requests_of(*map(str, range(20)))) == [str(i) for i in range(20)]
         assert engine.errors == [] and engine.usage.sent > 20
 
 
 def test_a_slow_server_is_a_passing_failure(server: Server) -> None:
     server.delay = 1.0
     with OpenAIEngine(server.url, "toy", "TOY_KEY", retries=1, timeout=0.1, pause=0.01) as engine:
-        assert engine.complete(ask("slow")) == [None]
+        assert engine.complete(requests_of("slow")) == [None]
         assert engine.usage.sent == 2 and "Timeout" in engine.errors[0][1]
 
 
@@ -178,7 +180,7 @@ def test_an_empty_account_stops_the_run(server: Server, tmp_path: Path) -> None:
     with OpenAIEngine(
         server.url, "toy", "TOY_KEY", tmp_path / "c.jsonl", concurrency=1, pause=0.01
     ) as engine:
-        assert engine.complete(ask(*map(str, range(50)))) == [None] * 50
+        assert engine.complete(requests_of(*map(str, range(50)))) == [None] * 50
         assert engine.usage.sent == 1 and len(engine.errors) == 50
         assert CANARY not in repr(engine) + repr(engine.errors) + repr(vars(engine)["errors"])
     assert recorded(tmp_path / "c.jsonl") == 0  # failures are asked again another day
@@ -188,7 +190,42 @@ def test_the_budget_outlives_a_restart(server: Server, tmp_path: Path) -> None:
     cache, room = tmp_path / "c.jsonl", 200
     for _ in range(3):
         with OpenAIEngine(server.url, "toy", "TOY_KEY", cache, budget_tokens=room) as engine:
-            engine.complete(ask(*map(str, range(100))))
+            engine.complete(requests_of(*map(str, range(100))))
             assert any("budget" in reason for _, reason in engine.errors)
-    answers, _ = read_answers(cache.read_bytes())
+    answers = read_answers(read_journal(cache))
     assert 0 < 15 * len(answers) <= room and sum(server.seen.values()) == len(answers)
+
+
+def test_a_broken_or_busy_cache_is_refused(server: Server, tmp_path: Path) -> None:
+    cache = tmp_path / "c.jsonl"
+    cache.write_text('{"key": "k", "text": "t"}\n[]\n')
+    for _ in range(2):  # the lock is given up each time
+        with pytest.raises(EngineError, match=r"c\.jsonl:2: not an answer"):
+            OpenAIEngine(server.url, "toy", "TOY_KEY", cache)
+    cache.write_text('{"key": "k", "text": "t", "reason": "", "prompt_tokens": 1}\n')  # as before
+    with OpenAIEngine(server.url, "toy", "TOY_KEY", cache) as engine:
+        assert "1 answers" in repr(engine)
+        with pytest.raises(InputError, match="in use by another engine"):
+            OpenAIEngine(server.url, "toy", "TOY_KEY", cache)
+
+
+def test_requests_go_out_in_their_order(server: Server, tmp_path: Path) -> None:
+    questions = [f"question {i}" for i in range(20)]
+    with OpenAIEngine(
+        server.url, "toy", "TOY_KEY", tmp_path / "a.jsonl", concurrency=1, progress=True
+    ) as engine:
+        engine.complete([Request(chat("s", q), max_tokens=8) for q in questions])
+    assert list(server.seen) == questions  # so a budget buys the first answers, not any
+
+
+def test_interrupted_batch_sends_nothing_more(server: Server, tmp_path: Path) -> None:
+    server.delay = 0.05
+    requests = [Request(chat("s", f"question {i}"), max_tokens=8) for i in range(40)]
+    with OpenAIEngine(server.url, "toy", "TOY_KEY", tmp_path / "a.jsonl", concurrency=2) as engine:
+        batch = asyncio.run_coroutine_threadsafe(engine._batch(requests), engine._loop)
+        while not server.seen:
+            time.sleep(0.005)
+        batch.cancel()  # what `complete` does when Ctrl-C interrupts it
+        sent = len(server.seen)
+        time.sleep(0.5)
+        assert len(server.seen) <= sent + 2 < 40  # those under way

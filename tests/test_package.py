@@ -1,4 +1,4 @@
-"""The package as a whole: one version, documented and typed names, light imports, one direction of dependency."""
+"""The package as a whole: one version, true requirements, documented names, light imports."""
 
 from __future__ import annotations
 
@@ -6,34 +6,59 @@ import ast
 import importlib.metadata
 import json
 import re
+import resource
+import shlex
 import subprocess
 import sys
-import time
 from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT, notebooks
+from packaging.requirements import Requirement
 
 import videothinker
 
 INI = ConfigParser(delimiters=["="])
 INI.read(ROOT / "settings.ini", encoding="utf-8")
 SETTINGS = INI["DEFAULT"]
+HAND_WRITTEN = ("__init__.py", "__main__.py", "_modidx.py")  # no notebook exports them
 MODULES = sorted(
-    p for p in (ROOT / "videothinker").rglob("*.py") if p.name not in ("__init__.py", "_modidx.py")
+    path for path in (ROOT / "videothinker").rglob("*.py") if path.name not in HAND_WRITTEN
 )
-LIGHT = ("schema", "trace", "frames", "video", "toyworld", "engine", "synthesis", "hindsight", "rewards", "metrics",
-         "canvas", "charts", "viewer", "report", "cli", "clips", "annotations", "values", "survey", "decoding", "ahead",
-         "caption_adapters", "question_adapters", "sources", "faults", "findings", "guessing", "leakage", "validate",
-         "tables", "card", "prepare", "mix", "prompts", "data_commands", "paths")  # fmt: skip
+# modules whose import loads torch; every other one works in an installation without it
+NEED_TORCH = {
+    "evaluation.evaluate",
+    "model.attention",
+    "model.batch",
+    "model.encoder",
+    "model.generate",
+    "model.qwen",
+    "model.shared_prefix",
+    "model.vision_cache",
+    "toy.base",
+    "toy.model",
+    "training.checkpoints",
+    "training.grpo",
+    "training.losses",
+    "training.rollouts",
+    "training.samplers",
+    "training.setup",
+    "training.sft",
+    "training.vllm_rollout",
+}
 HEAVY = (
     "torch",
     "transformers",
     "trl",
+    "peft",
+    "accelerate",
     "datasets",
+    "pyarrow",
     "matplotlib",
+    "scipy",
+    "huggingface_hub",
     "av",
     "decord",
     "openai",
@@ -41,9 +66,16 @@ HEAVY = (
     "ipywidgets",
 )
 FLAGS = {"notest", "slow", "gpu", "hub", "qlora"}
-DIRECTIVES = FLAGS | {"default_exp", "export", "exporti", "exports", "hide", "hide_line", "exec_doc", "eval", "echo",
-                      "output", "code-fold", "code-summary", "warning", "label", "fig-cap"}  # fmt: skip
+DIRECTIVES = FLAGS | set(
+    "default_exp export exporti exports hide hide_line exec_doc eval echo output code-fold "
+    "code-summary warning label fig-cap".split()
+)
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def dotted(path: Path) -> str:
+    """A module's name below the package: `data.mix`."""
+    return ".".join(path.relative_to(ROOT / "videothinker").with_suffix("").parts)
 
 
 # One truth
@@ -68,18 +100,80 @@ def test_citation_and_changelog_know_the_version() -> None:
 
 def test_tools_are_pinned_to_what_is_installed() -> None:
     for tool in ("nbdev", "smalldocs", "ruff", "mypy"):
-        assert f"{tool}=={importlib.metadata.version(tool)}" in SETTINGS["dev_requirements"]
+        pins = SETTINGS["dev_requirements"] + SETTINGS["test_requirements"]
+        assert f"{tool}=={importlib.metadata.version(tool)}" in pins
 
 
 def test_library_users_need_no_notebook_tools() -> None:
     for name in ("nbdev", "fastcore", "execnb"):
-        assert name not in SETTINGS["requirements"]
+        assert name not in SETTINGS["requirements"] + SETTINGS["train_requirements"]
         users = [
             p.name
             for p in MODULES
             if re.search(rf"^\s*(from|import) {name}\b", p.read_text(), re.M)
         ]
         assert not users, f"{users} import {name}"
+
+
+def requirement_names(key: str) -> set[str]:
+    """The packages of a `…requirements` key of settings.ini, without versions and extras."""
+    specs = shlex.split(SETTINGS[key])
+    return {re.split(r"[^\w.-]", spec, maxsplit=1)[0].lower().replace("_", "-") for spec in specs}
+
+
+def test_the_light_installation_has_no_torch() -> None:
+    light = requirement_names("requirements")
+    assert not light & {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow"}
+    extras = {
+        key.removesuffix("_requirements") for key in SETTINGS if key.endswith("_requirements")
+    }
+    assert extras == {"train", "lab", "test", "dev", "vllm", "deepspeed", "qlora"}
+    assert "videothinker[train,lab,test]" in SETTINGS["dev_requirements"]
+
+
+def test_every_library_that_is_imported_is_required() -> None:
+    declared = set().union(
+        *(requirement_names(key) for key in SETTINGS if key.endswith("requirements"))
+    )
+    named = {"PIL": "pillow", "yaml": "pyyaml", "decord": "decord2"}
+    brought = {"tokenizers", "traitlets", "torchcodec"}  # by transformers, anywidget; the user
+    own = {"videothinker", *sys.stdlib_module_names}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            for name in {n.split(".")[0] for n in names} - own - brought:
+                assert named.get(name, name).replace("_", "-") in declared, f"{path}: {name}"
+
+
+def test_constraints_fit_what_is_declared() -> None:
+    """constraints.txt holds a version within the bounds for every declared requirement."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins: dict[str, list[str]] = {}
+    for line in lines:
+        if match := re.match(r"([\w.-]+)==([^\s;]+)", line):
+            pins.setdefault(match[1].lower().replace("_", "-"), []).append(match[2])
+    keys = ("requirements", "train_requirements", "lab_requirements", "test_requirements")
+    for spec in (Requirement(s) for key in keys for s in shlex.split(SETTINGS[key])):
+        versions = pins[spec.name.lower().replace("_", "-")]
+        assert all(spec.specifier.contains(v) for v in versions), f"{spec}: {versions}"
+
+
+# Packaged files
+
+
+def test_recipes_accelerate_files_and_mixes_are_packaged() -> None:
+    for kind in ("recipes", "accelerate", "mixes"):
+        folder = ROOT / "videothinker" / "presets" / kind
+        assert {p.suffix for p in folder.rglob("*") if p.is_file()} == {".yaml"}
+    patterns = SETTINGS["package_data"].split()
+    files = {p for pattern in patterns for p in (ROOT / "videothinker").glob(pattern)}
+    assert {p for p in (ROOT / "videothinker" / "presets").rglob("*.yaml")} <= files
+    static = (ROOT / "videothinker" / "viewer").rglob("static/*")
+    assert {p for p in static if p.is_file()} <= files
 
 
 # Names
@@ -133,7 +227,10 @@ def gaps(source: str) -> list[str]:
 
 
 def test_gaps_are_found() -> None:
-    source = '__all__ = ["f", "C", "x"]\nx = 1\ndef f(a, *b: int): "doc"\nclass C:\n    def m(self) -> int: ...\n'
+    source = (
+        '__all__ = ["f", "C", "x"]\nx = 1\ndef f(a, *b: int): "doc"\n'
+        "class C:\n    def m(self) -> int: ...\n"
+    )
     assert gaps(source) == [
         "f: a has no annotation",
         "f: return has no annotation",
@@ -143,16 +240,15 @@ def test_gaps_are_found() -> None:
     assert gaps(source.replace('__all__ = ["f", "C", "x"]', '__all__ = ["x"]')) == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
 def test_exported_names_are_documented_and_typed(path: Path) -> None:
     assert gaps(path.read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
-def test_module_is_exported_and_short(path: Path) -> None:
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_module_is_exported(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     assert "AUTOGENERATED! DO NOT EDIT!" in source
-    assert len(source.splitlines()) < 400
     assert exported(ast.parse(source)), "nothing is exported"
 
 
@@ -182,66 +278,48 @@ def test_notebook_is_in_shape(path: Path) -> None:
         "cells need ids of their own: the export quotes them"
     )
     assert set(nb["metadata"]) <= {"kernelspec"}
-    assert len(nb["cells"]) < 60 or path.parent.name == "tutorials"
+    assert len(nb["cells"]) < 90 or path.parent.name == "tutorials"
     assert len(text) < 200_000
     assert not re.search(r"/(home|root|Users|tmp)/\w", text), "a path of one machine"
 
 
-def numbers() -> dict[str, str]:
-    """The module each numbered notebook exports, and its number."""
-    return {
-        p.stem.split("_", 1)[1]: p.stem.split("_", 1)[0]
-        for p in notebooks()
-        if re.match(r"\d\d[a-z]?_", p.stem)
-    }
-
-
-def test_every_module_has_one_notebook_and_a_line_in_the_readme() -> None:
-    modules = {p.stem for p in MODULES}
-    assert modules == set(numbers())
+def test_every_notebook_has_a_line_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert not [
-        m for m in sorted(modules) if f"[`{m}`](nbs/{numbers()[m]}_{m}.ipynb)" not in readme
-    ]
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
-def test_module_imports_only_from_lower_numbers(path: Path) -> None:
-    order = numbers()
-    used = {
-        name
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ImportFrom) and node.level
-        for name in ([node.module] if node.module else [a.name for a in node.names])
-    }
-    assert not [name for name in used if order[name] >= order[path.stem]]
+    paths = [path.relative_to(ROOT).as_posix() for path in notebooks()]
+    assert not [p for p in paths if f"]({p})" not in readme and p != "nbs/index.ipynb"]
 
 
 # Speed
 
 
-def best_of(times: int, args: list[str]) -> float:
-    """The shortest of some runs, in seconds."""
-    best = float("inf")
+def processor_seconds(times: int, args: list[str]) -> float:
+    """The least processor time of some runs: unlike the clock, a busy machine cannot change it."""
+    least = float("inf")
     for _ in range(times):
-        start = time.perf_counter()
-        subprocess.run(args, check=True, capture_output=True, timeout=60)
-        best = min(best, time.perf_counter() - start)
-    return best
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(args, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        least = min(least, used)
+    return least
 
 
 def test_import_is_fast() -> None:
-    assert best_of(3, [sys.executable, "-c", "import videothinker"]) < 1.0
+    assert processor_seconds(3, [sys.executable, "-c", "import videothinker"]) < 1.0
 
 
 def test_help_is_fast_and_helpful(command: str) -> None:
-    assert best_of(3, [command, "--help"]) < 1.0
+    assert processor_seconds(3, [command, "--help"]) < 1.0
     text = subprocess.run([command, "--help"], check=True, capture_output=True, text=True).stdout
     assert "demo" in text and "usage" in text.lower()
 
 
-@pytest.mark.parametrize("name", [m for m in LIGHT if (ROOT / "videothinker" / f"{m}.py").exists()])
+@pytest.mark.parametrize("name", [m for p in MODULES if (m := dotted(p)) not in NEED_TORCH])
 def test_light_modules_load_nothing_heavy(name: str) -> None:
     code = f"import sys, videothinker.{name}; print(*(m for m in {HEAVY!r} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == []
+
+
+def test_modules_that_need_torch_exist() -> None:
+    assert NEED_TORCH <= {dotted(path) for path in MODULES}

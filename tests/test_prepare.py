@@ -1,4 +1,4 @@
-"""Preparing data: the toy sets in the repository, the commands, hostile paths, and kills in the middle."""
+"""Preparing data: toy sets in the repository, commands, hostile paths, and kills in the middle."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from videothinker.configs import config_names
 from videothinker.data.dataset_card import MARK, data_card, manifests
 from videothinker.data.mix import read_mix
-from videothinker.data.prepare import prepare
+from videothinker.data.prepare import PrepareSettings, prepare
+from videothinker.data.rowfiles import load_rows, read_parquet
 from videothinker.data.sources import SOURCES
-from videothinker.data.tables import read_table
 from videothinker.schema import read_rows
 from videothinker.toy.world import WorldSize, make_world
 
@@ -44,7 +45,7 @@ def run(
     command: str, *argv: str | Path, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [command, *map(str, argv)], capture_output=True, text=True, cwd=cwd, timeout=120
+        [command, *map(str, argv)], capture_output=True, text=True, cwd=cwd, timeout=600
     )
 
 
@@ -52,13 +53,13 @@ def run(
 
 
 def test_toy_sets_are_what_prepare_makes(world: Path, tmp_path: Path) -> None:
-    manifest = prepare("toyworld", world, tmp_path, world, min_frames=0)
+    manifest = prepare("toyworld", world, tmp_path, world, PrepareSettings(min_frames=0))
     kept = {f"{f['folder']}/{f['file']}" for f in manifest["files"]}
     for name in (*kept, "manifest/toyworld.json"):
         assert (tmp_path / name).read_bytes() == (ROOT / "data" / name).read_bytes(), name
     for name in kept:
         table = (ROOT / "data" / name).with_suffix(".parquet")
-        assert [s.to_row() for s in read_table(table)] == [
+        assert [s.to_row() for s in read_parquet(table)] == [
             s.to_row() for s in read_rows(ROOT / "data" / name)
         ]
 
@@ -91,13 +92,14 @@ def test_data_folder_loads_as_a_data_set(tmp_path: Path) -> None:
 
 
 def test_mixes_name_known_sources() -> None:
-    for path in sorted((ROOT / "scripts/mixes").glob("*.yaml")):
-        mix = read_mix(path)
-        assert mix.name == path.stem and set(mix.rows) <= {
-            s.name for s in SOURCES.values() if s.role == "train"
-        }
-    assert sum(read_mix(ROOT / "scripts/mixes/video-thinker-10k.yaml").rows.values()) == 9920
-    assert "LVBench" not in read_mix(ROOT / "scripts/mixes/video-thinker-no-lvbench.yaml").rows
+    trained_on = {source.name for source in SOURCES.values() if source.role == "train"}
+    names = config_names("mixes")
+    assert {"video-thinker-10k", "video-thinker-no-lvbench"} <= set(names)
+    for name in names:
+        mix = read_mix(name)
+        assert mix.name == name and set(mix.rows) <= trained_on
+    assert sum(read_mix("video-thinker-10k").rows.values()) == 9920
+    assert "LVBench" not in read_mix("video-thinker-no-lvbench").rows
 
 
 # The commands
@@ -197,9 +199,8 @@ def test_paths_that_leave_the_root_are_refused(tmp_path: Path, world: Path) -> N
     asked = {"problem": "Why?", "options": [], "solution": "so", "problem_type": "free-form"}
     rows = [asked | {"path": path, "id": str(i)} for i, path in enumerate(paths)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    manifest = prepare(
-        "rows", tmp_path / "rows.json", tmp_path / "data", videos, role="ood", min_frames=0
-    )
+    settings = PrepareSettings(role="ood", min_frames=0)
+    manifest = prepare("rows", tmp_path / "rows.json", tmp_path / "data", videos, settings)
     assert [s.path for s in read_rows(tmp_path / "data/eval/ood/rows.jsonl")] == ["fine.mp4"]
     assert manifest["left_out"] == len(paths) - 1
     left = [
@@ -207,6 +208,27 @@ def test_paths_that_leave_the_root_are_refused(tmp_path: Path, world: Path) -> N
         for line in (tmp_path / "data/problems/rows.jsonl").read_text().splitlines()
     ]
     assert sorted(problem["value"]["path"] for problem in left) == sorted(paths[:-1])
+
+
+def test_a_video_that_cannot_be_read_is_one_problem_of_its_rows(
+    tmp_path: Path, world: Path
+) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    shutil.copy(next((world / "videos/train").glob("*.mp4")), videos / "fine.mp4")
+    (videos / "circle.mp4").symlink_to("ring.mp4")
+    (videos / "ring.mp4").symlink_to("circle.mp4")
+    (videos / "folder.mp4").mkdir()
+    question = {"problem": "Why?", "options": [], "solution": "so", "problem_type": "free-form"}
+    names = ("circle", "folder", "fine")
+    rows = [question | {"path": f"{name}.mp4", "id": name} for name in names]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    settings = PrepareSettings(role="ood", min_frames=0)
+    manifest = prepare("rows", tmp_path / "rows.json", tmp_path / "data", videos, settings)
+    assert manifest["problems"] == {"video": 2}
+    assert [s.path for s in load_rows(tmp_path / "data/eval/ood")] == ["fine.mp4"]
+    reasons = (tmp_path / "data/problems/rows.jsonl").read_text()
+    assert "circle.mp4: cannot be read (" in reasons and str(tmp_path) not in reasons
 
 
 # Kills
@@ -218,8 +240,8 @@ def digest(files: dict[str, bytes]) -> dict[str, str]:
 
 def test_killed_twenty_times_it_ends_with_the_same_bytes(world: Path, tmp_path: Path) -> None:
     call = (
-        "from videothinker.data.prepare import prepare; import sys; w, out = sys.argv[1:]; "
-        "prepare('toyworld', w, out, w, min_frames=0)"
+        "import sys; from videothinker.data.prepare import PrepareSettings, prepare; "
+        "w, out = sys.argv[1:]; prepare('toyworld', w, out, w, PrepareSettings(min_frames=0))"
     )
 
     def start(out: Path) -> subprocess.Popen[bytes]:
@@ -231,7 +253,7 @@ def test_killed_twenty_times_it_ends_with_the_same_bytes(world: Path, tmp_path: 
         )
 
     begun = time.monotonic()
-    assert start(tmp_path / "whole").wait(timeout=60) == 0
+    assert start(tmp_path / "whole").wait(timeout=600) == 0
     lasts, wanted = time.monotonic() - begun, digest(tree(tmp_path / "whole"))
     rng, out, kills = random.Random(0), tmp_path / "killed", 0
     while kills < 20:
@@ -246,7 +268,7 @@ def test_killed_twenty_times_it_ends_with_the_same_bytes(world: Path, tmp_path: 
             assert name.endswith(".tmp") or name == "README.md" or content == wanted[name], name
         if kills % 4 == 3:
             shutil.rmtree(out / ".looks", ignore_errors=True)
-    assert start(out).wait(timeout=60) == 0
+    assert start(out).wait(timeout=600) == 0
     assert {
         name: content for name, content in digest(tree(out)).items() if not name.endswith(".tmp")
     } == wanted

@@ -1,4 +1,4 @@
-"""Trainings killed with SIGKILL and started again end, to the bit, where one that was left alone ends."""
+"""Trainings that are killed (SIGKILL) and started again end, to the bit, as undisturbed ones do."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def newest(out: Path) -> int:
 
 
 def train(stage: str, world: Path, out: Path, kills: int) -> int:
-    """Train, killed `kills` times at a random moment after a checkpoint has been begun; how many kills hit."""
+    """Train, killed `kills` times at a random moment after a checkpoint was begun; how many hit."""
     rng, hits = random.Random(stage), 0
     recipe = out.parent / f"{stage}.yaml"
     train = TRAIN[stage] | {
@@ -83,7 +83,7 @@ def train(stage: str, world: Path, out: Path, kills: int) -> int:
     command = [
         sys.executable,
         "-m",
-        "videothinker.commands.main",
+        "videothinker",
         stage,
         "--recipe",
         recipe,

@@ -1,4 +1,4 @@
-"""The scripts: set-up that can be interrupted, counting that cannot miss a failure, checks that can fail."""
+"""The scripts: set-up that may be interrupted, counts that miss nothing, checks that can fail."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ SHELL = [
     *sorted((ROOT / ".githooks").iterdir()),
 ]
 
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))
+
 
 def run(*args: object, **env: object) -> subprocess.CompletedProcess[str]:
     """Run a command in the repository with some variables changed."""
@@ -34,7 +36,7 @@ def run(*args: object, **env: object) -> subprocess.CompletedProcess[str]:
         env=changed,
         text=True,
         capture_output=True,
-        timeout=120,
+        timeout=1800,  # for what hangs; not a limit that a busy machine could reach
         check=False,
     )
 
@@ -55,14 +57,20 @@ def test_ci_closes_with_the_totals() -> None:
     assert "bash scripts/test.sh" in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / ".github" / "workflows").glob("*.y*ml")), ids=lambda p: p.name
-)
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.name)
 def test_workflows_pin_their_actions(path: Path) -> None:
     jobs = yaml.safe_load(path.read_text())["jobs"]
     used = [step["uses"] for job in jobs.values() for step in job["steps"] if "uses" in step]
     assert used
     assert all(re.fullmatch(r"[\w.-]+/[\w./-]+@v\d+", u) for u in used), used
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.name)
+def test_workflows_name_no_host_and_run_scripts_that_exist(path: Path) -> None:
+    text = path.read_text()
+    assert "://" not in text.replace("https://github.com", "")
+    for name in re.findall(r"(?:scripts|\.ci)/[\w./]+", text):
+        assert (ROOT / name).exists(), name
 
 
 # scripts/setup.sh, with a Python whose `venv` and `pip` only write down what they were asked
@@ -72,7 +80,8 @@ case "$*" in
     "-m pip --version") exit 0 ;;
     "-m pip install"*)
         all="$*"
-        echo "pip ${all##*--disable-pip-version-check }" >> "$FAKE_LOG"
+        all="${all##*--disable-pip-version-check }"
+        echo "pip ${all#--quiet }" >> "$FAKE_LOG"
         case "${FAKE_FAIL:-}" in
             kill) [[ "$*" == *" -e "* ]] && kill -9 "$PPID" ;;
             fail) [[ "$*" == *" -e "* ]] && { echo "no such package" >&2; exit 1; } ;;
@@ -93,6 +102,10 @@ if [ "$1 $2" = "-m venv" ]; then
 fi
 exec {sys.executable} "$@"
 """
+
+PIP = "pip -c constraints.txt"
+TORCH = f"{PIP} torch torchvision"
+DEV = f"{PIP} -e .[dev]"
 
 
 class Setup:
@@ -132,7 +145,7 @@ def setup(tmp_path: Path) -> Setup:
 def test_setup_installs_once(setup: Setup) -> None:
     done = setup()
     assert done.returncode == 0, done.stderr
-    assert setup.asked() == ["venv", "pip torch torchvision", "pip -e .[dev]"]
+    assert setup.asked() == ["venv", TORCH, DEV]
     again = setup()
     assert again.returncode == 0 and "up to date" in again.stdout
     assert setup.asked() == []
@@ -140,11 +153,42 @@ def test_setup_installs_once(setup: Setup) -> None:
 
 def test_setup_runtime_is_less_than_dev(setup: Setup) -> None:
     assert setup("--runtime").returncode == 0
-    assert setup.asked() == ["venv", "pip torch torchvision", "pip -e ."]
+    assert setup.asked() == ["venv", TORCH, f"{PIP} -e .[train]"]
     assert "up to date" in setup("--runtime").stdout
     assert setup().returncode == 0
-    assert setup.asked() == ["pip torch torchvision", "pip -e .[dev]"]
+    assert setup.asked() == [TORCH, DEV]
     assert "up to date" in setup("--runtime").stdout
+
+
+def test_setup_light_needs_no_torch(setup: Setup) -> None:
+    assert setup("--light", VT_EXTRAS="test").returncode == 0
+    assert setup.asked() == ["venv", f"{PIP} -e .[test]"]
+    assert "up to date" in setup("--light", VT_EXTRAS="test").stdout
+    assert setup("--light").returncode == 0  # other extras: another installation
+    assert setup.asked() == [f"{PIP} -e ."]
+    assert setup("--runtime").returncode == 0
+    assert setup.asked() == [TORCH, f"{PIP} -e .[train]"]
+    assert "up to date" in setup("--light").stdout
+
+
+def test_setup_keeps_to_the_tested_versions_unless_told(setup: Setup, tmp_path: Path) -> None:
+    assert setup(VT_CONSTRAINTS="").returncode == 0
+    assert setup.asked() == ["venv", "pip torch torchvision", "pip -e .[dev]"]
+    assert setup().returncode == 0  # not what was installed
+    assert setup.asked() == [TORCH, DEV]
+    nowhere = setup(VT_CONSTRAINTS=tmp_path / "nowhere.txt")
+    assert nowhere.returncode == 1 and "no such file" in nowhere.stderr
+
+
+def test_setup_with_uv(setup: Setup, tmp_path: Path) -> None:
+    uv = tmp_path / "tools" / "uv"
+    uv.parent.mkdir()
+    uv.write_text('#!/bin/sh\necho "uv $*" >> "$FAKE_LOG"\n')
+    uv.chmod(0o755)
+    path = f"{uv.parent}:{os.environ['PATH']}"
+    assert setup("--light", VT_UV=1, PATH=path).returncode == 0
+    install = f"uv pip install --python {setup.venv}/bin/python --quiet -c constraints.txt -e ."
+    assert setup.asked() == ["venv", install]
 
 
 def test_setup_killed_in_the_middle_begins_afresh(setup: Setup) -> None:
@@ -152,7 +196,7 @@ def test_setup_killed_in_the_middle_begins_afresh(setup: Setup) -> None:
     setup.asked()
     done = setup()
     assert done.returncode == 0 and "interrupted" in done.stdout
-    assert setup.asked() == ["venv --clear", "pip torch torchvision", "pip -e .[dev]"]
+    assert setup.asked() == ["venv --clear", TORCH, DEV]
     assert "up to date" in setup().stdout
 
 
@@ -162,7 +206,7 @@ def test_setup_goes_on_after_a_failed_installation(setup: Setup) -> None:
     assert "no such package" in done.stderr and "Run this command again" in done.stderr
     setup.asked()
     assert setup().returncode == 0
-    assert setup.asked() == ["pip torch torchvision", "pip -e .[dev]"]
+    assert setup.asked() == [TORCH, DEV]
 
 
 def test_setup_refuses_an_old_python(tmp_path: Path) -> None:
@@ -232,7 +276,10 @@ def test_chromium_missing_says_how_to_get_it(tmp_path: Path) -> None:
 
 # scripts/count_tests.py
 
-LOG = "Starting /r/nbs/00_a.ipynb\n- Completed /r/nbs/00_a.ipynb\n- Completed /r/nbs/tutorials/b.ipynb\nSuccess.\n"
+LOG = (
+    "Starting /r/nbs/00_a.ipynb\n- Completed /r/nbs/00_a.ipynb\n"
+    "- Completed /r/nbs/tutorials/b.ipynb\nSuccess.\n"
+)
 FAILED = LOG.replace(
     "Success.", "\nnbdev Tests Failed On The Following Notebooks:\n" + "=" * 50 + "\n\tb.ipynb"
 )
@@ -264,7 +311,9 @@ def test_count_ends_with_the_totals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     count = load_script("count_tests")
-    monkeypatch.setattr(count, "expected_notebooks", lambda: {"00_a.ipynb", "tutorials/b.ipynb"})
+    monkeypatch.setattr(
+        count, "expected_notebooks", lambda skip: {"00_a.ipynb", "tutorials/b.ipynb"}
+    )
     (tmp_path / "nb").write_text(log)
     if xml:
         (tmp_path / "xml").write_text(xml)
@@ -322,14 +371,20 @@ def test_clean_check_reports_and_changes_nothing(tmp_path: Path) -> None:
 
 def test_readme_hides_what_is_hidden_and_links_into_the_repository() -> None:
     make = load_script("readme").readme
-    links = "[a](00_a.ipynb#x) [b](../data/README.md) [c](https://e.org/d.ipynb) ![e](images/e.png)"
+    links = (
+        "[a](7_viewer/02_a.ipynb#x) [b](../data/README.md) [c](https://e.org/d.ipynb) "
+        "![e](images/e.png) [f](#g)"
+    )
     nb = notebook(
         text("# T\n\n> sub"), code("#| hide\nsecret"), code("#| echo: true\nshown  "), text(links)
     )
     made = make(nb)
     assert made.startswith("# T\n\n> sub\n")
     assert "secret" not in made and "echo" not in made and "```python\nshown\n```" in made
-    good = "[a](nbs/00_a.ipynb#x) [b](data/README.md) [c](https://e.org/d.ipynb) ![e](nbs/images/e.png)"
+    good = (
+        "[a](nbs/7_viewer/02_a.ipynb#x) [b](data/README.md) [c](https://e.org/d.ipynb) "
+        "![e](nbs/images/e.png) [f](#g)"
+    )
     assert made.endswith(good + "\n")
     with pytest.raises(ValueError, match="subtitle"):
         make(notebook(text("no heading")))
@@ -360,6 +415,19 @@ def test_check_export_sees_every_kind_of_change() -> None:
     )
 
 
+def test_check_export_names_modules_that_no_notebook_exports(tmp_path: Path) -> None:
+    leftovers = load_script("check_export").leftovers
+    for name in ("__init__", "_modidx", "data/__init__", "data/kept", "data/extra", "data/gone"):
+        path = tmp_path / "videothinker" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    (tmp_path / "nbs" / "2_data").mkdir(parents=True)
+    nb = notebook(code("#| default_exp data.kept"), code("#| export data.extra\nx = 1"))
+    (tmp_path / "nbs" / "2_data" / "01_kept.ipynb").write_text(json.dumps(nb))
+    assert leftovers(tmp_path) == ["videothinker/data/gone.py"]
+    assert leftovers(ROOT) == []
+
+
 def test_docs_run_only_what_a_page_needs() -> None:
     from execnb.nbio import dict2nb
     from nbdev.process import NBProcessor
@@ -377,10 +445,38 @@ def test_docs_run_only_what_a_page_needs() -> None:
 
 
 def test_docs_links_follow_the_pages() -> None:
-    relink = load_script("build_docs").relink
-    page = "[a](00_a.ipynb) [b](../00_a.ipynb#x) [c](../data/README.md) [d](10_a.ipynb)"
-    assert relink(page, {"00_a.ipynb": "a.ipynb"}, "https://e.org/r") == (
-        "[a](a.ipynb) [b](../a.ipynb#x) [c](https://e.org/r/data/README.md) [d](10_a.ipynb)"
+    docs, source = load_script("build_docs"), "https://e.org/r"
+    links = "[a](../0_core/02_a.ipynb#x) [b](03_b.ipynb) [c](../../data/README.md) [d](#e)"
+    assert docs.relink(links, Path("7_viewer"), source) == (
+        "[a](../core/a.ipynb#x) [b](b.ipynb) [c](https://e.org/r/data/README.md) [d](#e)"
+    )
+    links = "[a](0_core/02_a.ipynb) [b](../LICENSE) [c](/1_video/f.html#g) ![d](images/e.png)"
+    assert docs.relink(links, Path(), source) == (
+        "[a](core/a.ipynb) [b](https://e.org/r/LICENSE) [c](video/f.html#g) ![d](images/e.png)"
+    )
+    links = "[c](/1_video/f.html#g) [d](https://e.org/../x.html)"
+    assert docs.relink(links, Path("8_toy"), source) == (
+        "[c](../video/f.html#g) [d](https://e.org/../x.html)"
+    )
+
+
+def test_docs_sidebar_has_the_rooms_in_order() -> None:
+    names = ("index", "tutorials/data", "8_toy/02_world", "8_toy/01_questions", "0_core/01_files")
+    text = load_script("build_docs").sidebar([Path(f"{name}.ipynb") for name in names])
+    assert yaml.safe_load(text)["website"]["sidebar"]["contents"] == [
+        "index.ipynb",
+        {"section": "Core", "contents": ["core/files.ipynb"]},
+        {"section": "Toy world", "contents": ["toy/questions.ipynb", "toy/world.ipynb"]},
+        {"section": "Guides", "contents": ["tutorials/data.ipynb"]},
+    ]
+
+
+def test_docs_show_the_sections_of_a_docstring() -> None:
+    docstring = "One line.\n\nParameters\n----------\na, b : first\n    and on\n*c : d : e\n"
+    docstring += "\nReturns\n-------\nWords of\ntwo lines."
+    assert load_script("build_docs").sections(docstring) == (
+        "\n\n**Parameters**\n\n- `a, b`: first and on\n- `*c`: d : e"
+        "\n\n**Returns**\n\nWords of\ntwo lines."
     )
 
 
@@ -388,8 +484,15 @@ def test_dist_check_names_what_is_missing(tmp_path: Path) -> None:
     missing = load_script("check_dist").missing
     dist, root = tmp_path / "dist", tmp_path / "root"
     dist.mkdir()
-    (root / "videothinker").mkdir(parents=True)
-    (root / "videothinker" / "a.py").write_text("")
+    for name in (
+        "videothinker/a.py",
+        "videothinker/py.typed",
+        "videothinker/presets/recipes/tiny/sft.yaml",
+        "videothinker/viewer/static/viewer.js",
+        "data/tiny-base/config.json",
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("")
     with zipfile.ZipFile(dist / "v.whl", "w") as wheel:
         for name in ("videothinker/a.py", "tests/t.py", "v.dist-info/METADATA"):
             wheel.writestr(name, "")
@@ -398,10 +501,16 @@ def test_dist_check_names_what_is_missing(tmp_path: Path) -> None:
             (tmp_path / name).write_text("")
             tar.add(tmp_path / name, f"v-0.1/{name}")
     assert missing(dist, root) == [
+        "wheel: no videothinker/presets/recipes/tiny/sft.yaml",
+        "wheel: no videothinker/presets/tiny-base/config.json",
         "wheel: no videothinker/py.typed",
+        "wheel: no videothinker/viewer/static/viewer.js",
+        "sdist: no data/tiny-base/config.json",
         "sdist: no settings.ini",
         "sdist: no videothinker/a.py",
+        "sdist: no videothinker/presets/recipes/tiny/sft.yaml",
         "sdist: no videothinker/py.typed",
+        "sdist: no videothinker/viewer/static/viewer.js",
         "wheel: unexpected tests",
     ]
 
@@ -411,7 +520,7 @@ def test_dist_check_names_what_is_missing(tmp_path: Path) -> None:
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small git repository with the project's notebook merge driver installed, and a home of its own."""
+    """A small git repository with the project's merge driver installed, and a home of its own."""
     home, repo = tmp_path / "home", tmp_path / "repo"
     home.mkdir()
     for name in ("scripts", ".githooks", "nbs", "videothinker"):

@@ -1,4 +1,4 @@
-"""Annotations of every source: the public excerpts, rows nobody has seen, rows that are broken, and many of them."""
+"""Annotations of every source: public excerpts, unseen rows, broken rows, and many of them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,14 @@ from videothinker.schema import Sample, read_captions, read_rows, write_captions
 
 EXCERPTS = ROOT.parent / "shared" / "samples"
 LETTERS = "ABCDEFGH"
-WORDS = 'a the dog runs über Straße 你好 🎬 it\'s 12 (A) B. C: —  door, opens; "quoted" <tag> \\n\u2028 x'.split(
-    " "
-)
+WORDS = [
+    *"a the dog runs über Straße 你好 🎬 it's 12 (A) B. C: — door, opens;".split(),
+    "",
+    '"quoted"',
+    "<tag>",
+    "\\n\u2028",
+    "x",
+]
 Files = list[tuple[str, Any, bool]]  # name, content, whether it is written as JSON lines
 
 
@@ -57,7 +62,7 @@ def test_excerpts_of_the_real_files_load(
 ) -> None:
     if not EXCERPTS.is_dir():
         pytest.skip(
-            f"{EXCERPTS} is not here: excerpts of the real annotations are not part of the repository"
+            f"{EXCERPTS} is not here: excerpts of the annotations are not part of the repository"
         )
     found = import_annotations(name, [EXCERPTS / file for file in files])
     assert found.rows == rows and len(found.clips) + len(found.samples) == taken, found.problems
@@ -189,6 +194,9 @@ def choices(rng: random.Random, low: int, high: int) -> list[str]:
     return [words(rng) for _ in range(rng.randint(low, high))]
 
 
+STAR_KINDS = ["Interaction", "Sequence", "Prediction", "Feasibility"]
+
+
 def star(rng: random.Random, count: int) -> Files:
     """Questions with scene graphs."""
     rows = []
@@ -203,7 +211,7 @@ def star(rng: random.Random, count: int) -> Files:
         start = round(rng.uniform(0, 20), 1)
         rows.append(
             {
-                "question_id": f"{rng.choice(['Interaction', 'Sequence', 'Prediction', 'Feasibility'])}_T{i % 6}_{i}",
+                "question_id": f"{rng.choice(STAR_KINDS)}_T{i % 6}_{i}",
                 "question": words(rng),
                 "answer": rng.choice(options),
                 "video_id": ident(rng),
@@ -227,7 +235,7 @@ def lettered(rng: random.Random, low: int, high: int) -> tuple[dict[str, str], s
 
 
 def scalelong(rng: random.Random, count: int) -> Files:
-    """One line a video."""
+    """One line per video."""
     lines = []
     for _ in range(count):
         asked = []
@@ -248,7 +256,7 @@ def scalelong(rng: random.Random, count: int) -> Files:
 
 
 def lvbench(rng: random.Random, count: int) -> Files:
-    """One line a video, options in the question; and a conversion."""
+    """One line per video, options in the question; and a conversion."""
     lines = []
     for n in range(count):
         asked = []
@@ -399,7 +407,7 @@ FORMATS: dict[str, Callable[[random.Random, int], Files]] = {
 
 
 def disturbed(rng: random.Random, value: Any, top: bool = True) -> Any:
-    """The same value with the keys of its objects in another order, and with keys nobody knows beside known ones."""
+    """The same value: keys of its objects in another order, and unknown keys beside known ones."""
     if isinstance(value, list):
         return [disturbed(rng, v, False) for v in value]
     if not isinstance(value, dict):
@@ -436,7 +444,7 @@ def write(folder: Path, files: Files) -> list[Path]:
 
 
 def all_accounted(found: Import) -> int:
-    """The rows seen, when each is a clip, a sample, a problem or passed over, and each of those can be used."""
+    """The rows seen, when each is a clip, sample, problem or passed over, and can be used so."""
     counts = found.counts
     assert (
         sum(n for what, n in counts.items() if what not in ("rows", "parts"))
@@ -693,17 +701,28 @@ def test_forty_thousand_rows_are_imported_in_seconds(name: str, tmp_path: Path) 
         rows = ['"v_@": ' + json.dumps(video) for video in made.values()]
     text = ",\n".join(rows[i % len(rows)].replace("_@", f"_{i}", 1) for i in range(40_000))
     (tmp_path / file).write_text(f"[{text}]" if name == "STAR" else f"{{{text}}}")
-    start = time.perf_counter()
+    start = time.process_time()
     found = import_annotations(name, tmp_path / file)
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 60  # of this process alone; about 4 on one core
     assert len(found.samples) + len(found.clips) == found.rows == 40_000
 
 
 @pytest.mark.parametrize(
-    "name", ["clips", "annotations", "values", "caption_adapters", "question_adapters", "sources"]
+    "name",
+    [
+        "schema",
+        "data.importing",
+        "data.fields",
+        "data.caption_adapters",
+        "data.question_adapters",
+        "data.sources",
+        "data.rowfiles",
+        "data.mix",
+        "data.dataset_card",
+    ],
 )
 def test_these_modules_load_nothing_heavy(name: str) -> None:
-    code = f"import sys, videothinker.{name}; print(*({{'torch', 'numpy', 'av'}} & sys.modules.keys()))"
-    assert not subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    ).stdout.split()
+    heavy = {"torch", "numpy", "av", "pyarrow", "datasets", "huggingface_hub"}
+    code = f"import sys, videothinker.{name}; print(*({heavy} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not done.stdout.split()

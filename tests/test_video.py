@@ -1,4 +1,4 @@
-"""Videos under attack: damaged files, processes killed while they write, read or hang; and the scripts that measure."""
+"""Damaged videos, processes killed while they write, read or hang; and the measuring scripts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 from conftest import load_script
 
-from videothinker import video
 from videothinker.cache import DiskCache
+from videothinker.video.backends import decode
 from videothinker.video.frames import Frames, MissingVideo, Sampling, VideoError
 from videothinker.video.reader import cached_frames, frame_key, read_frames
+from videothinker.video.worker import IDLE_WORKERS
 
 bench, files = load_script("bench_video"), load_script("try_files")
 CLIP = bench.Clip("libx264", ".mp4", ((2, 25),), options={"preset": "ultrafast"})
@@ -40,7 +41,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def until(true: Callable[[], bool], seconds: float, pause: float = 0.02) -> bool:
-    """Wait until something is true, or the time is up; whether it is."""
+    """Wait until something is true, or the time is up; return True if it is."""
     end = time.monotonic() + seconds
     while not (found := true()) and time.monotonic() < end:
         time.sleep(pause)
@@ -48,7 +49,7 @@ def until(true: Callable[[], bool], seconds: float, pause: float = 0.02) -> bool
 
 
 def lives(process: int) -> bool:
-    """Whether a process is there and has not ended."""
+    """Return True if a process is there and has not ended."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -145,7 +146,8 @@ def test_a_broken_rule_is_printed_and_the_file_kept(
 KEYS = (60, 400)  # frames of an entry: repeats of few pictures, so that much of the time is writing
 FILL = """
 import sys
-from videothinker.video import Sampling, cached_frames
+from videothinker.video.frames import Sampling
+from videothinker.video.reader import cached_frames
 print("ready", flush=True)
 for clip in sys.argv[2:]:
     for n in (60, 400):
@@ -178,7 +180,7 @@ def wishes() -> list[Sampling]:
 
 
 def shoot(process: subprocess.Popen[bytes], folder: Path, delay: float | None) -> None:
-    """Kill a process after so many seconds, or, with None, when it has just begun to write an entry."""
+    """Kill a process after so many seconds; with None, when it has just begun to write an entry."""
     before = len(temporaries(folder))
     if delay is None:
         until(lambda: len(temporaries(folder)) > before or process.poll() is not None, 60, pause=0)
@@ -192,7 +194,7 @@ def shoot(process: subprocess.Popen[bytes], folder: Path, delay: float | None) -
 def whole(
     clips: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, bytes], float]:
-    """The cache of a process that nobody killed, whose frames are the right ones, and how long that took."""
+    """The cache of a process that nobody killed, with the right frames, and how long that took."""
     folder = tmp_path_factory.mktemp("whole")
     process, begin = fill(folder, clips), time.monotonic()
     assert process.wait(60) == 0
@@ -254,21 +256,23 @@ def test_one_of_several_writers_is_killed(
 
 ALONE = """
 import os, sys, threading
-from videothinker import video
+from videothinker.video import worker
+from videothinker.video.frames import Sampling
+from videothinker.video.reader import read_frames
 os.cpu_count = lambda: 1  # the limit of computing time grows with it
 if sys.argv[2] == "hangs":
-    video._START_WORKER = f'''
+    worker.START_WORKER = f'''
 import os
-from videothinker import video
+from videothinker.video import worker
 def hang(job):
     open({sys.argv[3]!r}, "w").write(str(os.getpid()))
     while True: pass
 os.cpu_count = lambda: 1
-video._do = hang
-video._serve()
+worker.run_job = hang
+worker.serve()
 '''
-video.read_frames(sys.argv[1], video.Sampling(n_frames=2), timeout=2)
-open(sys.argv[3], "w").write(str(video._IDLE[0].process.pid))
+read_frames(sys.argv[1], Sampling(n_frames=2), timeout=2)
+open(sys.argv[3], "w").write(str(worker.IDLE_WORKERS[0].process.pid))
 threading.Event().wait()
 """
 
@@ -290,7 +294,7 @@ def test_a_decoding_process_ends_after_its_parent_was_killed(
 def test_killed_decoding_processes_are_replaced(clips: list[str]) -> None:
     expected = read_frames(clips[0], Sampling(n_frames=4))
     for _ in range(3):
-        for worker in video._IDLE:
+        for worker in IDLE_WORKERS:
             os.kill(worker.process.pid, signal.SIGKILL)
         again = read_frames(clips[0], Sampling(n_frames=4))
         assert np.array_equal(again.pixels, expected.pixels)
@@ -416,3 +420,35 @@ def test_benchmark_runs_from_clips_to_figures(
     assert [path.name for path in (tmp_path / "clips").iterdir()] == [
         "tiny.mp4"
     ]  # kept, and nothing else
+
+
+def test_decord_leaves_torch_alone() -> None:
+    """decord2 would load NVBLAS with global symbols, in whose hands torch's products end."""
+    pytest.importorskip("decord")
+    pytest.importorskip("torch")
+    code = """
+from videothinker.video.backends import _import_decord
+_import_decord()
+import torch
+print(torch.nn.functional.linear(torch.ones(8, 1176), torch.ones(16, 1176)).sum().item())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == str(8.0 * 16 * 1176), done.stderr
+
+
+def test_two_threads_find_the_frames_of_a_stream_without_index(tmp_path: Path) -> None:
+    """The second walker once began in the middle of a transport stream, and saw no beginning."""
+    import av
+
+    path = tmp_path / "long.ts"
+    with av.open(str(path), "w", format="mpegts") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "50", "bf": "2"})
+        stream.width = stream.height = 64
+        for i in range(28 * 25):
+            image = np.full((64, 64, 3), i % 251, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    sampling = Sampling(times=(0.0, 1.0, 1.01, 7.7), size=(56, 56))
+    expected = decode(path, sampling, threads=1).times
+    for _ in range(10):
+        np.testing.assert_array_equal(decode(path, sampling, threads=2).times, expected)

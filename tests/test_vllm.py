@@ -1,4 +1,7 @@
-"""GRPO with rollouts by vLLM: what engine and server are asked, and what comes of it (vLLM is that of tests/stubs)."""
+"""GRPO with rollouts by vLLM: what engine and server are asked, and what comes of it.
+
+vLLM is the stand-in of tests/stubs.
+"""
 
 from __future__ import annotations
 
@@ -23,49 +26,80 @@ from pathlib import Path
 
 import torch
 
-from videothinker.grpo import train_grpo
-from videothinker.model import Settings
+from videothinker.model.encoder import EncoderOptions
 from videothinker.schema import read_rows
-from videothinker.sft import leave_group
+from videothinker.training.grpo import train_grpo
+from videothinker.training.job import Recipe, TrainingJob
+from videothinker.training.setup import leave_process_group
+from videothinker.video.frames import Sampling
 
 torch.set_num_threads(1)
-base, world, out, options = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
-peft, server, rank = options.pop("peft"), None, int(os.environ.get("RANK", 0))
+base, world, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+options = json.loads(sys.argv[4])
+rank = int(os.environ.get("RANK", 0))
+server = None
 if options.get("vllm_mode") == "server":
     from trl.generation.vllm_client import VLLMClient
     from vllm_server import Server
 
     address = world / f"{out.name}.url"
     if rank == 0:
-        server = Server(str(base), options.pop("logprobs_mode", "processed_logprobs"))
+        server = Server(base, options.pop("logprobs_mode", "processed_logprobs"))
         address.write_text(server.url)
     while not address.exists():
         time.sleep(0.1)
     options["vllm_server_base_url"] = address.read_text()
+
     # the weights travel by NCCL, which needs GPUs: here the sender hands them over
-    VLLMClient.init_communicator = lambda client, device: setattr(client, "communicator", server.take)
+    def init_communicator(client, device):
+        client.communicator = server.take
+
+    VLLMClient.init_communicator = init_communicator
 
 
 def longer(prompts, completions, **columns):
     return [float(len(c)) for c in completions]
 
 
-config = dict(max_steps=3, save_strategy="no", num_generations=3, per_device_train_batch_size=6, temperature=2.0,
-              learning_rate=2e-3, lr_scheduler_type="constant", max_completion_length=16, beta=0.04, use_vllm=True,
-              gradient_checkpointing=False, disable_tqdm=True, logging_steps=1, seed=3) | options
-settings = Settings("short", {"fps": 2, "max_frames": 48, "size": [56, 56]})
-rows, rewards, shifts = read_rows(world / "val.jsonl"), {"longer": longer}, config.pop("shifts", [])
+peft, shifts = options.pop("peft"), options.pop("shifts", [])
+freeze_vision = options.pop("freeze_vision", True)
+train = {
+    "max_steps": 3,
+    "save_strategy": "no",
+    "num_generations": 3,
+    "per_device_train_batch_size": 6,
+    "temperature": 2.0,
+    "learning_rate": 2e-3,
+    "lr_scheduler_type": "constant",
+    "max_completion_length": 16,
+    "beta": 0.04,
+    "use_vllm": True,
+    "gradient_checkpointing": False,
+    "disable_tqdm": True,
+    "logging_steps": 1,
+    "seed": 3,
+}
+recipe = Recipe(
+    "grpo",
+    style="short",
+    sampling=Sampling(fps=2, max_frames=48, size=(56, 56)),
+    freeze_vision=freeze_vision,
+    peft=peft,
+    train=train | options,
+)
+rows = read_rows(world / "val.jsonl")
 for shift in [0.0, *shifts]:
     if shift:
         import vllm.engine
 
         vllm.engine.SHIFT, out = shift, world / f"{out.name}-{shift}"
-    result = train_grpo(base, rows, settings, world, config, rewards, out, peft, timeout=None)
+    encoder = EncoderOptions(timeout=None)
+    result = train_grpo(TrainingJob(recipe, base, rows, world, out, encoder, {"longer": longer}))
     if rank == 0:
         (out / "log.json").write_text(json.dumps([row for row in result["log"] if "reward" in row]))
 if server is not None:
     (out / "requests.json").write_text(json.dumps(server.requests))
-leave_group()
+leave_process_group()
 """
 
 
@@ -117,7 +151,7 @@ def steps_of(world: Path, name: str, **options: object) -> list[dict]:
 
 
 def check(steps: list[dict]) -> None:
-    """Policy and engine agree on every token of every step, hence also after the weights have moved."""
+    """Policy and engine agree on every token of every step, also after the weights have moved."""
     assert [s["step"] for s in steps] == [1, 2, 3]
     assert all(s["sampling/sampling_logp_difference/max"] < 1e-4 for s in steps)
     ratios = [
@@ -167,7 +201,7 @@ def test_a_server_is_sent_tokens_features_times_and_weights_by_two_processes(wor
     drawn = [body for path, body in requests if path == "/inference/v1/generate"]
     assert len(drawn) == 3 * 4 and all(
         body["sampling_params"]["n"] == 3 for body in drawn
-    )  # a request a prompt
+    )  # one request per prompt
     assert all(len(body["features"]["mm_hashes"]["video"]) == 1 for body in drawn)
     assert len({body["sampling_params"]["seed"] for body in drawn}) == 12
     once = [

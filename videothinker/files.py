@@ -5,19 +5,21 @@
 # %% ../nbs/0_core/01_files.ipynb #sfiles-002
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 # %% auto #0
-__all__ = ['UserError', 'InputError', 'FormatError', 'atomic_write', 'dumps', 'loads', 'read_text', 'write_json', 'read_json',
-           'read_journal', 'Journal']
+__all__ = ['UserError', 'InputError', 'FormatError', 'MissingLibrary', 'atomic_write', 'dumps', 'loads', 'read_text',
+           'write_json', 'read_json', 'read_journal', 'Journal', 'claim_folder', 'weights_digest']
 
 # %% ../nbs/0_core/01_files.ipynb #c00-005
 class UserError(Exception):
-    """An error whose message tells the user what to do; commands print it as one line, without a traceback."""
+    """An error whose message tells the user what to do; commands print it as one line."""
 
 
 class InputError(UserError, ValueError):
@@ -30,9 +32,13 @@ class FormatError(InputError):
     The message is one line, `where: field 'name': what is wrong; what to do`.
     """
 
+
+class MissingLibrary(UserError, ImportError):
+    """A library that is not installed; names what needs it and the commands that install it."""
+
 # %% ../nbs/0_core/01_files.ipynb #c00-033
 def atomic_write(path: str | os.PathLike[str], data: str | bytes, durable: bool = True) -> None:
-    """Write a file so that at any moment, even after a kill, `path` holds the whole old or the whole new content.
+    """Write a file atomically: after a kill, `path` holds the whole old or the whole new content.
 
     Parameters
     ----------
@@ -61,11 +67,12 @@ def _sync_folder(folder: Path) -> None:
     """Wait until the names in a folder are on disk; Windows has no such call and needs none."""
     if os.name == "nt":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with suppress(OSError):  # a folder that may not be read, a file system without such a call
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 # %% ../nbs/0_core/01_files.ipynb #c00-039
 def _no_constant(name: str) -> Any:
@@ -91,7 +98,12 @@ def loads(text: str, where: str) -> Any:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """Return the text of a file without byte-order mark; FormatError, naming the line, if it is not UTF-8."""
+    """Return the text of a file without byte-order mark.
+
+    Raises
+    ------
+    FormatError : if it is not UTF-8; names the line.
+    """
     data = Path(path).read_bytes()
     try:
         return data.decode("utf-8-sig")
@@ -101,7 +113,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 # %% ../nbs/0_core/01_files.ipynb #c00-041
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
-    """Write one JSON value, indented, atomically; ValueError if it holds NaN or an infinity, which are not JSON."""
+    """Write one JSON value, indented, atomically; ValueError for NaN and infinities."""
     atomic_write(path, dumps(obj, indent=2) + "\n")
 
 # %% ../nbs/0_core/01_files.ipynb #c00-042
@@ -111,7 +123,9 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 # %% ../nbs/0_core/01_files.ipynb #files-021
 def read_journal(path: str | os.PathLike[str]) -> list[Any]:
-    """The entries of a journal, its header (if it has one) among them, without a torn last line; [] if there is no file.
+    """Return the entries of a journal, its header among them, without a torn last line.
+
+    A file that does not exist has no entries.
 
     Raises
     ------
@@ -119,8 +133,16 @@ def read_journal(path: str | os.PathLike[str]) -> list[Any]:
     """
     file = Path(path)
     data = file.read_bytes() if file.exists() else b""
-    lines = data[: data.rfind(b"\n") + 1].decode("utf-8").split("\n")[:-1]
-    return [loads(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+    lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
+    return [_entry(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+
+
+def _entry(line: bytes, where: str) -> Any:
+    """The JSON value of one line."""
+    try:
+        return loads(line.decode("utf-8"), where)
+    except UnicodeDecodeError:
+        raise FormatError(f"{where}: not UTF-8 text; was the file edited by hand?") from None
 
 
 class Journal:
@@ -161,12 +183,12 @@ class Journal:
             ) from None
         try:
             self.entries = self._resume(header)
+            self._file = open(self.path, "ab")
+            if header is not None and self._file.tell() == 0:
+                self._write(dumps(dict(header)))
         except BaseException:
             self._lock.release()
             raise
-        self._file = open(self.path, "ab")
-        if header is not None and self._file.tell() == 0:
-            self._write(dumps(dict(header)))
 
     def _resume(self, header: Mapping[str, Any] | None) -> list[Any]:
         """Cut off a torn last line, compare the header, and return the entries after it."""
@@ -217,5 +239,52 @@ def _difference(old: Any, new: Mapping[str, Any]) -> str:
     """The first key in which two headers differ, for a message."""
     if not isinstance(old, Mapping):
         return "it has no header"
-    key = next(k for k in [*new, *old] if old.get(k) != new.get(k))
-    return f"{key} is {old.get(key)!r} there and {new.get(key)!r} here"
+    missing = object()
+    key = next(k for k in [*new, *old] if old.get(k, missing) != new.get(k, missing))
+    there, here = (repr(d[key]) if key in d else "missing" for d in (old, new))
+    return f"{key} is {there} there and {here} here"
+
+# %% ../nbs/0_core/01_files.ipynb #files-032
+def claim_folder(
+    folder: str | os.PathLike[str], settings: Mapping[str, Any], name: str = "run.json"
+) -> None:
+    """Write what the run in a folder depends on to `folder/name`; refuse a folder of another run.
+
+    Parameters
+    ----------
+    folder : of the run; made when it is missing.
+    settings : what the run depends on, as JSON values.
+    name : the file that remembers them.
+
+    Raises
+    ------
+    InputError : when the folder's run has other settings; names the first that differs.
+    """
+    path = Path(folder) / name
+    current = json.loads(json.dumps(settings))
+    if not path.exists():
+        write_json(path, current)
+        return
+    saved = read_json(path)
+    if saved != current:
+        raise InputError(
+            f"{folder} holds a run with other settings: {_difference(saved, current)}; "
+            "choose another --out, or remove that folder"
+        )
+
+# %% ../nbs/0_core/01_files.ipynb #files-036
+def weights_digest(model: str | os.PathLike[str]) -> str:
+    """Return a cheap digest of a model folder's safetensors files; "" for a hub name.
+
+    It covers the name and size of each file, and 64 KiB at 64 places spread over it.
+    """
+    files = sorted(Path(model).glob("*.safetensors"))
+    digest, piece = hashlib.sha256(), 1 << 16
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size} ".encode())
+        with file.open("rb") as opened:
+            for k in range(64):
+                opened.seek(max(0, size - piece) * k // 63)
+                digest.update(opened.read(piece))
+    return digest.hexdigest() if files else ""

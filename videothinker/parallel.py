@@ -80,7 +80,7 @@ class Prefetcher(Generic[Job, Result]):
         self._pool: ThreadPoolExecutor | None = None
 
     def expect(self, jobs: Iterable[Job]) -> None:
-        """Begin with these jobs, and forget all that were expected before and are not among them."""
+        """Begin with these jobs; forget all that were expected before and are not among them."""
         self._pool = self._pool or ThreadPoolExecutor(self.workers)
         before, self._coming = self._coming, {}
         for job in jobs:

@@ -1,4 +1,4 @@
-"""The endpoints of `vllm serve` that TRL 1.16 talks to, before the engine of this folder. Requests are recorded."""
+"""The endpoints of `vllm serve` that TRL 1.16 talks to; stands before the stand-in engine."""
 
 import json
 import threading

@@ -17,13 +17,13 @@ from ..schema import Clip, Sample, Segment, option_line
 from ..trace import parse_time
 
 # %% auto #0
-__all__ = ['TOLERANCE', 'get', 'clean', 'get_text', 'get_list', 'plain', 'seconds', 'get_duration', 'span', 'spans',
-           'option_texts', 'option_letter', 'same_text', 'text_letter', 'safe_path', 'tidy', 'origin', 'question',
-           'captioned']
+__all__ = ['TOLERANCE', 'get', 'clean', 'get_text', 'optional_text', 'get_list', 'plain', 'parse_seconds', 'get_duration', 'span',
+           'spans', 'option_texts', 'option_letter', 'same_option', 'text_letter', 'checked_path', 'tidy', 'origin',
+           'question', 'captioned']
 
 # %% ../../nbs/2_data/02_fields.ipynb #c01c-005
 def get(row: Any, name: str) -> Any:
-    """The value of a field that has to be there."""
+    """The value of a field that has to be there; `RowError` if it is not."""
     if not isinstance(row, Mapping):
         raise RowError(f"must be a JSON object, not {type(row).__name__}")
     if row.get(name) is None:
@@ -32,7 +32,7 @@ def get(row: Any, name: str) -> Any:
 
 
 def clean(value: Any, name: str) -> str:
-    """A text without the blanks around it; a number becomes one."""
+    """A text without the blanks around it; a number becomes one. `RowError` for anything else."""
     text = str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
     if not isinstance(text, str):
         raise RowError(f"field '{name}': must be a text, not {type(value).__name__}")
@@ -54,6 +54,11 @@ def get_text(row: Any, name: str) -> str:
     return clean(get(row, name), name)
 
 
+def optional_text(row: Any, name: str) -> dict[str, str]:
+    """`{name: text}`, or `{}` if the field is missing or null."""
+    return {} if row.get(name) is None else {name: clean(row[name], name)}
+
+
 def get_list(row: Any, name: str) -> list[Any]:
     """The list in a field that has to be there."""
     value = get(row, name)
@@ -62,16 +67,16 @@ def get_list(row: Any, name: str) -> list[Any]:
     return value
 
 # %% ../../nbs/2_data/02_fields.ipynb #c01c-009
+_DEPTH = (
+    64  # Python copies and writes nested values by recursion, which ends at some hundred levels
+)
+
+
 def plain(value: Any) -> Any:
-    """A JSON value of any kind that is to be kept as it is, or `RowError` if it could not be written again or copied."""
+    """A JSON value of any kind, as it is; `RowError` if it could not be written again or copied."""
     level = [value]
     for _ in range(_DEPTH):
-        level = [
-            inner
-            for held in level
-            if isinstance(held, (dict, list))
-            for inner in (held.values() if isinstance(held, dict) else held)
-        ]
+        level = [inner for outer in level for inner in _inner_values(outer)]
     if level:
         raise RowError(f"is nested more than {_DEPTH} levels deep")
     try:
@@ -86,13 +91,22 @@ def plain(value: Any) -> Any:
     return value
 
 
-_DEPTH = (
-    64  # Python copies and writes nested values by recursion, which ends at some hundred levels
-)
+def _inner_values(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 # %% ../../nbs/2_data/02_fields.ipynb #c01c-012
-def seconds(value: Any, name: str) -> float:
-    """A time: seconds, or a string of seconds, `MM:SS` or `H:MM:SS`."""
+_DECIMAL = re.compile(r"[0-9]{1,7}\.[0-9]{1,24}")  # more digits than the times in a trace have
+
+
+def parse_seconds(value: Any, name: str) -> float:
+    """A time in seconds, from a number or from a string of seconds, `MM:SS` or `H:MM:SS`.
+
+    Raises
+    ------
+    RowError : it is no time, negative, or longer than any video.
+    """
     time = parse_time(value) if isinstance(value, str) else value
     if isinstance(value, str) and time is None and _DECIMAL.fullmatch(value.strip()):
         time = float(value)
@@ -103,9 +117,6 @@ def seconds(value: Any, name: str) -> float:
     return float(time)
 
 
-_DECIMAL = re.compile(r"[0-9]{1,7}\.[0-9]{1,24}")  # more digits than the times in a trace have
-
-
 def _shown(value: Any) -> str:
     return repr(value)[:60] if isinstance(value, (str, int, float, bool)) else type(value).__name__
 
@@ -114,7 +125,7 @@ def get_duration(row: Any, name: str = "duration") -> float | None:
     """The length of a video in seconds, None if the field is missing or null."""
     if not isinstance(row, Mapping) or row.get(name) is None:
         return None
-    duration = seconds(row[name], name)
+    duration = parse_seconds(row[name], name)
     if duration == 0:
         raise RowError(f"field '{name}': is 0; leave the key out if the duration is not known")
     return duration
@@ -124,78 +135,91 @@ TOLERANCE = 1.0  # seconds by which a segment may pass the end of its video
 
 
 def span(start: Any, end: Any, caption: str = "", duration: float | None = None) -> Segment:
-    """A segment in seconds, cut at the video's end; `RowError` if it is empty, runs backwards or ends more than `TOLERANCE` after it."""
-    first, last = seconds(start, "start"), seconds(end, "end")
-    if first >= last:
-        raise RowError(
-            f"{first:g}-{last:g} s {'has no length' if first == last else 'ends before it starts'}; correct or remove it"
-        )
+    """A segment of a video, from times as they are written.
+
+    Parameters
+    ----------
+    start, end : as `parse_seconds` takes them.
+    caption : of the segment.
+    duration : of the video, seconds; an end that is at most `TOLERANCE` behind it is cut to it.
+
+    Raises
+    ------
+    RowError : the segment is empty, runs backwards, or is not in the video.
+    """
+    first = parse_seconds(start, "start")
+    last = parse_seconds(end, "end")
+    if first == last:
+        raise RowError(f"{first:g}-{last:g} s has no length; correct or remove it")
+    if first > last:
+        raise RowError(f"{first:g}-{last:g} s ends before it starts; correct or remove it")
     if duration is not None and last > duration:
         if last > duration + TOLERANCE or first >= duration:
             raise RowError(
-                f"{first:g}-{last:g} s passes the end of the video ({duration:g} s); is it the right video?"
+                f"{first:g}-{last:g} s passes the end of the video ({duration:g} s); "
+                "is it the right video?"
             )
         last = duration
     return Segment(first, last, caption)
 
 # %% ../../nbs/2_data/02_fields.ipynb #c01c-017
 def spans(
-    row: Row, found: Iterable[tuple[Any, Any]], duration: float | None = None
+    row: Row, timed: Iterable[tuple[Any, Any]], duration: float | None = None
 ) -> dict[int, Segment]:
     """Segments that can be used, by their index; the others are noted in the row.
 
     Parameters
     ----------
     row : takes the notes.
-    found : ([start, end], caption) of each; a caption None means that the source has none.
+    timed : ([start, end], caption) of each; a caption None means that the source has none.
     duration : of the video, seconds.
     """
     segments = {}
-    for index, (pair, caption) in enumerate(found):
+    for index, (pair, caption) in enumerate(timed):
         try:
             if not isinstance(pair, (list, tuple)) or len(pair) != 2:
                 raise RowError("must be a pair [start, end]")
-            segments[index] = span(
-                pair[0], pair[1], "" if caption is None else clean(caption, "sentence"), duration
-            )
+            text = "" if caption is None else clean(caption, "sentence")
+            segments[index] = span(pair[0], pair[1], text, duration)
         except RowError as error:
             row.notes.append((f"segment {index}: {error}", [pair, caption]))
     return segments
 
 # %% ../../nbs/2_data/02_fields.ipynb #c01c-020
 def option_texts(value: Any, name: str = "options") -> list[str]:
-    """The options' texts in the order of their letters, from a list or an object whose keys are the letters A, B, C …"""
+    """The options' texts in the order of their letters.
+
+    Parameters
+    ----------
+    value : a list, or an object whose keys are the letters A, B, C … in any order.
+    name : of the field, for the message.
+    """
     if isinstance(value, Mapping):
         letters = list(ascii_uppercase[: len(value)])
         if sorted(value) != letters:
-            raise RowError(
-                f"field '{name}': has the keys {', '.join(sorted(value))[:80]}, expected A to {letters[-1]}"
-            )
+            keys = ", ".join(sorted(value))[:80]
+            raise RowError(f"field '{name}': has the keys {keys}, expected A to {letters[-1]}")
         value = [value[letter] for letter in letters]
     if not isinstance(value, list) or not 2 <= len(value) <= len(ascii_uppercase):
         raise RowError(f"field '{name}': must be 2 to 26 options")
-    return [
-        clean(text, f"{name} {letter}")
-        for letter, text in zip(ascii_uppercase, value, strict=False)
-    ]
+    lettered = zip(ascii_uppercase, value, strict=False)
+    return [clean(text, f"{name} {letter}") for letter, text in lettered]
 
 # %% ../../nbs/2_data/02_fields.ipynb #c01c-021
-def option_letter(value: Any, texts: Sequence[str], name: str = "answer") -> str:
-    """The answer's letter from `C`, `(C)`, `C.` or `c`; `RowError` if no option has it."""
-    found = _LETTER.fullmatch(clean(value, name))
-    letter = found[1].upper() if found else ""
-    if not letter or letter not in ascii_uppercase[: len(texts)]:
-        raise RowError(
-            f"field '{name}': {_shown(value)} is none of the letters A to {ascii_uppercase[len(texts) - 1]}"
-        )
-    return letter
-
-
 _LETTER = re.compile(r"\(?([A-Za-z])[).:]?")
 
+
+def option_letter(value: Any, texts: Sequence[str], name: str = "answer") -> str:
+    """The answer's letter from `C`, `(C)`, `C.` or `c`; `RowError` if no option has it."""
+    match = _LETTER.fullmatch(clean(value, name))
+    letters = ascii_uppercase[: len(texts)]
+    if not match or match[1].upper() not in letters:
+        raise RowError(f"field '{name}': {_shown(value)} is none of the letters A to {letters[-1]}")
+    return match[1].upper()
+
 # %% ../../nbs/2_data/02_fields.ipynb #c01c-022
-def same_text(one: str, other: str) -> bool:
-    """Whether two answers differ at most in case, blanks and a full stop."""
+def same_option(one: str, other: str) -> bool:
+    """Return True if two answers differ at most in case, blanks and a full stop."""
     return _folded(one) == _folded(other)
 
 
@@ -204,30 +228,30 @@ def _folded(text: str) -> str:
 
 
 def text_letter(answer: str, texts: Sequence[str], name: str = "answer") -> str:
-    """The letter of the one option that reads like the answer; `RowError` if none does, or several."""
-    found = [i for i, text in enumerate(texts) if text == answer] or [
-        i for i, text in enumerate(texts) if same_text(text, answer)
-    ]
-    if len(found) != 1:
+    """The letter of the one option that reads like the answer.
+
+    Raises
+    ------
+    RowError : none does, or several; an option that is the same to the letter goes first.
+    """
+    indices = [i for i, text in enumerate(texts) if text == answer]
+    if not indices:
+        indices = [i for i, text in enumerate(texts) if same_option(text, answer)]
+    if len(indices) != 1:
+        number = len(indices) or "none"
         raise RowError(
-            f"field '{name}': {answer[:60]!r} is {'none' if not found else len(found)} of the options; correct the row"
+            f"field '{name}': {answer[:60]!r} is {number} of the options; correct the row"
         )
-    return ascii_uppercase[found[0]]
+    return ascii_uppercase[indices[0]]
 
 # %% ../../nbs/2_data/02_fields.ipynb #c01c-025
-def safe_path(path: str) -> str:
-    """The path of a video, or `RowError` if it is empty, absolute, an address, or holds `..`."""
+def checked_path(path: str) -> str:
+    """The path of a video; `RowError` if it is empty, absolute, an address, or holds `..`."""
     if problem := path_problem(path):
         raise RowError(f"the video path {path[:80]!r} {problem}")
     return path
 
 # %% ../../nbs/2_data/02_fields.ipynb #c01c-027
-def tidy(kind: str) -> str:
-    """A question type as it is written in the most rows: `Counting Problem` for `Counting Problems`, `Counting Porblems` and `counting problem`."""
-    words = [word if word.isupper() else word.capitalize() for word in kind.split()]
-    return " ".join(_SPELLINGS.get(word, word) for word in words)
-
-
 _SPELLINGS = {
     "Casual": "Causal",
     "Problems": "Problem",
@@ -236,32 +260,56 @@ _SPELLINGS = {
     "Objective": "Object",
 }
 
+
+def tidy(kind: str) -> str:
+    """A question type as it is written in the most rows.
+
+    `Counting Problem` for `Counting Problems`, `Counting Porblems` and `counting problem`.
+    """
+    words = [word if word.isupper() else word.capitalize() for word in kind.split()]
+    return " ".join(_SPELLINGS.get(word, word) for word in words)
+
 # %% ../../nbs/2_data/02_fields.ipynb #c01c-028
 def origin(row: Row, source: str, kind: Any = None, **more: Any) -> dict[str, Any]:
-    """The provenance of a row: source, file, place, question type (and the type as given, where it was tidied), and more."""
-    said: dict[str, Any] = {"source": source, "file": row.file, "row": row.name, **more}
-    if kind is not None:
-        kinds = [clean(k, "question type") for k in (kind if isinstance(kind, list) else [kind])]
-        tidied = [tidy(k) for k in kinds]
-        said["question_type"] = tidied if isinstance(kind, list) else tidied[0]
-        if tidied != kinds:
-            said["question_type_given"] = kind
-    return said
+    """The provenance of a row.
+
+    Parameters
+    ----------
+    row : it says file and place.
+    source : name of the source.
+    kind : the question type, or a list of them; where it is tidied, the given one is kept too.
+    more : further entries.
+    """
+    provenance: dict[str, Any] = {"source": source, "file": row.file, "row": row.name, **more}
+    if kind is None:
+        return provenance
+    kinds = [clean(k, "question type") for k in (kind if isinstance(kind, list) else [kind])]
+    tidied = [tidy(k) for k in kinds]
+    provenance["question_type"] = tidied if isinstance(kind, list) else tidied[0]
+    if tidied != kinds:
+        provenance["question_type_given"] = kind
+    return provenance
 
 # %% ../../nbs/2_data/02_fields.ipynb #c01c-030
 def question(texts: Sequence[str], letter: str, path: str, **fields: Any) -> Sample:
-    """A multiple-choice sample: options with their letters, the answer in its tag; `fields` are those of a `Sample`."""
+    """A multiple-choice sample.
+
+    Parameters
+    ----------
+    texts : of the options; they get their letters.
+    letter : of the answer, which is put into its tag.
+    path : of the video.
+    fields : further fields of a `Sample`.
+    """
     options = [option_line(a, text) for a, text in zip(ascii_uppercase, texts, strict=False)]
-    return Sample(
-        options=options, solution=f"<answer>{letter}</answer>", path=safe_path(path), **fields
-    )
+    solution = f"<answer>{letter}</answer>"
+    return Sample(options=options, solution=solution, path=checked_path(path), **fields)
 
 
 def captioned(row: Row, path: str, segments: Iterable[Segment], **fields: Any) -> Clip:
     """A captioned clip; `RowError` if no segment is left. `fields` are those of a `Clip`."""
     segments = list(segments)
     if not segments:
-        raise RowError(
-            f"no segment is left: {'; '.join(note for note, _ in row.notes)[:300] or 'the row has none'}"
-        )
-    return Clip(path=safe_path(path), segments=segments, **fields)
+        notes = "; ".join(note for note, _ in row.notes)[:300]
+        raise RowError(f"no segment is left: {notes or 'the row has none'}")
+    return Clip(path=checked_path(path), segments=segments, **fields)

@@ -3,7 +3,8 @@ from types import SimpleNamespace
 
 import torch
 
-SHIFT = 0.0  # subtracted from every log-probability that is reported: an engine whose arithmetic is not the policy's
+# subtracted from every reported log-probability: an engine whose arithmetic is not the policy's
+SHIFT = 0.0
 
 
 @dataclass

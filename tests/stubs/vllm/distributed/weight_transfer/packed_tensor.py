@@ -1,3 +1,3 @@
 def packed_nccl_broadcast_producer(iterator, group, src, post_iter_func):
-    """Sends nothing: hands the tensors over in the same process. `group` is a function that takes them."""
+    """Send nothing: hand the tensors over in the same process, to the function `group`."""
     group([(name, tensor.clone()) for name, tensor in iterator])

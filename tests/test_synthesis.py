@@ -1,0 +1,380 @@
+"""`synthesize` and `curate`: no toy word enters a real row, and what failed is on record."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from videothinker.commands.main import main
+from videothinker.schema import Clip, Sample, Segment, write_captions, write_rows
+from videothinker.synthesis.engine import OpenAIEngine, Request, chat
+from videothinker.synthesis.hindsight_curation import curate
+from videothinker.synthesis.synthesize import synthesize
+from videothinker.synthesis.teacher import EngineTeacher
+from videothinker.toy.teacher import ScriptedTeacher, SymbolicReader, ToyError
+from videothinker.toy.world import draw_scene
+
+TRACE = (
+    "<time>00:00-00:04</time> <caption>{caption}</caption> <think>that is it</think> so it is A "
+    "<answer>A</answer>"
+)
+
+
+def star_rows(n: int = 3, source: str = "STAR") -> list[Sample]:
+    """Rows as `prepare STAR` makes them, with captions, so that only a trace is missing."""
+    return [
+        Sample(
+            problem=f"What did the person do with the cup {i}?",
+            options=["A. took it", "B. washed it", "C. dropped it"],
+            solution="<answer>A</answer>",
+            path=f"{i}.mp4",
+            data_source=source,
+            id=f"star-{i}",
+            video_id=f"v{i}",
+            duration=9.0,
+            segments=[Segment(0.0, 4.0, f"a hand reaches for cup {i}")],
+        )
+        for i in range(n)
+    ]
+
+
+def toy_clips(n: int) -> list[Clip]:
+    """Captioned clips of the toy world; no video is needed."""
+    scenes = [draw_scene(f"train-{i:04d}", 0) for i in range(n)]
+    return [Clip(s.id, f"{s.id}.mp4", float(s.duration), "train", s.segments) for s in scenes]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Run a command in this process: its exit code, and what it printed (stderr if it failed)."""
+
+    def call(*argv: object) -> tuple[int, str]:
+        capsys.readouterr()
+        try:
+            main([str(a) for a in argv])
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, err if code in (1, 2) else out
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_rows(tmp_path / "star.jsonl", star_rows())
+    traced = [
+        Sample(**{**vars(row), "process": TRACE.format(caption="a hand").rpartition(" ")[0]})
+        for row in star_rows()
+    ]
+    write_rows(tmp_path / "traced.jsonl", traced)
+    write_captions(tmp_path / "toy.jsonl", toy_clips(4))
+    return tmp_path
+
+
+def one_line(text: str, command: str, *words: str) -> None:
+    lines = [line for line in text.splitlines() if line.startswith("videothinker ")]
+    assert len(lines) == 1 and lines[0].startswith(f"videothinker {command}: "), text
+    assert "Traceback" not in text and all(word in lines[0] for word in words), text
+
+
+# The toy stays out
+
+
+def test_synthesize_refuses_without_a_teacher(folder: Path, run: Any) -> None:
+    before = set(folder.iterdir())
+    code, text = run("synthesize", "--qa", folder / "star.jsonl", "--out", folder / "out.jsonl")
+    assert code == 2
+    one_line(text, "synthesize", "--teacher-url", "--teacher-model", "--toy")
+    assert set(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ([], ("--reader-url", "--reader-model", "--teacher-url", "--check-only", "--toy")),
+        (["--check-only"], ("--reader-url", "--reader-model", "--toy")),
+        (["--reader-url", "http://localhost:1/v1"], ("--teacher-url", "--check-only")),
+        (["--teacher-url", "http://localhost:1/v1"], ("--reader-url",)),
+    ],
+)
+def test_curate_refuses_without_its_servers(
+    folder: Path, run: Any, flags: list[str], words: tuple[str, ...]
+) -> None:
+    before = set(folder.iterdir())
+    data = ["--data", folder / "traced.jsonl", "--out", folder / "out.jsonl"]
+    code, text = run("curate", *data, *flags)
+    assert code == 2
+    one_line(text, "curate", *words)
+    assert set(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("argv", [["synthesize", "--qa"], ["curate", "--data"]])
+@pytest.mark.parametrize("name", ["star.jsonl", "traced.jsonl"])
+def test_the_toy_teacher_refuses_rows_of_another_source(
+    folder: Path, run: Any, argv: list[str], name: str
+) -> None:
+    before = set(folder.iterdir())
+    code, text = run(*argv, folder / name, "--out", folder / "out.jsonl", "--toy")
+    assert code == 2
+    one_line(text, argv[0], "star-0", "'STAR'", "--teacher-url")
+    assert set(folder.iterdir()) == before
+
+
+def test_the_toy_teacher_refuses_what_it_does_not_understand(folder: Path, run: Any) -> None:
+    write_rows(folder / "unnamed.jsonl", star_rows(source=""))
+    write_captions(
+        folder / "real.jsonl", [Clip("v", "v.mp4", 9.0, "", [Segment(0, 4, "he cooks")])]
+    )
+    out = folder / "out.jsonl"
+    for argv in (
+        ["synthesize", "--qa", folder / "unnamed.jsonl"],
+        ["synthesize", "--captions", folder / "real.jsonl"],
+        ["curate", "--data", folder / "unnamed.jsonl"],
+    ):
+        code, text = run(*argv, "--out", out, "--toy")
+        assert code == 2
+        one_line(text, argv[0], "toy world")
+    assert not list(folder.glob("out*"))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["synthesize", "--qa", "star.jsonl", "--mistake-rate", "0"],
+        ["synthesize", "--qa", "star.jsonl", "--check-share", "1"],
+        ["synthesize", "--qa", "star.jsonl", "--truth", "toy.jsonl"],
+        ["curate", "--data", "traced.jsonl", "--mistake-rate", "0"],
+        ["curate", "--data", "traced.jsonl", "--seed", "1"],
+    ],
+)
+def test_flags_of_the_toy_world_need_the_toy_world(folder: Path, run: Any, argv: list[str]) -> None:
+    argv = [str(folder / a) if a.endswith(".jsonl") else a for a in argv]
+    servers = ["--teacher-url", "http://localhost:1/v1", "--teacher-model", "m"]
+    code, text = run(*argv, "--out", folder / "out.jsonl", *servers)
+    assert code == 2
+    one_line(text, argv[0], argv[3], "--toy")
+    code, text = run(*argv, "--out", folder / "out.jsonl", *servers, "--toy")
+    assert code == 2
+    one_line(text, argv[0], "--teacher-url", "--toy")
+
+
+def test_in_python_too_no_toy_word_enters_a_real_row() -> None:
+    teacher, reader = ScriptedTeacher(mistake_rate=1), SymbolicReader()
+    for row in [*star_rows(1), *star_rows(1, source="")]:
+        for task in (teacher.trace, teacher.mistake):
+            with pytest.raises(ToyError):
+                task(row, 0)
+        with pytest.raises(ToyError):
+            teacher.captions(row, Clip("v0"))
+        with pytest.raises(ToyError):
+            reader.answer(row.problem, row.options, row.segments)
+        with pytest.raises(ToyError):
+            curate([row], teacher, reader, progress=False)
+        with pytest.raises(ToyError):
+            synthesize([], [row], teacher, failed=[], progress=False)
+    for clip in (Clip("v", data_source="STAR"), Clip("v", segments=[Segment(0, 4, "he cooks")])):
+        with pytest.raises(ToyError):
+            teacher.question(clip, 0)
+
+
+def test_the_toy_world_with_toy(folder: Path, run: Any) -> None:
+    rows, out = folder / "rows.jsonl", folder / "out.jsonl"
+    code, text = run("synthesize", "--captions", folder / "toy.jsonl", "--out", rows, "--toy")
+    assert (code, text) == (0, f"4 rows in {rows}\n")
+    code, text = run("curate", "--data", rows, "--out", out, "--toy", "--seed", 0)
+    assert code == 0 and "of 4 kept" in text and out.exists()
+    assert {json.loads(line)["data_source"] for line in out.read_text().splitlines()} == {
+        "toyworld"
+    }
+    assert not list(folder.glob("*.failed.jsonl"))
+
+
+# What fails is on record
+
+
+class Server(ThreadingHTTPServer):
+    """A chat server: `reply(system, user)` gives a text, or an HTTP status for a failure."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.reply: Callable[[str, str], str | int] = lambda system, user: "?"
+        self.bodies: list[dict[str, Any]] = []
+        self.keys: set[str] = set()
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.bodies.append(body)
+        self.server.keys.add(self.headers["Authorization"])
+        system, user = (message["content"] for message in body["messages"])
+        text = self.server.reply(system, user)
+        status = text if isinstance(text, int) else 200
+        message = {"role": "assistant", "content": text}
+        answer: dict[str, Any] = {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": body["model"],
+            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+            "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+        }
+        if status != 200:
+            answer = {"error": {"message": f"cannot do {user.partition(chr(10))[0]}"}}
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)  # a server of one's own needs none
+    with Server() as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+def good_trace(system: str, user: str) -> str:
+    return TRACE.format(caption="a hand reaches for it")
+
+
+def failing(*names: str) -> Callable[[str, str], str | int]:
+    return lambda system, user: (
+        400 if any(name in user for name in names) else good_trace(system, user)
+    )
+
+
+def test_partial_failure_of_synthesize(folder: Path, run: Any, server: Server) -> None:
+    out, failures = folder / "out.jsonl", folder / "out.jsonl.failed.jsonl"
+    write_rows(folder / "many.jsonl", star_rows(12))
+    argv = ["synthesize", "--qa", folder / "many.jsonl", "--out", out, "--teacher-url", server.url]
+    argv += ["--teacher-model", "m", "--tries", "1"]
+    server.reply = failing("cup 1", "cup 5", "cup 7")
+    code, text = run(*argv)
+    assert code == 3 and text.splitlines()[:1] == [f"7 rows in {out}"], text
+    failed = [json.loads(line) for line in failures.read_text().splitlines()]
+    assert [f["id"] for f in failed] == [f"star-{i}" for i in (1, 5, 7, 10, 11)]
+    assert all(f["row"] == {**f["row"], "id": f["id"], "data_source": "STAR"} for f in failed)
+    assert all("HTTP 400" in f["reason"] for f in failed)
+    assert len(text.splitlines()) == 5 and "5 of 12 failed" in text and str(failures) in text
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == [
+        f"star-{i}" for i in (0, 2, 3, 4, 6, 8, 9)
+    ]
+    asked = len(server.bodies)
+    server.reply = good_trace
+    code, text = run(*argv)  # the same command goes on
+    assert (code, text) == (0, f"12 rows in {out}\n") and not failures.exists()
+    assert len(server.bodies) == asked + 5  # what was answered is not asked again
+    assert server.keys == {"Bearer none"}
+
+
+def test_reasons_are_those_of_the_own_request(folder: Path, server: Server) -> None:
+    server.reply = lambda system, user: 400
+    with OpenAIEngine(server.url, "m", api_key_env=None) as engine:
+        teacher = EngineTeacher(engine, tries=1)
+        failed: list[Any] = []
+        assert (
+            synthesize([], star_rows(20), teacher, workers=8, failed=failed, progress=False) == []
+        )
+        assert [f"cannot do Question: {f.source.problem}" in f.reason for f in failed] == [
+            True
+        ] * 20
+        assert engine.reason(Request(chat("s", "never asked"))) == ""
+
+
+def test_nothing_made_overwrites_nothing(folder: Path, run: Any, server: Server) -> None:
+    out = folder / "out.jsonl"
+    out.write_text("of an earlier run\n")
+    argv = ["--out", out, "--teacher-url", server.url, "--teacher-model", "m", "--tries", "1"]
+    server.reply = lambda system, user: 400
+    code, text = run("synthesize", "--qa", folder / "star.jsonl", *argv)
+    assert code == 2
+    one_line(text, "synthesize", "not one row could be made", "is not written", "HTTP 400")
+    assert len((folder / "out.jsonl.failed.jsonl").read_text().splitlines()) == 3
+    argv += ["--reader-url", server.url, "--reader-model", "r", "--request-retries", "0"]
+    code, text = run("curate", "--data", folder / "traced.jsonl", *argv)
+    assert code == 2
+    one_line(text, "curate", "nothing could be judged", "is not written", "HTTP 400")
+    server.reply = lambda system, user: "I cannot say. <answer>none</answer>"
+    code, text = run("curate", "--data", folder / "traced.jsonl", *argv, "--check-only")
+    assert code == 2
+    one_line(text, "curate", "not one of 3 rows is kept", "is not written", "star-0")
+    assert out.read_text() == "of an earlier run\n"
+
+
+def test_partial_failure_of_curate(folder: Path, run: Any, server: Server) -> None:
+    out, failures = folder / "out.jsonl", folder / "out.jsonl.failed.jsonl"
+    argv = ["curate", "--data", folder / "traced.jsonl", "--out", out, "--check-only"]
+    argv += ["--reader-url", server.url, "--reader-model", "r", "--rotations", "2"]
+    server.reply = lambda system, user: 400 if "cup 1" in user else _first_taken(user)
+    code, text = run(*argv)
+    assert code == 3 and "1 unfinished" in text and "1 of 3 failed" in text, text
+    [failed] = [json.loads(line) for line in failures.read_text().splitlines()]
+    assert (
+        failed["id"] == "star-1" and "HTTP 400" in failed["reason"] and "process" in failed["row"]
+    )
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["star-0", "star-2"]
+    asked = len(server.bodies)
+    server.reply = lambda system, user: _first_taken(user)
+    code, text = run(*argv)
+    assert code == 0 and not failures.exists() and len(out.read_text().splitlines()) == 3
+    assert len(server.bodies) == asked + 2  # one row, in two rotations
+
+
+def _first_taken(user: str) -> str:
+    letter = next(line[0] for line in user.splitlines() if line.endswith(". took it"))
+    return f"<answer>{letter}</answer>"
+
+
+# Servers
+
+
+def test_every_flag_reaches_its_server(
+    folder: Path, run: Any, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-mine")
+    out = folder / "out.jsonl"
+    argv = ["--out", out, "--teacher-url", server.url, "--teacher-model", "m", "--temperature", 0.1]
+    argv += ["--max-tokens", 99, "--api-key-env", "MY_KEY", "--tries", 2, "--concurrency", 1]
+    argv += ["--timeout", 30, "--request-retries", 0, "--workers", 1]
+    server.reply = lambda system, user: 503
+    code, text = run("synthesize", "--qa", folder / "star.jsonl", *argv)
+    assert code == 2 and "in 2 tries" in text
+    assert len(server.bodies) == 6  # three rows, two tries, no retries
+    assert {(b["temperature"], b["max_tokens"]) for b in server.bodies} == {(0.1, 99)}
+    assert server.keys == {"Bearer sk-mine"}
+    server.reply = good_trace
+    argv += ["--budget-tokens", 1]
+    code, text = run("synthesize", "--qa", folder / "star.jsonl", *argv)
+    assert code == 2 and "the budget of 1 tokens" in text
+
+
+def test_a_key_that_was_named_must_be_set(folder: Path, run: Any, server: Server) -> None:
+    argv = ["synthesize", "--qa", folder / "star.jsonl", "--out", folder / "out.jsonl"]
+    argv += ["--teacher-model", "m", "--tries", "1", "--teacher-url"]
+    for key in ("OPENAI_API_KEY", "NO_SUCH_KEY"):
+        code, text = run(*argv, server.url, "--api-key-env", key)
+        assert code == 2
+        one_line(text, "synthesize", f"{key} is not set")
+    code, text = run(*argv, "https://api.openai.com/v1")
+    assert code == 2
+    one_line(text, "synthesize", "OPENAI_API_KEY is not set", "api.openai.com")
+    server.reply = good_trace
+    assert run(*argv, server.url, "--api-key-env", "")[0] == 0
+    assert server.keys == {"Bearer none"}
