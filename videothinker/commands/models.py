@@ -42,6 +42,8 @@ def run_training(args: argparse.Namespace) -> None:
 
     options = EncoderOptions(args.cache, args.timeout)
     rows = load_rows(args.data)
+    if not rows:
+        raise InputError(f"{args.data} holds no rows")
     job = make_job(recipe, rows, args.out, roots, args.model, overrides, options)
     result = run_job(job)
     print(f"trained on {result['rows']} rows; model in {job.model_folder}")
