@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from ..configs import config_names
-from ..files import InputError
+from ..files import InputError, check_writable
 
 # %% auto #0
-__all__ = ['PARTIAL', 'VIDEOS_HELP', 'EXIT_CODES', 'video_roots', 'run_prepare', 'prepare_source', 'print_sources', 'run_mix',
-           'run_validate', 'run_toyworld', 'require_servers', 'make_engine', 'make_teacher', 'make_toy_teacher',
-           'make_reader', 'using', 'refuse_foreign_rows', 'write_failures', 'exit_partial', 'run_synthesize',
-           'run_curate', 'positive', 'positive_seconds', 'fraction', 'add_source_commands', 'add_prepare_flags',
+__all__ = ['PARTIAL', 'ADVICE', 'VIDEOS_HELP', 'EXIT_CODES', 'video_roots', 'run_prepare', 'prepare_source', 'print_sources',
+           'run_mix', 'run_validate', 'run_toyworld', 'require_servers', 'make_engine', 'make_teacher',
+           'make_toy_teacher', 'make_reader', 'using', 'refuse_foreign_rows', 'advice', 'check_outputs',
+           'write_failures', 'exit_partial', 'run_synthesize', 'run_curate', 'positive', 'positive_seconds', 'fraction',
+           'not_negative', 'temperature', 'json_object', 'add_source_commands', 'add_prepare_flags',
            'add_validate_flags', 'add_patience', 'add_server_flags', 'add_toy_flags', 'add_synthesize_flags',
            'add_curate_flags', 'add_data_commands']
 
@@ -147,8 +150,10 @@ def run_validate(args: argparse.Namespace) -> None:
     InputError : when there is nothing to check.
     """
     from videothinker.data.validate import find_row_files, validate
-    from videothinker.files import write_json
+    from videothinker.json_files import write_json
 
+    if args.json:
+        check_writable(args.json, what="--json")
     files = find_row_files(args.data) if args.data else {"train": [], "eval": []}
     train = [*files["train"], *map(Path, args.train or ())]
     evaluation = [*files["eval"], *map(Path, args.eval or ())]
@@ -218,12 +223,17 @@ def make_engine(args: argparse.Namespace, role: str) -> Any:
     ------
     InputError : without the name of the model, or when the variable with the key is not set.
     """
-    from videothinker.synthesis.engine import OPENAI_KEY, OpenAIEngine
+    from videothinker.synthesis.openai_engine import OpenAIEngine
+    from videothinker.synthesis.server_replies import OPENAI_KEY, api_address
 
     url = getattr(args, f"{role}_url")
     model = getattr(args, f"{role}_model")
     if not model:
         raise InputError(f"which model of {url}? give --{role}-model")
+    try:
+        api_address(url)
+    except InputError as error:
+        raise InputError(f"--{role}-url: {error}") from None
     key_name = args.api_key_env
     if role == "reader" and args.reader_api_key_env is not None:
         key_name = args.reader_api_key_env
@@ -239,6 +249,8 @@ def make_engine(args: argparse.Namespace, role: str) -> Any:
         retries=args.request_retries,
         timeout=args.timeout,
         budget_tokens=args.budget_tokens,
+        extra=args.reader_extra if role == "reader" else args.extra,
+        patience=args.patience,
     )
 
 # %% ../../nbs/9_commands/01_data.ipynb #scd-021
@@ -252,7 +264,7 @@ def make_teacher(args: argparse.Namespace) -> Any:
     roots: Any = video_roots(args.videos) if args.videos else None
 
     def show(sample: Any, segment: Any) -> list[str]:
-        return segment_images(resolve_path(sample, roots), segment)
+        return segment_images(resolve_path(sample, roots), segment, args.frames)
 
     return EngineTeacher(
         make_engine(args, "teacher"),
@@ -313,6 +325,42 @@ def refuse_foreign_rows(args: argparse.Namespace, rows: Sequence[Any]) -> None:
 
 # %% ../../nbs/9_commands/01_data.ipynb #c18a-013
 PARTIAL = 3  # exit code: something is done, and something failed
+ADVICE = {
+    r"\bimages?\b|\bpictures?\b": "fewer images are sent with --frames N",
+    r"cut off|max_tokens|max_completion_tokens|maximum context": (
+        "the length of replies is set with --max-tokens (reader: --reader-max-tokens)"
+    ),
+    r"no answer but reasoning": (
+        "many servers switch thinking off with --extra "
+        """'{"chat_template_kwargs": {"enable_thinking": false}}'"""
+    ),
+    r"HTTP 40[13]|not set": "the key is that of the variable named by --api-key-env",
+    r"HTTP 404": "look at the address (it mostly ends in /v1) and at the name of the model",
+    r"HTTP 402|quota|balance": "the account is empty",
+    r"HTTP 429": "--patience is how long a request waits for its turn",
+    r"HTTP 4(00|22)": "fields are added to requests, or with null left out, with --extra JSON",
+    r"budget of": "the ceiling is --budget-tokens",
+    r"Timeout": "--timeout is how long a reply may take",
+    r"ConnectionError|HTTP 5": "does the server run, and is its address right?",
+}  # words of a reason (a pattern) → the flag that helps
+
+
+def advice(reason: str) -> str:
+    """The flag that helps against a failure, as "; …"; "" where none is known."""
+    return next((f"; {text}" for words, text in ADVICE.items() if re.search(words, reason)), "")
+
+
+def check_outputs(args: argparse.Namespace, *suffixes: str) -> None:
+    """Refuse to begin when OUT, a file beside it (OUT + suffix), or the cache cannot be written.
+
+    Raises
+    ------
+    InputError : names the place.
+    """
+    for suffix in ("", ".failed.jsonl", *suffixes):
+        check_writable(f"{args.out}{suffix}")
+    if args.cache and not args.toy:
+        check_writable(args.cache, what="--cache")
 
 
 def write_failures(failures: Sequence[Any], out: str) -> Path:
@@ -333,7 +381,8 @@ def exit_partial(failures: Sequence[Any], n: int, path: Path) -> None:
         return
     print(f"{len(failures)} of {n} failed, see {path}; the same command tries them again")
     for failure in failures[:3]:
-        print(f"  {failure.name}: {' '.join(failure.reason.split())[:300]}")
+        reason = " ".join(failure.reason.split())
+        print(f"  {failure.name}: {reason[:300]}{advice(reason)}")
     sys.exit(PARTIAL)
 
 # %% ../../nbs/9_commands/01_data.ipynb #scd-025
@@ -346,8 +395,8 @@ def run_synthesize(args: argparse.Namespace) -> None:
     ------
     InputError : without annotations or a teacher, or when nothing could be made.
     """
-    from videothinker.data.rowfiles import load_rows
-    from videothinker.schema import read_captions, write_rows
+    from videothinker.data.rowfiles import usable_captions, usable_rows
+    from videothinker.schema import write_rows
     from videothinker.synthesis.synthesize import Failure, synthesize
 
     if not args.captions and not args.qa:
@@ -356,8 +405,9 @@ def run_synthesize(args: argparse.Namespace) -> None:
             "times), or both"
         )
     require_servers(args, "teacher")
-    clips = read_captions(args.captions) if args.captions else []
-    questions = load_rows(args.qa) if args.qa else []
+    check_outputs(args, ".answers")
+    clips = usable_captions(args.captions) if args.captions else []
+    questions = usable_rows(args.qa) if args.qa else []
     refuse_foreign_rows(args, [*clips, *questions])
     failed: list[Failure] = []
     with using(make_teacher(args)) as teacher:
@@ -367,7 +417,8 @@ def run_synthesize(args: argparse.Namespace) -> None:
     path = write_failures(failed, args.out)
     if not rows:
         first = f"; the first failure: {failed[0].name}: {failed[0].reason}" if failed else ""
-        raise InputError(f"not one row could be made, {args.out} is not written{first}")
+        help_ = advice(first)
+        raise InputError(f"not one row could be made, {args.out} is not written{first}{help_}")
     write_rows(args.out, rows)
     print(f"{len(rows)} rows in {args.out}")
     exit_partial(failed, len(clips) * args.questions + len(questions), path)
@@ -382,14 +433,15 @@ def run_curate(args: argparse.Namespace) -> None:
     ------
     InputError : without a reader or teacher, or when not one row is kept.
     """
-    from videothinker.data.rowfiles import load_rows
-    from videothinker.files import write_json
+    from videothinker.data.rowfiles import usable_rows
+    from videothinker.json_files import write_json
     from videothinker.schema import sample_id, write_rows
     from videothinker.synthesis.hindsight_curation import curate
     from videothinker.synthesis.synthesize import Failure
 
     require_servers(args, *(["reader"] if args.check_only else ["reader", "teacher"]))
-    rows = load_rows(args.data)
+    check_outputs(args, ".answers", ".answers.reader", ".journal", ".report.json")
+    rows = usable_rows(args.data)
     refuse_foreign_rows(args, rows)
     journal = f"{args.out}.journal"
     with (
@@ -408,7 +460,7 @@ def run_curate(args: argparse.Namespace) -> None:
         first = failed[0]
         raise InputError(
             f"nothing could be judged, {args.out} is not written; the first of {len(failed)} "
-            f"reasons: {first.name}: {first.reason}"
+            f"reasons: {first.name}: {first.reason}{advice(first.reason)}"
         )
     if not kept:
         name, reason = next(iter(report.dropped.items()), (args.data, "no rows"))
@@ -441,6 +493,36 @@ def fraction(text: str) -> float:
     if not 0 <= (number := float(text)) <= 1:
         raise argparse.ArgumentTypeError(f"must lie between 0 and 1, not {text}")
     return number
+
+
+def not_negative(text: str) -> int:
+    """A whole number of at least 0, as a flag's type."""
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {number}")
+    return number
+
+
+def temperature(text: str) -> float:
+    """A sampling temperature, as a flag's type."""
+    if not (math.isfinite(number := float(text)) and 0 <= number <= 5):
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 5, not {text}")
+    return number
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """A JSON object, or the name of a file that holds one (JSON or YAML), as a flag's type."""
+    import yaml
+
+    try:
+        content = text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8")
+        fields = yaml.safe_load(content)
+        json.dumps(fields, allow_nan=False)
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        what = f"is no JSON object, and no file with one: {error}"
+        raise argparse.ArgumentTypeError(what) from None
+    if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
+        raise argparse.ArgumentTypeError('is no JSON object; write it like {"top_p": 0.9}')
+    return fields
 
 # %% ../../nbs/9_commands/01_data.ipynb #scd-017
 VIDEOS_HELP = "folder of the videos, or a map data_source → folder: a YAML file, or JSON"
@@ -499,8 +581,8 @@ def add_patience(parser: argparse.ArgumentParser) -> None:
     """Flags of the commands that look at many videos."""
     workers = "videos looked at at the same time (default: one per core)"
     parser.add_argument("--workers", type=positive, help=workers)
-    timeout = "seconds that one video may take"
-    parser.add_argument("--timeout", type=positive_seconds, default=60.0, help=timeout)
+    timeout = "seconds that one video may take (default: $VIDEOTHINKER_TIMEOUT, or 60)"
+    parser.add_argument("--timeout", type=positive_seconds, help=timeout)
 
 # %% ../../nbs/9_commands/01_data.ipynb #c18a-016
 def add_server_flags(parser: argparse.ArgumentParser) -> Any:
@@ -522,14 +604,24 @@ def add_server_flags(parser: argparse.ArgumentParser) -> Any:
     add("--timeout", type=positive_seconds, default=120.0, help="seconds for one request")
     add(
         "--request-retries",
-        type=int,
+        type=not_negative,
         default=5,
         help="further attempts when a server is in trouble",
     )
-    add("--temperature", type=float, default=0.7, help="of the teacher")
-    add("--max-tokens", type=positive, default=2048, help="longest reply of the teacher, in tokens")
-    tries = "how often the teacher is asked again for a reply that breaks the rules"
+    patience = "seconds that a request waits for a server which limits its rate"
+    add("--patience", type=positive_seconds, default=3600.0, help=patience)
+    add("--temperature", type=temperature, default=0.7, help="of the teacher")
+    longest = "longest reply of the teacher, in tokens, its thoughts included"
+    add("--max-tokens", type=positive, default=8192, help=longest)
+    tries = "how often the teacher is asked for a reply that breaks the rules"
     add("--tries", type=positive, default=3, help=tries)
+    frames = "images that the teacher is shown of a segment it captions"
+    add("--frames", type=positive, default=4, help=frames)
+    extra = (
+        "further fields of the teacher's requests: a JSON object, such as "
+        '{"top_p": 0.9}, or a file with one; null leaves a field out'
+    )
+    add("--extra", type=json_object, default={}, metavar="JSON", help=extra)
     return group
 
 # %% ../../nbs/9_commands/01_data.ipynb #scd-030
@@ -566,7 +658,8 @@ def add_curate_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", required=True, help="rows with traces: JSONL, Parquet, or hub:ORG/NAME")
     add("--out", required=True, help="kept rows (JSONL); report and journal go beside them")
-    add("--retries", type=int, default=3, help="new traces asked for when one is refused")
+    retries = "new traces asked for when one is refused"
+    add("--retries", type=not_negative, default=3, help=retries)
     check_only = "ask no teacher for new traces: refused rows are dropped at once"
     add("--check-only", action="store_true", help=check_only)
     add("--workers", type=positive, default=4, help="rows worked on at the same time")
@@ -575,8 +668,10 @@ def add_curate_flags(parser: argparse.ArgumentParser) -> None:
     server("--reader-model", default="", help="model name on that server")
     reader_key = "as --api-key-env, for the reader (default: the same variable)"
     server("--reader-api-key-env", metavar="NAME", help=reader_key)
-    longest = "longest reply of the reader, in tokens"
-    server("--reader-max-tokens", type=positive, default=512, help=longest)
+    longest = "longest reply of the reader, in tokens, its thoughts included"
+    server("--reader-max-tokens", type=positive, default=4096, help=longest)
+    reader_extra = "as --extra, for the reader"
+    server("--reader-extra", type=json_object, default={}, metavar="JSON", help=reader_extra)
     rotations = "how often the reader is asked, with the options in another order; all must agree"
     server("--rotations", type=positive, default=1, help=rotations)
     seed = "of the scripted teacher (default: 0)"

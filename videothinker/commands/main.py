@@ -6,19 +6,26 @@
 from __future__ import annotations
 
 import argparse
-import logging
+import errno
 import os
+import select
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+from ..claims import claim_output
 from .data import add_data_commands
 from .models import add_model_commands
 from .push import add_push_command
-from ..files import UserError
+from ..files import UserError, check_writable
 
 # %% auto #0
-__all__ = ['EXTRAS', 'run_demo_command', 'add_demo_command', 'HelpFormatter', 'build_parser', 'user_message', 'main']
+__all__ = ['EXTRAS', 'FULL', 'WRITERS', 'READERS', 'STOPPED', 'INTERRUPTED', 'CUT_OFF', 'run_demo_command', 'add_demo_command',
+           'HelpFormatter', 'build_parser', 'write_failure', 'user_message', 'claims', 'apply_environment',
+           'run_command', 'main']
 
 # %% ../../nbs/9_commands/04_main.ipynb #c19-005
 def run_demo_command(args: argparse.Namespace) -> None:
@@ -41,8 +48,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Names the default of a flag where there is one to name."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        has_default = action.default not in (None, False, "", [])
-        return super()._get_help_string(action) if has_default else action.help
+        told = action.default in (None, False, "", []) or "default: " in (action.help or "")
+        return action.help if told else super()._get_help_string(action)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -85,16 +92,109 @@ EXTRAS = {
     "deepspeed": "train,deepspeed",
     "bitsandbytes": "train,qlora",
 }  # library → the extras of videothinker that install it
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: disk, quota, size of a file
+
+
+def write_failure(error: BaseException) -> bool:
+    """Return True if a file could not be written for want of room, whoever reports it."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    text = str(error)
+    if type(error).__name__ == "SafetensorError":
+        return any(f"os error {number}" in text for number in FULL)
+    return isinstance(error, RuntimeError) and (
+        "inline_container" in text or "PytorchStreamWriter" in text
+    )
 
 
 def user_message(error: BaseException) -> str | None:
     """Return what to tell the user in one line, or None for a bug."""
-    if isinstance(error, UserError | OSError):
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
+    if write_failure(error):
+        return (
+            "a file could not be written: no room on the disk, or in your quota; what was finished "
+            "before is kept: make room, and the same command goes on"
+        )
+    if isinstance(error, OSError):
         return " ".join(str(error).split())
     library = error.name if isinstance(error, ModuleNotFoundError) else None
     if library in EXTRAS:
         return f"needs {library}: pip install 'videothinker[{EXTRAS[library]}]'"
+    if isinstance(error, ImportError) and error.name is None:  # a library's own words
+        return " ".join(str(error).split())
     return None
+
+
+def claims(args: argparse.Namespace) -> list[tuple[Path, bool]]:
+    """The outputs that a command must have for itself, each with whether it is a file."""
+    if args.command == "push":  # of a model also its run, which may be writing it
+        folder = Path(args.folder)
+        run = folder.resolve().parent
+        return [(f, False) for f in (folder, run) if f == folder or (run / "run.json").exists()]
+    if args.command not in WRITERS or getattr(args, "list", False):
+        return []
+    return [(Path(args.out), WRITERS[args.command] == "file")]
+
+
+WRITERS = {
+    "demo": "folder",
+    "toyworld": "folder",
+    "prepare": "folder",
+    "sft": "folder",
+    "grpo": "folder",
+    "eval": "folder",
+    "synthesize": "file",
+    "curate": "file",
+}  # command → what its --out is
+READERS = {*WRITERS, "answer", "validate"}  # commands that read videos
+
+
+def apply_environment(args: argparse.Namespace) -> None:
+    """Let the environment variables about videos count where no flag of a command does.
+
+    Raises
+    ------
+    InputError : names one whose value cannot be.
+    """
+    from videothinker.video.reader import check_environment, default_timeout
+
+    check_environment()
+    if vars(args).get("timeout", 0) is None:
+        args.timeout = default_timeout()
+
+
+def run_command(args: argparse.Namespace) -> None:
+    """Run a command, with its output claimed as long as it runs.
+
+    Raises
+    ------
+    InputError : when the output cannot be written, or another command is writing there; when an
+        environment variable about videos has a value that cannot be.
+    """
+    if args.command in READERS:
+        apply_environment(args)
+    with ExitStack() as claimed:
+        for out, is_file in claims(args):
+            if args.command != "push":
+                check_writable(args.out, folder=not is_file)
+                claimed.enter_context(claim_output(out, is_file))
+            elif out.is_dir() and os.access(out, os.W_OK):
+                claimed.enter_context(_borrowed(out))
+        args.run(args)
+
+
+@contextmanager
+def _borrowed(folder: Path) -> Iterator[None]:
+    """Claim a folder that is only read; the lock does not stay in it."""
+    before = set(folder.glob(".*.lock"))
+    with claim_output(folder):
+        try:
+            yield
+        finally:
+            for lock in set(folder.glob(".*.lock")) - before:
+                with suppress(OSError):  # Windows lets nobody remove an open file
+                    lock.unlink()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -105,15 +205,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = build_parser().parse_args(argv)
     debug = args.debug or os.environ.get("VIDEOTHINKER_DEBUG", "0") not in ("", "0")
-    # peft imports bitsandbytes where it is installed, which complains of kernels nobody asked for
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # peft and TRL ask transformers for it under this name; nobody else can do anything about it
+    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
     try:
-        args.run(args)
+        run_command(args)
+        sys.stdout.flush()  # a reader that has gone shows here, and not at the interpreter's end
     except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on where it was")
+        if debug:
+            raise
+        print(STOPPED if args.command in WRITERS else "stopped", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            sys.exit(CUT_OFF)
         message = user_message(error)
         if message is None or debug:
             raise
         print(f"videothinker {args.command}: {message}", file=sys.stderr)
         sys.exit(2)
+
+
+STOPPED = "stopped; the same command goes on where it was"
+INTERRUPTED, CUT_OFF = 130, 141  # exit codes, as a shell has them for Ctrl-C and a closed pipe
+
+
+def _reader_is_gone() -> bool:
+    """Return True if nobody reads our output any more (`… | head`); then throw the rest away."""
+    with suppress(OSError, ValueError, AttributeError):  # no pipe; a system that cannot ask
+        asked = select.poll()
+        asked.register(sys.stdout.fileno(), 0)
+        if any(event & select.POLLERR for _, event in asked.poll(0)):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return True
+    return False

@@ -7,18 +7,37 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .data import positive, video_roots
+from .data import VIDEOS_HELP, positive, positive_seconds, video_roots
 from ..configs import TINY_BASE, model_path
-from ..files import InputError
+from ..files import InputError, check_writable
 
 # %% auto #0
-__all__ = ['RECIPE_HELP', 'run_training', 'run_plan', 'run_eval', 'own_question', 'default_model', 'answer_page', 'run_answer',
-           'add_data_flags', 'add_timeout', 'add_model_flags', 'add_device', 'add_recipe_overrides',
-           'add_training_commands', 'add_asking_commands', 'add_model_commands']
+__all__ = ['RECIPE_HELP', 'checked_roots', 'run_training', 'run_plan', 'run_eval', 'own_question', 'default_model', 'answer_view',
+           'run_answer', 'add_data_flags', 'frames_folder', 'add_timeout', 'add_model_flags', 'add_device',
+           'add_recipe_overrides', 'add_training_commands', 'add_asking_commands', 'add_model_commands']
+
+# %% ../../nbs/9_commands/02_models.ipynb #cmod-09
+def checked_roots(videos: str, rows: Sequence[Any]) -> Any:
+    """Where the videos are (see `video_roots`), once the folders of these rows are known to exist.
+
+    Raises
+    ------
+    InputError : names a folder that is not there.
+    """
+    roots = video_roots(videos)
+    folders = [roots]
+    if isinstance(roots, dict):
+        sources = sorted({row.data_source for row in rows})
+        folders = [roots.get(source, roots.get("default")) for source in sources]
+    for folder in folders:
+        if folder is not None and not Path(folder).is_dir():
+            raise InputError(f"--videos: there is no folder {folder}; where are the videos?")
+    return roots
 
 # %% ../../nbs/9_commands/02_models.ipynb #c19-009
 def run_training(args: argparse.Namespace) -> None:
@@ -26,7 +45,7 @@ def run_training(args: argparse.Namespace) -> None:
 
     Raises
     ------
-    InputError : when the recipe is one for the other stage.
+    InputError : when the recipe is one for the other stage, or a folder of videos is not there.
     """
     from videothinker.training.recipes import make_job, read_recipe, run_job
 
@@ -34,21 +53,22 @@ def run_training(args: argparse.Namespace) -> None:
     if recipe.stage != args.command:
         raise InputError(f"{args.recipe} is a recipe for {recipe.stage}, not for {args.command}")
     overrides = [*args.set, *([f"revision={json.dumps(args.revision)}"] if args.revision else [])]
-    roots = video_roots(args.videos)
 
-    from videothinker.data.rowfiles import load_rows
+    from videothinker.data.rowfiles import usable_rows
     from videothinker.model.encoder import EncoderOptions
+    from videothinker.training.ranks import ranks
     from videothinker.training.setup import leave_process_group
 
     options = EncoderOptions(args.cache, args.timeout)
-    rows = load_rows(args.data)
-    if not rows:
-        raise InputError(f"{args.data} holds no rows")
-    job = make_job(recipe, rows, args.out, roots, args.model, overrides, options)
+    with ranks().together("start"):
+        rows = usable_rows(args.data)
+        roots = checked_roots(args.videos, rows)
+        job = make_job(recipe, rows, args.out, roots, args.model, overrides, options)
     result = run_job(job)
-    print(f"trained on {result['rows']} rows; model in {job.model_folder}")
-    for path, reason in result["skipped"].items():
-        print(f"skipped {path}: {reason}")
+    if ranks().rank == 0:
+        print(f"trained on {result['rows']} rows; model in {job.model_folder}")
+        for path, reason in result["skipped"].items():
+            print(f"skipped {path}: {reason}")
     leave_process_group()
 
 # %% ../../nbs/9_commands/02_models.ipynb #cmod-01
@@ -75,30 +95,39 @@ def run_eval(args: argparse.Namespace, load: Callable[..., tuple[Any, Any]] | No
 
     Raises
     ------
-    InputError : without rows, for an unknown style, or when `--out` holds answers of another model
-        of this name, or to other questions.
+    InputError : before the model is loaded: without rows or a folder of videos, for two different
+        rows of one id, an unknown style, controls with one video only, or when `--out` holds
+        answers of another model of this name, or to other questions. At the end: when no question
+        could be asked.
     """
     from dataclasses import replace
 
-    from videothinker.data.rowfiles import data_digest, load_rows
-    from videothinker.files import claim_folder, weights_digest
+    from videothinker.claims import claim_folder, weights_digest
+    from videothinker.data.rowfiles import data_digest, usable_rows
     from videothinker.model.model_card import model_name
     from videothinker.prompts import STYLES
 
-    samples = load_rows(args.data)
-    if not samples:
-        raise InputError(f"{args.data} holds no rows")
+    samples = usable_rows(args.data)
+    roots = checked_roots(args.videos, samples)
     if args.style and args.style not in STYLES:
         raise InputError(f"unknown --style {args.style!r}; known: {', '.join(STYLES)}")
 
-    from videothinker.evaluation.evaluate import evaluate_file
+    from videothinker.evaluation.records import select_questions
+
+    samples, lines = select_questions(samples)
+    for line in lines:
+        print(f"{args.data}: {line}")
+
+    from videothinker.evaluation.evaluate import another_clip, evaluate_file
     from videothinker.evaluation.records import CONDITIONS
     from videothinker.model.encoder import Encoder, EncoderOptions
     from videothinker.model.qwen import Settings, load_model
 
+    conditions = CONDITIONS if args.controls else CONDITIONS[:1]
+    if args.controls:
+        another_clip(samples)
     path = model_path(args.model)
     name = model_name(path)
-    model, processor = (load or load_model)(path, device=args.device, revision=args.revision)
     settings = Settings.of(path, args.revision)
     settings = replace(settings, style=args.style or settings.style)
     depends_on = {
@@ -106,11 +135,17 @@ def run_eval(args: argparse.Namespace, load: Callable[..., tuple[Any, Any]] | No
         "data": data_digest(args.data),
         "max_new_tokens": args.max_new_tokens,
     }
-    claim_folder(args.out, settings.to_json() | depends_on, f"settings-{name}.json")
-    roots = video_roots(args.videos)
+    claim = Path(args.out) / f"settings-{name}.json"
+    was_claimed = claim.exists()
+    claim_folder(args.out, settings.to_json() | depends_on, claim.name)
+    try:
+        model, processor = (load or load_model)(path, device=args.device, revision=args.revision)
+    except BaseException:
+        if not was_claimed:
+            claim.unlink()  # a start that came to nothing keeps no folder
+        raise
     options = EncoderOptions(args.cache, args.timeout, keep=0)
     encoder = Encoder(processor, roots, settings.sampling, settings.style, options)
-    conditions = CONDITIONS if args.controls else CONDITIONS[:1]
     evaluate_file(
         model, encoder, samples, args.out, name, conditions, args.batch_size, args.max_new_tokens
     )
@@ -124,8 +159,26 @@ def own_question(video: Path, question: str, options: Sequence[str] = ()) -> Any
     video : the file; its folder is the row's video root.
     question : what to ask.
     options : answers to choose from, without letters; none for an open question.
+
+    Raises
+    ------
+    InputError : question or an option is empty or holds control tokens; there are more options
+        than letters.
     """
-    from videothinker.schema import Sample, option_line
+    from videothinker.schema import Sample, control_tokens, option_line
+
+    if not question.strip():
+        raise InputError("--question is empty; what is to be asked?")
+    if not all(option.strip() for option in options):
+        raise InputError("--options holds an empty one; leave it out")
+    if len(options) > 26:
+        raise InputError(f"--options: at most 26 options have a letter, not {len(options)}")
+    for flag, text in (("--question", question), ("--options", "\n".join(options))):
+        if tokens := control_tokens(text):
+            raise InputError(
+                f"{flag} holds the control token {tokens[0]!r}, which a model obeys and does not "
+                "read; leave it out"
+            )
 
     lines = [option_line(chr(ord("A") + i), option) for i, option in enumerate(options)]
     kind = "multiple choice" if lines else "free-form"
@@ -138,49 +191,52 @@ def default_model() -> str:
     return str(trained) if (trained / "config.json").exists() else model_path(TINY_BASE)
 
 
-def answer_page(
-    model: Any, encoder: Any, sample: Any, out: str | Path, max_new_tokens: int = 1024
-) -> str:
-    """Answer a row's question greedily, write the viewer's page to `out`, return the trace.
+def answer_view(model: Any, encoder: Any, sample: Any, max_new_tokens: int = 1024) -> Any:
+    """Answer a row's question greedily; returns the trace over the frames (`viewer.View`).
 
     Parameters
     ----------
     model, encoder : loaded, and made for the row's video root.
     sample : the row.
-    out : of the page (HTML).
     max_new_tokens : length limit of the trace.
     """
-    from videothinker.files import atomic_write
     from videothinker.model.generate import Decoding, generate, texts
     from videothinker.model.qwen import family_of
-    from videothinker.viewer.viewer import View, view_html
+    from videothinker.viewer.viewer import View
 
     family = family_of(model, encoder.processor)
     decoding = Decoding(temperature=0.0, max_new_tokens=max_new_tokens)
     group = generate(model, [encoder(sample)], family, 1, decoding)[0]
     trace = texts(group, encoder.processor)[0]
-    view = View.of(sample, encoder.frames(sample), trace, title=sample.path)
-    atomic_write(out, view_html(view))
-    return trace
+    if not group[0].finished:
+        print(
+            f"the reply was cut off by the length limit of {max_new_tokens} tokens", file=sys.stderr
+        )
+    return View.of(sample, encoder.frames(sample), trace, title=sample.path)
 
 
 def run_answer(args: argparse.Namespace) -> None:
     """`videothinker answer`: a question about a video file, and a page that shows the trace."""
+    from videothinker.files import atomic_write
     from videothinker.video.reader import probe
 
+    check_writable(args.out)
+    video = Path(args.video).resolve()
+    sample = own_question(video, args.question, args.options or ())
     probe(args.video, args.timeout)  # a bad file is reported before anything heavy is loaded
 
     from videothinker.model.encoder import Encoder, EncoderOptions
     from videothinker.model.qwen import Settings, load_model
+    from videothinker.viewer.viewer import view_html
 
-    video = Path(args.video).resolve()
     path = model_path(args.model) if args.model else default_model()
     model, processor = load_model(path, device=args.device, revision=args.revision)
     settings = Settings.of(path, args.revision)
     options = EncoderOptions(timeout=args.timeout)
     encoder = Encoder(processor, video.parent, settings.sampling, settings.style, options)
-    sample = own_question(video, args.question, args.options or ())
-    print(answer_page(model, encoder, sample, args.out, args.max_new_tokens))
+    view = answer_view(model, encoder, sample, args.max_new_tokens)
+    print(view.trace_text, flush=True)  # first: it stays on the screen when the page fails
+    atomic_write(args.out, view_html(view))
     print(f"\npage: {args.out}")
 
 # %% ../../nbs/9_commands/02_models.ipynb #cmod-05
@@ -198,17 +254,30 @@ def add_data_flags(parser: argparse.ArgumentParser, out: str) -> None:
     group.add_argument(
         "--videos",
         required=True,
-        help="folder of the videos, or a JSON map data_source → folder",
+        help=VIDEOS_HELP,
     )
     group.add_argument("--out", required=True, help=out)
-    group.add_argument("--cache", help="folder for decoded frames, so that none is decoded twice")
+    group.add_argument(
+        "--cache",
+        type=frames_folder,
+        default="default",
+        help="folder for decoded frames, so that none is decoded twice; "
+        "none: keep none; default: frames/ below $VIDEOTHINKER_CACHE or ~/.cache/videothinker",
+    )
     add_timeout(group)
+
+
+def frames_folder(text: str) -> str | None:
+    """The folder of decoded frames that `--cache` names; None for "none"."""
+    return None if text == "none" else text
 
 
 def add_timeout(group: Any) -> None:
     """How long a video may take."""
     group.add_argument(
-        "--timeout", type=float, default=60.0, help="seconds that decoding one video may take"
+        "--timeout",
+        type=positive_seconds,
+        help="seconds that decoding one video may take (default: $VIDEOTHINKER_TIMEOUT, or 60)",
     )
 
 
@@ -258,7 +327,9 @@ def add_training_commands(command: Any) -> None:
         default="ddp",
         help="how accelerate divides the training: ddp, zero2, fsdp2 or zero3",
     )
-    plan.add_argument("--duration", type=float, default=120.0, help="of a video, seconds")
+    plan.add_argument(
+        "--duration", type=positive_seconds, default=120.0, help="of a video, seconds"
+    )
     plan.add_argument(
         "--answer", type=positive, default=300, help="mean length of an answer, tokens"
     )

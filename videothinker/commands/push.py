@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import InputError, read_json
-from ..model.model_card import CARD, add_figures
+from ..files import FormatError, InputError, check_writable
+from ..json_files import read_json
+from ..model.model_card import CARD, add_figures, figures_table
 
 # %% auto #0
 __all__ = ['MODEL_SUFFIXES', 'DATA_SUFFIXES', 'DATA_FOLDERS', 'model_files', 'data_files', 'push_folder', 'run_push',
@@ -78,6 +80,8 @@ def push_folder(
     public: bool = False,
     dataset: bool = False,
     api: Any = None,
+    figures: Mapping[str, Any] | None = None,
+    measured_on: str = "",
 ) -> str:
     """Upload a saved model, or a data folder, in one commit; returns the repository's address.
 
@@ -88,21 +92,31 @@ def push_folder(
     public : make it public, or agree that it is.
     dataset : `folder` holds rows, not a model.
     api : a `huggingface_hub.HfApi`; None for one with the token of this machine.
+    figures, measured_on : put into the card once nothing else is in the way (see `add_figures`);
+        None leaves the card as it is.
 
     Raises
     ------
-    InputError : the folder is not complete, or the repository is public and `public` is False.
+    InputError : the folder is not complete, the name is none, or the repository is public and
+        `public` is False. Nothing was changed then.
     OSError : the hub refuses, or cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     files = data_files(folder) if dataset else model_files(folder)
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise InputError(f"{repo!r} is no name of a repository, ORG/NAME: {error}") from None
     api = api or HfApi()
     kind = "dataset" if dataset else "model"
     if not api.repo_exists(repo, repo_type=kind):
         api.create_repo(repo, repo_type=kind, private=not public)
     elif not public and not api.repo_info(repo, repo_type=kind).private:
         raise InputError(f"{repo} is public on the hub; give --public if it is meant to be")
+    if figures is not None:
+        add_figures(folder, figures, measured_on)
     additions = [
         CommitOperationAdd(path.relative_to(folder).as_posix(), str(path)) for path in files
     ]
@@ -113,10 +127,18 @@ def push_folder(
 # %% ../../nbs/9_commands/03_push.ipynb #push-013
 def run_push(args: argparse.Namespace) -> None:
     """`videothinker push`: put figures into the card, if there are some, and upload the folder."""
+    figures, data = None, ""
     if args.figures:
+        check_writable(Path(args.folder) / CARD, what="FOLDER")
         data = args.measured_on or Path(args.figures).resolve().parent.name
-        add_figures(args.folder, read_json(args.figures), data)
-    address = push_folder(args.folder, args.to, args.public, args.dataset)
+        figures = read_json(args.figures)
+        try:
+            figures_table(figures, data)
+        except FormatError as error:
+            raise FormatError(f"--figures {args.figures}: {error}") from None
+    address = push_folder(
+        args.folder, args.to, args.public, args.dataset, figures=figures, measured_on=data
+    )
     print(f"uploaded to {address}")
 
 

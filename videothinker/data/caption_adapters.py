@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,27 @@ def read_activitynet(files: Sequence[Path]) -> Import:
         annotator = path.stem if path.stem in ("val_1", "val_2") else ""
         convert = partial(dense_clip, source=imported.source, annotator=annotator)
         _, rows = recognise(path, read_keyed(path), imported.source, DENSE)
-        collect(imported, rows, convert)
+        collect(imported, _named_v(path, rows, imported.source), convert)
     return imported
+
+
+def _named_v(path: Path, rows: Iterator[Row], source: str) -> Iterator[Row]:
+    """The rows of a file whose videos are named `v_…`, as they are in ActivityNet and YouCook2.
+
+    Charades-STA and TACoS are spread in the same shape, with other names.
+
+    Raises
+    ------
+    FormatError : none of the first hundred has such a name.
+    """
+    head = list(islice(rows, 100))
+    if head and not any(row.name.startswith("v_") for row in head):
+        raise FormatError(
+            f"{path}: is no file of {source}: its videos are named 'v_…', and the first here is "
+            f"{head[0].name[:40]!r}; is it another data set in the same shape? If it is "
+            f"{source} with bare ids, write 'v_' before each"
+        )
+    return chain(head, rows)
 
 
 def dense_clip(row: Row, source: str, annotator: str = "") -> Clip:
@@ -115,9 +135,15 @@ def _dense(
     provenance: Mapping[str, Any],
 ) -> Clip:
     """A clip from times and sentences, one sentence per segment."""
-    if sentences and all(sentence in (None, "None") for sentence in sentences):
+    if sentences and all(map(_is_placeholder, sentences)):
         raise Unlabelled(
-            f"the sentences of this video are not public ({len(sentences)} without text)"
+            f"the sentences of this video are not public ({len(sentences)} without text), only "
+            f"{str(sentences[0])[:20]!r}"
+        )
+    if "duration" not in row.value and {"num_frames", "fps"} & row.value.keys():
+        raise RowError(
+            "its times are numbers of frames (it has 'fps' or 'num_frames' and no 'duration'), "
+            "and not seconds; divide them by the frame rate"
         )
     if len(times) != len(sentences):
         raise RowError(
@@ -137,6 +163,13 @@ def _dense(
         provenance=origin(row, source, **provenance),
     )
 
+
+def _is_placeholder(sentence: Any) -> bool:
+    """Return True for what stands in place of a sentence: nothing, `None`, or `a a`."""
+    if not isinstance(sentence, str):
+        return sentence is None
+    return bool(re.fullmatch(r"\s*(?:None|(\w)(?: \1)+)\s*", sentence))
+
 # %% ../../nbs/2_data/03_caption_adapters.ipynb #c03a-011
 DATABASE = {"captions": DENSE["captions"], "database": ("annotations", "subset", "duration")}
 
@@ -151,7 +184,10 @@ def read_youcook2(files: Sequence[Path]) -> Import:
                 rows = [Row(path.name, key, value) for key, value in row.value.items()]
                 break
         kind, recognised = recognise(path, rows, imported.source, DATABASE)
-        convert = youcook2_clip if kind == "database" else partial(dense_clip, source="YouCook2")
+        convert = youcook2_clip
+        if kind != "database":
+            convert = partial(dense_clip, source="YouCook2")
+            recognised = _named_v(path, recognised, imported.source)
         collect(imported, recognised, convert)
     return imported
 

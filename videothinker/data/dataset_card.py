@@ -11,7 +11,8 @@ from typing import Any
 
 from .rowfiles import load_library
 from .sources import SOURCES
-from ..files import atomic_write, read_json
+from ..files import atomic_write
+from ..json_files import read_json
 
 # %% auto #0
 __all__ = ['SIDES', 'MARK', 'manifests', 'card_configs', 'data_card', 'card_path', 'write_card']

@@ -11,15 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from .importing import Row, RowError
+from .importing import Row, RowError, Unlabelled
 from ..paths import path_problem
 from ..schema import Clip, Sample, Segment, option_line
 from ..trace import parse_time
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'get', 'clean', 'get_text', 'optional_text', 'get_list', 'plain', 'parse_seconds', 'get_duration', 'span',
-           'spans', 'option_texts', 'option_letter', 'same_option', 'text_letter', 'checked_path', 'tidy', 'origin',
-           'question', 'captioned']
+           'spans', 'option_texts', 'is_withheld', 'get_label', 'option_letter', 'same_option', 'text_letter',
+           'checked_path', 'tidy', 'origin', 'question', 'captioned']
 
 # %% ../../nbs/2_data/02_fields.ipynb #c01c-005
 def get(row: Any, name: str) -> Any:
@@ -196,6 +196,7 @@ def option_texts(value: Any, name: str = "options") -> list[str]:
     """
     if isinstance(value, Mapping):
         letters = list(ascii_uppercase[: len(value)])
+        value = {key.strip().upper(): text for key, text in value.items()}
         if sorted(value) != letters:
             keys = ", ".join(sorted(value))[:80]
             raise RowError(f"field '{name}': has the keys {keys}, expected A to {letters[-1]}")
@@ -204,6 +205,30 @@ def option_texts(value: Any, name: str = "options") -> list[str]:
         raise RowError(f"field '{name}': must be 2 to 26 options")
     lettered = zip(ascii_uppercase, value, strict=False)
     return [clean(text, f"{name} {letter}") for letter, text in lettered]
+
+# %% ../../nbs/2_data/02_fields.ipynb #fiel-005
+_WITHHELD = {"", "na", "n/a", "nan", "none", "null", "unknown", "hidden", "-", "?", "-1"}
+
+
+def is_withheld(value: Any) -> bool:
+    """Return True for what stands in place of an answer that a source keeps to itself."""
+    return value is None or str(value)[:20].strip().casefold() in _WITHHELD
+
+
+def get_label(row: Any, name: str, texts: Sequence[str] = ()) -> Any:
+    """The answer in a field; `Unlabelled` if it is missing, blank or `NA`.
+
+    Parameters
+    ----------
+    texts : of the options; an answer that is one of them ("None") is an answer.
+    """
+    value = row.get(name) if isinstance(row, Mapping) else get(row, name)
+    if is_withheld(value) and not any(same_option(text, str(value)) for text in texts):
+        raise Unlabelled(
+            f"field '{name}': {'is missing' if value is None else repr(value)}: the row has no "
+            "answer; those of many test splits are not public"
+        )
+    return value
 
 # %% ../../nbs/2_data/02_fields.ipynb #c01c-021
 _LETTER = re.compile(r"\(?([A-Za-z])[).:]?")

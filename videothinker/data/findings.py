@@ -21,7 +21,9 @@ __all__ = ['CHECKS', 'LEVELS', 'Finding', 'one_line', 'LocatedRow', 'Report']
 CHECKS: dict[str, str] = {
     "file": "files can be read and hold rows",
     "schema": "rows follow the row format",
-    "captions": "caption rows: a sentence for each pair of times, and a duration",
+    "image": "rows are about videos",
+    "control-token": "no text holds a token that a model obeys",
+    "captions": "caption rows: a sentence for each pair of times",
     "split": "a row's own split agrees with where it lies",
     "duplicate-id": "an id names one row",
     "duplicate-question": "a video is asked a question once",

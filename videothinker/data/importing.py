@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from ..files import FormatError, read_text
+from ..files import FormatError
+from ..json_files import JsonScanner, read_json_rows
 from ..schema import Clip, Sample
 
 # %% auto #0
@@ -69,7 +69,10 @@ class Unlabelled(RowError):
 
 
 class PassedOver(RowError):
-    """A row that belongs to another benchmark in the same file."""
+    """A row that is none of the source: another benchmark's in the same file, or about an image.
+
+    Its reason is the same for all rows of its kind, since they are counted and not listed.
+    """
 
 # %% ../../nbs/2_data/01_importing.ipynb #c01b-010
 @dataclass
@@ -81,7 +84,11 @@ class Import:
     source : its name.
     clips, samples, problems : what the rows became, in file order.
     rows : rows seen; a row is what becomes one clip or one sample.
-    passed_over : rows that belong to another benchmark in the same file.
+    passed_over : reason → rows that belong to another benchmark in the same file, or are about
+        pictures.
+    files : name of a file → its rows, in the order in which they were read.
+    missing : files that the source has and that were not there (see `find_annotation_files`).
+    unread : files beside those that were read which the source does not know.
     """
 
     source: str
@@ -89,7 +96,10 @@ class Import:
     samples: list[Sample] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     rows: int = 0
-    passed_over: int = 0
+    passed_over: Counter[str] = field(default_factory=Counter)
+    files: dict[str, int] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
     sample_places: list[tuple[str, str]] = field(default_factory=list, repr=False)
     clip_places: list[tuple[str, str]] = field(default_factory=list, repr=False)
     _names: set[str] = field(default_factory=set, repr=False)
@@ -108,7 +118,7 @@ class Import:
             "samples": len(self.samples),
             "unlabelled": kinds["unlabelled"],
             "left_out": kinds["row"],
-            "passed_over": self.passed_over,
+            "passed_over": self.passed_over.total(),
             "parts": kinds["part"],
         }
 
@@ -174,69 +184,68 @@ class Row:
         """A problem at the place of this row; the reason is put on one line."""
         return Problem(self.file, self.name, " ".join(reason.split()), value, kind)
 
-# %% ../../nbs/2_data/01_importing.ipynb #c01b-014
-_BLANKS = re.compile(r"[ \t\r\n]*")
-
-
-def _skip_blanks(text: str, at: int) -> int:
-    """The index of the next character that is not blank."""
-    match = _BLANKS.match(text, at)
-    return match.end() if match else at
-
-
-def _take(text: str, at: int, *marks: str) -> tuple[str, int]:
-    """One of these characters, and the index after it and the blanks that follow; or ValueError."""
-    mark = text[at : at + 1]
-    if mark not in marks:
-        expected = " or ".join(marks)
-        raise ValueError(f"expected {expected} at character {at}, found {mark or 'the end'}")
-    return mark, _skip_blanks(text, at + 1)
-
-
-def _decode(text: str, at: int = 0) -> tuple[Any, int, str]:
-    """The JSON value at an index, the index after it and the blanks that follow, and an error.
-
-    The error is "", or names what Python takes and JSON does not have (NaN, Infinity); what is not
-    even that raises ValueError.
-    """
-    constants: list[str] = []
-
-    def keep(name: str) -> str:
-        constants.append(name)
-        return name
-
-    try:
-        value, end = json.JSONDecoder(parse_constant=keep).raw_decode(text, at)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    error = ""
-    if constants:
-        error = f"holds {constants[0]}, which is not JSON; write null or leave the key out"
-    return value, _skip_blanks(text, end), error
-
 # %% ../../nbs/2_data/01_importing.ipynb #c01b-016
 def read_keyed(path: Path) -> Iterator[Row]:
     """Read the entries of a JSON object one by one; a key that stands there twice comes twice.
 
     Raises
     ------
-    FormatError : naming the file, if it is not UTF-8, not an object, or cut off.
+    FormatError : naming the file, if it is no text, not an object, or cut off.
     """
-    return _elements(path, "{", "}")
+    scanner = JsonScanner.of_file(path, strict=False)
+    at = scanner.skip_blanks(0)
+    if scanner.text[at : at + 1] != "{":
+        raise FormatError(
+            f"{path}: expected a JSON object with one video per key, found "
+            f"{scanner.text[at : at + 1] or 'nothing'}; is it the file of another source?"
+        )
+    number = 0
+    damage = ""  # of the first entry that is not JSON; its end is a guess
+    try:
+        mark, at = scanner.mark(at, "{")
+        if scanner.text[at : at + 1] == "}":
+            mark, at = scanner.mark(at, "}")
+        while mark != "}":
+            number += 1
+            name, at, wrong = scanner.value(at)
+            if wrong or not isinstance(name, str):
+                raise ValueError(wrong or "a key must be a string")
+            _, at = scanner.mark(at, ":")
+            value, at, error = scanner.value(at, r',\s*"[^"\\\n]*"\s*:\s*')
+            if error.startswith("not JSON"):
+                damage = damage or f"entry {number}, {name[:40]!r}: {error}"
+            yield Row(path.name, name, value, error)
+            mark, at = scanner.mark(at, ",", "}")
+    except ValueError as wrong:
+        damage = damage or f"entry {number}: not JSON: {wrong}"
+        raise FormatError(f"{path}: {damage}; was the file cut off or edited by hand?") from None
+    if at < len(scanner.text):
+        if damage:
+            raise FormatError(f"{path}: {damage}; was the file cut off or edited by hand?")
+        what = "is JSON lines" if scanner.text[at] == "{" else "goes on after the last }"
+        raise FormatError(
+            f"{path}: {what}; expected one JSON object with one video per key; "
+            "is it the file of another source?"
+        )
 
 
-def read_list(path: Path) -> Iterator[Row]:
+def read_list(path: Path, strict: bool = False) -> Iterator[Row]:
     """Read the rows of a JSON list or of JSON lines, whichever the content is, one by one.
 
-    A line that is not JSON is a row with an `error`; a list that is not JSON ends the reading.
+    A row that is not JSON has an `error`; a list that is cut off ends the reading.
+
+    Parameters
+    ----------
+    path : of the file.
+    strict : as for `JsonScanner`.
 
     Raises
     ------
-    FormatError : naming the file, if it is a list and not UTF-8, or cut off.
+    FormatError : naming the file, if it is no text, or a list that is cut off.
     """
-    if opening(path) == "[" and not _by_line(path):
-        return _elements(path, "[", "]")
-    return _lines(path)
+    for row in read_json_rows(path, strict):
+        kind = "line" if row.is_line else "row"
+        yield Row(path.name, f"{kind} {row.number}", row.value, row.error)
 
 # %% ../../nbs/2_data/01_importing.ipynb #c01b-017
 def opening(path: Path) -> str:
@@ -246,74 +255,6 @@ def opening(path: Path) -> str:
     """
     with open(path, "rb") as file:
         return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1].decode("ascii", "replace")
-
-# %% ../../nbs/2_data/01_importing.ipynb #c01b-019
-def _by_line(path: Path) -> bool:
-    """Return True if the first line is a JSON value of its own and others follow."""
-    with open(path, "rb") as file:
-        lines = (line for line in iter(lambda: file.readline(1 << 20), b"") if line.strip())
-        first = next(lines, b"").decode("utf-8-sig", "replace").strip()
-        second = next(lines, b"")
-    try:
-        _, end, _ = _decode(first)
-    except ValueError:
-        return False
-    return end == len(first) and bool(second)
-
-# %% ../../nbs/2_data/01_importing.ipynb #c01b-020
-def _elements(path: Path, opens: str, closes: str) -> Iterator[Row]:
-    """The elements of the list or the object that a file holds, one by one."""
-    text = read_text(path)
-    at = _skip_blanks(text, 0)
-    if text[at : at + 1] != opens:
-        shape = "list of rows" if opens == "[" else "object with one video per key"
-        raise FormatError(
-            f"{path}: expected a JSON {shape}, found {text[at : at + 1] or 'nothing'}; "
-            "is it the file of another source?"
-        )
-    number = 0
-    try:
-        mark, at = _take(text, at, opens)
-        if text[at : at + 1] == closes:
-            mark, at = _take(text, at, closes)
-        while mark != closes:
-            number += 1
-            name = f"row {number}"
-            if opens == "{":
-                name, at, _ = _decode(text, at)
-                if not isinstance(name, str):
-                    raise ValueError("a key must be a string")
-                _, at = _take(text, at, ":")
-            value, at, error = _decode(text, at)
-            yield Row(path.name, name, value, error)
-            mark, at = _take(text, at, ",", closes)
-        if at < len(text):
-            raise ValueError(f"there is more after the last {closes}")
-    except ValueError as wrong:
-        raise FormatError(
-            f"{path}: entry {number}: not JSON: {wrong}; was the file cut off or edited by hand?"
-        ) from None
-
-# %% ../../nbs/2_data/01_importing.ipynb #c01b-021
-def _lines(path: Path) -> Iterator[Row]:
-    """The lines of a file as rows, without the blank ones."""
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8", "replace").strip()
-            if text:
-                yield _line(path.name, f"line {number}", text, line)
-
-
-def _line(file: str, name: str, text: str, line: bytes) -> Row:
-    """One line as a row, with an error if it is not one JSON value in UTF-8."""
-    try:
-        line.decode()  # UnicodeDecodeError is a ValueError
-        value, end, error = _decode(text)
-    except ValueError as wrong:
-        return Row(file, name, text, f"not JSON: {wrong}; was the file cut off or edited by hand?")
-    if not error and end < len(text):
-        error = "holds more than one JSON value"
-    return Row(file, name, value, error)
 
 # %% ../../nbs/2_data/01_importing.ipynb #c01b-027
 def recognise(
@@ -367,14 +308,18 @@ def collect(imported: Import, rows: Iterable[Row], convert: Callable[[Row], Clip
     """
     for row in rows:
         imported.rows += 1
+        imported.files[row.file] = imported.files.get(row.file, 0) + 1
         try:
             if row.error:
                 raise RowError(row.error)
-            imported.add(convert(row), (row.file, row.name))
+            item = convert(row)
+            if isinstance(item, Sample) and (problem := item.control_problem()):
+                raise RowError(problem)
+            imported.add(item, (row.file, row.name))
             for reason, part in row.notes:
                 imported.problems.append(row.problem(reason, "part", part))
-        except PassedOver:
-            imported.passed_over += 1
+        except PassedOver as error:
+            imported.passed_over[str(error)] += 1
         except RowError as error:
             imported.problems.append(row.problem(str(error), error.kind, row.value))
         except RecursionError:

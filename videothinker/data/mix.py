@@ -14,7 +14,8 @@ from typing import Any
 
 from ..configs import config_file
 from .rowfiles import can_write_parquet, write_parquet
-from ..files import InputError, write_json
+from ..files import InputError
+from ..json_files import write_json
 from ..schema import Sample, read_rows, sample_id, video_of, write_rows
 
 # %% auto #0

@@ -9,9 +9,12 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -20,9 +23,10 @@ from .dataset_card import SIDES, card_path, write_card
 from .importing import Import, Problem
 from .rowfiles import can_write_parquet, write_parquet
 from .sources import Source, get_source, import_annotations
-from ..files import FormatError, InputError, atomic_write, read_json, write_json
+from ..files import FormatError, InputError, atomic_write
+from ..json_files import read_json, write_json
 from ..parallel import ordered_map
-from ..paths import resolve_path
+from ..paths import path_spellings, resolve_path
 from ..schema import Clip, Sample, to_json_lines
 from ..video.frames import Sampling, VideoError
 from ..video.reader import probe, read_frames
@@ -37,7 +41,8 @@ def is_held_out(video_id: str, fraction: float = 0.2) -> bool:
 
     It is a function of the name, so the sides of other videos never change.
     """
-    digest = hashlib.sha256(f"held out: {video_id}".encode("utf-8", "surrogatepass")).digest()
+    name = unicodedata.normalize("NFC", video_id)
+    digest = hashlib.sha256(f"held out: {name}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8]) < fraction * 2**64
 
 
@@ -92,7 +97,7 @@ SUFFIXES = tuple(".mp4 .mkv .webm .avi .mov .m4v .flv .ts .mpg .mpeg .wmv .ogv .
 
 
 class VideoFolder:
-    """Index of the video files below a root, hidden folders left out.
+    """Index of the video files below a root; linked folders are entered, hidden ones left out.
 
     Raises
     ------
@@ -103,21 +108,29 @@ class VideoFolder:
         self.root = Path(root)
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root}: no such folder of videos")
-        self.paths: set[str] = set()
-        for file in self.root.rglob("*"):
-            path = file.relative_to(self.root).as_posix()
-            if path.lower().endswith(SUFFIXES) and "/." not in f"/{path}":
-                self.paths.add(path)
-        # the end of a path, without suffix → the files that end so
+        self.paths = sorted(_video_files(self.root))
+        # in composed form (NFC): a path, and the end of a path without suffix → the files
+        self.by_path: dict[str, list[str]] = {}
         self.by_tail: dict[str, list[str]] = {}
-        for path in sorted(self.paths):
-            parts = os.path.splitext(path)[0].split("/")
+        for path in self.paths:
+            composed = unicodedata.normalize("NFC", path)
+            self.by_path.setdefault(composed, []).append(path)
+            parts = os.path.splitext(composed)[0].split("/")
             for i in range(len(parts)):
                 self.by_tail.setdefault("/".join(parts[i:]), []).append(path)
 
     def find(self, path: str) -> list[str]:
         """The files, relative to the root, that a row can mean by `path`: none, one, or several."""
-        given = path if path in self.paths else path.replace("\\", "/").removeprefix("./")
+        for spelling in path_spellings(path) or [path]:
+            if candidates := self._find(spelling):
+                return candidates
+        return self.by_upload.get(
+            os.path.splitext(os.path.basename(path))[0].removeprefix("v_"), []
+        )
+
+    def _find(self, path: str) -> list[str]:
+        """The files that end as a path does, in whatever Unicode form."""
+        given = unicodedata.normalize("NFC", path).removeprefix("./")
         parts = given.split("/")
         tails = [given]
         if self.root.name in parts[:-1]:
@@ -125,11 +138,47 @@ class VideoFolder:
         if parts[0] in ("videos", "videos_cropped"):
             tails.append("/".join(parts[1:]))
         for tail in tails:
-            if tail in self.paths:
-                return [tail]
-            if candidates := self.by_tail.get(os.path.splitext(tail)[0]):
+            same = self.by_path.get(tail, [])
+            if path in same:
+                return [path]  # two forms of one name are there: the very name goes first
+            if candidates := same or self.by_tail.get(os.path.splitext(tail)[0], []):
                 return candidates
         return []
+
+    @cached_property
+    def by_upload(self) -> dict[str, list[str]]:
+        """YouTube's name of a video → the files; `video2dataset` numbers them and notes the source.
+
+        So LVBench's own script saves `videos/00000/00000000.mp4`, with `00000000.json` beside it.
+        """
+        uploads: dict[str, list[str]] = {}
+        for path in self.paths:
+            stem = os.path.splitext(path)[0]
+            note = self.root / f"{stem}.json"
+            if not os.path.basename(stem).isdigit() or not note.is_file():
+                continue
+            with suppress(OSError, ValueError, AttributeError):
+                if found := _UPLOAD.search(str(read_json(note).get("url"))):
+                    uploads.setdefault(found[1], []).append(path)
+        return uploads
+
+
+_UPLOAD = re.compile(r"(?:[?&]v=|youtu\.be/|/shorts/|/embed/)([\w-]{11})(?![\w-])")
+
+
+def _video_files(root: Path) -> Iterator[str]:
+    """The paths of the video files below a root, relative to it."""
+    entered = set()
+    for parent, folders, names in os.walk(root, followlinks=True):
+        stat = os.stat(parent)
+        if (stat.st_dev, stat.st_ino) in entered:  # a link that leads back
+            folders.clear()
+            continue
+        entered.add((stat.st_dev, stat.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                yield Path(parent, name).relative_to(root).as_posix()
 
 # %% ../../nbs/2_data/15_prepare.ipynb #c04g-011
 @dataclass(frozen=True)
@@ -510,6 +559,7 @@ def prepare(
     """
     source = get_source(name)
     folder = Path(out)
+    role_given = bool(settings.role)
     settings = settings.for_source(source)
     called = settings.called
     files = [annotations] if isinstance(annotations, (str, Path)) else annotations
@@ -518,6 +568,8 @@ def prepare(
     card_path(folder)
 
     imported = import_annotations(source.name, files)
+    if not role_given:
+        _refuse_training_split(imported, settings.role)
     counts = imported.counts
     if videos is not None:
         cache = DiskCache(folder / ".looks", ".json")
@@ -528,7 +580,7 @@ def prepare(
     if not outputs:
         raise InputError(
             f"not one row of {called} could be used, so nothing is changed; "
-            f"the reasons are in {report}"
+            f"{_commonest_reason(imported)}; the reasons are in {report}"
         )
     manifest = _manifest(source, imported, counts, settings, videos is not None)
     _make_room(folder, called, outputs, manifest["settings"])
@@ -547,6 +599,32 @@ def _write_problems(folder: Path, called: str, problems: Sequence[Problem]) -> P
     else:
         path.unlink(missing_ok=True)
     return path
+
+
+def _refuse_training_split(imported: Import, role: str) -> None:
+    """InputError if rows of a benchmark, which is only evaluated, say that they are to train on."""
+    n = sum(sample.split == "train" for sample in imported.samples)
+    if role == "ood" and n:
+        raise InputError(
+            f"{n:,} rows of {imported.source} are of its training split, but it is a benchmark "
+            "that is evaluated only; leave their file out, or give --role train to train on them "
+            "(--role ood to evaluate on them)"
+        )
+
+
+def _commonest_reason(imported: Import) -> str:
+    """What most rows that were left out have in common, for a message."""
+    if imported.passed_over:
+        reason, n = imported.passed_over.most_common(1)[0]
+        if n == imported.rows:
+            return f"all {n:,} are {reason}"
+    reasons: dict[str, list[str]] = {}
+    for problem in imported.problems:
+        if problem.kind != "part":
+            pattern = re.sub(r"'[^']*'|[0-9.]+", "…", problem.reason.split(": ", 1)[-1])
+            reasons.setdefault(pattern, []).append(problem.reason)
+    same = max(reasons.values(), key=len, default=["none was there"])
+    return f"the commonest reason ({len(same):,} times): {same[0][:200]}"
 
 
 def _manifest(
@@ -571,7 +649,13 @@ def _manifest(
             "min_frames": settings.min_frames,
             "videos_looked_at": looked_at,
         },
+        "annotations": {
+            "rows": imported.files,
+            "missing": imported.missing,
+            "unread": imported.unread if imported.missing else [],
+        },
         "imported": dict(counts),
+        "passed_over": dict(imported.passed_over),
         "left_out": kinds["row"] + kinds["unlabelled"] + kinds["video"],
         "problems": dict(sorted(kinds.items())),
         "videos": len({split_name(item) for item in items}),
@@ -593,12 +677,43 @@ def report_lines(manifest: Mapping[str, Any], out: str | Path) -> list[str]:
         reasons = [f"{kinds[kind]:,} {text}" for kind, text in _REASONS.items() if kind in kinds]
         counted += f" ({', '.join(reasons)})"
     report = [f"{manifest['name']}: {counted}"]
+    for reason, n in manifest["passed_over"].items():
+        report.append(f"  passed over: {n:,} {reason}")
+    report += _files_read(manifest["annotations"])
     for file in manifest["files"]:
         contents = f"{file['count']:,} {file['kind']} about {file['videos']:,} videos"
         report.append(f"  {file['folder']}/{file['file']}: {contents}")
     if kinds:
         problems = Path(out) / "problems" / f"{manifest['name']}.jsonl"
-        report.append(f"  every one of them with its reason: {problems}")
+        parts = kinds.get("part", 0)
+        left_out = manifest["left_out"]
+        listed = [f"{_counted(left_out, 'row')} left out"] if left_out else []
+        if parts:
+            listed.append(f"{_counted(parts, 'part')} of rows or files that could not be used")
+        report.append(f"  {' and '.join(listed)}, each with its reason: {problems}")
     if not manifest["settings"]["videos_looked_at"]:
         report.append("  the videos were not looked at (no --videos)")
     return report
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+_SHOWN = 6  # names of files in a line of the report
+
+
+def _files_read(annotations: Mapping[str, Any]) -> list[str]:
+    """The annotation files that were read, and those of the source that were not there."""
+    rows = annotations["rows"]
+    names = [f"{name} ({_counted(n, 'row')})" if n else name for name, n in rows.items()]
+    if len(names) > _SHOWN:
+        names = [*names[:_SHOWN], f"and {len(names) - _SHOWN:,} more"]
+    lines = [f"  read: {', '.join(names)}"]
+    if annotations["missing"]:
+        lines.append(f"  NOT THERE: {', '.join(annotations['missing'])}")
+    if annotations["unread"]:
+        more = len(annotations["unread"]) - _SHOWN
+        names = annotations["unread"][:_SHOWN] + ([f"and {more:,} more"] if more > 0 else [])
+        lines.append(f"  beside them and not read: {', '.join(names)}")
+    return lines

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,7 @@ from videothinker.data.fields import (
     clean,
     get,
     get_duration,
+    get_label,
     get_list,
     get_text,
     option_letter,
@@ -38,7 +40,6 @@ from videothinker.data.importing import (
     Problem,
     Row,
     RowError,
-    Unlabelled,
     collect,
     opening,
     read_keyed,
@@ -46,22 +47,25 @@ from videothinker.data.importing import (
     recognise,
 )
 from ..files import FormatError
-from ..schema import Sample, Segment, sample_id
+from ..paths import other_path_field
+from ..schema import Sample, Segment, is_about_image, sample_id
 from ..trace import parse_range
 
 # %% auto #0
-__all__ = ['ROWS', 'LVBENCH', 'HOLMES', 'CLUED', 'MEASURED', 'read_star', 'star_question', 'read_scalelong', 'inner_rows',
-           'scalelong_question', 'read_official', 'official', 'converted', 'split_question', 'time_ranges',
-           'read_lvbench', 'lvbench_question', 'read_holmes', 'holmes_question', 'read_cgbench', 'cgbench_question',
-           'read_vrbench', 'vrbench_question', 'reasoning_steps']
+__all__ = ['STAR', 'SCALELONG', 'ROWS', 'ALIASES', 'LVBENCH', 'HOLMES', 'CLUED', 'MEASURED', 'VRBENCH', 'read_star',
+           'star_question', 'read_scalelong', 'inner_rows', 'scalelong_question', 'read_official', 'official',
+           'converted', 'split_question', 'time_ranges', 'read_lvbench', 'lvbench_question', 'read_holmes',
+           'holmes_question', 'read_cgbench', 'cgbench_question', 'read_vrbench', 'vrbench_question', 'reasoning_steps']
 
 # %% ../../nbs/2_data/04_question_adapters.ipynb #c03b-005
+STAR = {"questions": ("question_id", "video_id", "choices", "start")}
+
+
 def read_star(files: Sequence[Path]) -> Import:
     """STAR: `STAR_train.json`, `STAR_val.json`, `STAR_test.json`."""
     imported = Import("STAR")
-    kinds = {"questions": ("question_id", "video_id", "choices", "start")}
     for path in files:
-        _, rows = recognise(path, _without_scenes(read_list(path)), imported.source, kinds)
+        _, rows = recognise(path, _without_scenes(read_list(path)), imported.source, STAR)
         collect(imported, rows, star_question)
     return imported
 
@@ -84,11 +88,10 @@ def star_question(row: Row) -> Sample:
     video_id = get_text(row.value, "video_id")
     choices = [get(choice, "choice") for choice in get_list(row.value, "choices")]
     texts = option_texts(choices, "choices")
-    if row.value.get("answer") is None:
-        raise Unlabelled("the row has no answer; the answers of the test split are not public")
+    answer = clean(get_label(row.value, "answer", texts), "answer")
     return question(
         texts,
-        text_letter(get_text(row.value, "answer"), texts),
+        text_letter(answer, texts),
         video_path("STAR", video_id),
         problem=problem,
         data_source="STAR",
@@ -107,12 +110,14 @@ def _star_segments(row: Row) -> list[Segment]:
     return list(spans(row, [(times, None)]).values())
 
 # %% ../../nbs/2_data/04_question_adapters.ipynb #c03b-009
+SCALELONG = {"questions": ("data_id", "question", "options", "answer")}
+
+
 def read_scalelong(files: Sequence[Path]) -> Import:
     """ScaleLong: `questions_converted.jsonl`."""
     imported = Import("ScaleLong")
-    kinds = {"questions": ("data_id", "question", "options", "answer")}
     for path in files:
-        _, rows = recognise(path, _scalelong_rows(read_list(path)), imported.source, kinds)
+        _, rows = recognise(path, _scalelong_rows(read_list(path)), imported.source, SCALELONG)
         collect(imported, rows, scalelong_question)
     return imported
 
@@ -154,7 +159,7 @@ def scalelong_question(row: Row) -> Sample:
     texts = option_texts(get(row.value, "options"))
     return question(
         texts,
-        option_letter(get(row.value, "answer"), texts),
+        option_letter(get_label(row.value, "answer"), texts),
         video_path("ScaleLong", video_id),
         problem=problem,
         data_source="ScaleLong",
@@ -172,30 +177,83 @@ def read_official(files: Sequence[Path]) -> Import:
     imported = Import("rows")
     for path in files:
         _, rows = recognise(
-            path, read_list(path), imported.source, {"rows": ("problem", "solution")}
+            path, read_list(path, strict=True), imported.source, {"rows": ("problem", "solution")}
         )
         collect(imported, rows, official)
     return imported
 
 
 def official(row: Row) -> Sample:
-    """A row as it is; `RowError` if it breaks the format or its path leaves the video folder."""
+    """A row as it is.
+
+    Raises
+    ------
+    RowError : it breaks the format, or its path leaves the video folder.
+    Unlabelled : it has no answer.
+    PassedOver : it is about an image.
+    """
+    if isinstance(row.value, Mapping):
+        if is_about_image(row.value):
+            raise PassedOver("about images")
+        answer = row.value.get("solution", "")
+        if isinstance(answer, str):
+            answer = _ANSWER_TAGS.sub("", answer).strip()
+        # "None" and -1 may answer an open question, but are no letter
+        is_choice = row.value.get("problem_type") in (None, "multiple choice")
+        if answer in (None, "") or is_choice:
+            get_label({"solution": answer}, "solution")
     try:
         sample = Sample.from_row(plain(row.value))
     except FormatError as error:
         raise RowError(str(error)) from None
+    if not sample.path.strip():
+        raise RowError(f"field 'path': is missing{other_path_field(sample)}")
     checked_path(sample.path)
     return sample
 
 
+_ANSWER_TAGS = re.compile(r"</?answer>")
+
+
 def converted(row: Row, source: str) -> Sample:
-    """A row of somebody's conversion of a source, with the names that it lacks."""
+    """A row of somebody's conversion of a source, with the names that it lacks.
+
+    Raises
+    ------
+    As `official`; RowError also if the row says that it is of another source.
+    """
     sample = official(row)
+    if sample.data_source and not _is_named(sample.data_source, source):
+        raise RowError(
+            f"field 'data_source': is {sample.data_source[:40]!r}, so this is no row of {source}"
+        )
     sample.data_source = sample.data_source or source
     sample.id = sample.id or f"{source}-{sample_id(sample)}"
     sample.video_id = sample.video_id or PurePosixPath(sample.path).stem
     sample.provenance = sample.provenance or origin(row, source)
     return sample
+
+
+def _is_named(name: str, source: str) -> bool:
+    """Return True if a row's `data_source` names a source: with more to it, or by another name."""
+    return _bare(source) in _bare(name) or ALIASES.get(_bare(name)) == source
+
+
+# other names of sources, without capitals, blanks and hyphens
+ALIASES = {
+    "activitynetcaptions": "ActivityNet",
+    "anet": "ActivityNet",
+    "youcookii": "YouCook2",
+    "youcook": "YouCook2",
+    "holmes": "Video-Holmes",
+    "cgbenchmini": "CG-Bench",
+    "videothinker": "rows",
+    "videor1": "rows",
+}
+
+
+def _bare(name: str) -> str:
+    return "".join(c for c in name.casefold() if c.isalnum())
 
 # %% ../../nbs/2_data/04_question_adapters.ipynb #c03b-013
 _OPTION_STYLES = [
@@ -284,17 +342,17 @@ def lvbench_question(row: Row) -> Sample:
     ranges = time_ranges(reference) if isinstance(reference, str) else None
     longest = None if minutes is None else (minutes + 1) * 60
     segments = spans(row, [(pair, None) for pair in ranges or []], longest)
-    unreadable = reference is not None and not ranges
+    unusable = reference is not None and len(segments) < len(ranges or [None])
     return question(
         texts,
-        option_letter(get(row.value, "answer"), texts),
+        option_letter(get_label(row.value, "answer"), texts),
         video_path("LVBench", video_id),
         problem=problem,
         data_source="LVBench",
         id=f"LVBench-{name}",
         video_id=video_id,
         segments=list(segments.values()),
-        extra={"time_reference": plain(reference)} if unreadable else {},
+        extra={"time_reference": plain(reference)} if unusable else {},
         provenance=origin(
             row,
             "LVBench",
@@ -306,7 +364,8 @@ def lvbench_question(row: Row) -> Sample:
 # %% ../../nbs/2_data/04_question_adapters.ipynb #c03b-020
 HOLMES = {
     "questions": ("video ID", "Question ID", "Question", "Options", "Answer"),
-    "films": ("Segment Description", "Key Relationships", "Inference Shots", "Core Theme"),
+    "films": ("Segment Description", "Key Relationships", "Core Theme"),
+    "joined": ("SegmentDescription", "KeyRelationships", "CoreTheme"),
     "rows": ROWS,
 }
 
@@ -314,19 +373,29 @@ HOLMES = {
 def read_holmes(files: Sequence[Path]) -> Import:
     """Video-Holmes: files of questions, of film annotations, or a conversion to rows.
 
-    A file of annotations is about one film, whose id ends the file's name.
+    A file of annotations is about one film, whose id ends the file's name. One that cannot be read
+    is a problem and not the end, as long as there are questions.
     """
     imported = Import("Video-Holmes")
     films: dict[str, dict[str, Any]] = {}  # name of the file → what it says of the film
     question_files: list[tuple[Iterator[Row], Callable[[Row], Sample]]] = []
+    unknown: list[FormatError] = []
     for path in files:
-        kind, rows = recognise(path, read_list(path), imported.source, HOLMES)
-        if kind == "films":
+        try:
+            kind, rows = recognise(path, read_list(path), imported.source, HOLMES)
+        except FormatError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            imported.problems.append(Problem(path.name, "file", reason, None, "part"))
+            unknown.append(error)
+            continue
+        if kind in ("films", "joined"):
             films |= _read_films(imported, path.stem, rows)
         elif kind == "rows":
             question_files.append((rows, partial(converted, source=imported.source)))
         else:
             question_files.append((rows, partial(holmes_question, films=films)))
+    if unknown and not question_files:
+        raise unknown[0]
     for rows, convert in question_files:
         collect(imported, rows, convert)
     _report_unused(imported, films.values())
@@ -348,8 +417,13 @@ def _read_films(imported: Import, stem: str, rows: Iterable[Row]) -> dict[str, d
 
 
 def _film(row: Row) -> dict[str, Any]:
-    """What happens in each stretch of a film, and the rest of its annotation."""
-    stretches = get_list(row.value, "Segment Description")
+    """What happens in each stretch of a film, and the rest of its annotation.
+
+    The keys are written together or apart; what nobody has filled in ("fill in …") is left out.
+    """
+    get(row.value, next((k for k in row.value if _joined(k) == _STRETCHES), "Segment Description"))
+    content = {key: _filled_in(value) for key, value in plain(row.value).items()}
+    stretches = get_list({_joined(key): value for key, value in content.items()}, _STRETCHES)
     timed = []
     for stretch in stretches:
         stretch = stretch if isinstance(stretch, Mapping) else {}
@@ -357,12 +431,32 @@ def _film(row: Row) -> dict[str, Any]:
         pair = parse_range(range_text) if isinstance(range_text, str) else None
         timed.append((pair, stretch.get("Description") or ""))
     segments = spans(row, timed)
-    context = {key: value for key, value in row.value.items() if key != "Segment Description"}
+    context = {key: value for key, value in content.items() if _joined(key) != _STRETCHES}
     return {
         "file": row.file,
         "segments": [vars(segment) for segment in segments.values()],
-        "context": plain(context),
+        "context": context,
     }
+
+
+_STRETCHES = "SegmentDescription"
+
+
+def _joined(key: str) -> str:
+    return "".join(key.split())
+
+
+def _filled_in(value: Any) -> Any:
+    """The value without the placeholders that begin with "fill in", or what is empty then."""
+    if isinstance(value, str):
+        return "" if value.strip().casefold().startswith("fill in") else value
+    if isinstance(value, list):
+        entries = [(each, _filled_in(each)) for each in value]
+        return [new for old, new in entries if new not in ("", {}, []) or new == old]
+    if isinstance(value, Mapping):
+        items = [(key, each, _filled_in(each)) for key, each in value.items()]
+        return {key: new for key, old, new in items if new not in ("", {}, []) or new == old}
+    return value
 
 
 def _report_unused(imported: Import, films: Iterable[dict[str, Any]]) -> None:
@@ -394,13 +488,15 @@ def holmes_question(row: Row, films: Mapping[str, dict[str, Any]]) -> Sample:
     more: dict[str, Any] = {}
     if row.value.get("Explanation") is not None:
         more["explanation"] = clean(row.value["Explanation"], "Explanation")
+    wanted = unicodedata.normalize("NFC", video_id)
     for stem, film in films.items():
-        if stem == video_id or stem.endswith(f"_{video_id}"):
+        stem = unicodedata.normalize("NFC", stem)
+        if stem == wanted or stem.endswith(f"_{wanted}"):
             more["film"] = film
             break
     return question(
         texts,
-        option_letter(get(row.value, "Answer"), texts, "Answer"),
+        option_letter(get_label(row.value, "Answer"), texts, "Answer"),
         video_path("Video-Holmes", video_id),
         problem=problem,
         data_source="Video-Holmes",
@@ -462,7 +558,7 @@ def cgbench_question(row: Row, source: str, durations: Mapping[str, float]) -> S
     """
     kind = get_text(row.value, "sub_category")
     if source == "CG-Bench-Reasoning" and not kind.endswith("Cognition"):
-        raise PassedOver(kind)
+        raise PassedOver("of other kinds than cognition")
     video_id = get_text(row.value, "video_uid")
     name = get_text(row.value, "qid")
     problem = get_text(row.value, "question")
@@ -486,7 +582,7 @@ def cgbench_question(row: Row, source: str, durations: Mapping[str, float]) -> S
 
 def _agreed_letter(row: Row, texts: Sequence[str]) -> str:
     """The letter of the right answer, which is given as a letter and as a text."""
-    letter = option_letter(get(row.value, "right_answer"), texts, "right_answer")
+    letter = option_letter(get_label(row.value, "right_answer"), texts, "right_answer")
     answer = get_text(row.value, "answer")
     text = texts[ascii_uppercase.index(letter)]
     if not same_option(text, answer):
@@ -497,12 +593,14 @@ def _agreed_letter(row: Row, texts: Sequence[str]) -> str:
     return letter
 
 # %% ../../nbs/2_data/04_question_adapters.ipynb #c03b-028
+VRBENCH = {"videos": ("video_id", "video_path", "mcq")}
+
+
 def read_vrbench(files: Sequence[Path]) -> Import:
     """VRBench: `VRBench_eval.jsonl`."""
     imported = Import("VRBench")
-    kinds = {"videos": ("video_id", "video_path", "mcq")}
     for path in files:
-        _, rows = recognise(path, read_list(path), imported.source, kinds)
+        _, rows = recognise(path, read_list(path), imported.source, VRBENCH)
         collect(imported, _vrbench_rows(rows), vrbench_question)
     return imported
 
@@ -528,7 +626,7 @@ def vrbench_question(row: Row) -> Sample:
     name = clean(row.parent["name"], "mcq")
     problem = get_text(row.value, "question")
     texts = option_texts(get(row.value, "options"))
-    letter = option_letter(get(row.value, "answer"), texts)
+    letter = option_letter(get_label(row.value, "answer"), texts)
     _check_original_answer(row, texts, letter)
     path = optional_text(row.parent, "video_path").get("video_path")
     return question(

@@ -11,7 +11,14 @@ from itertools import pairwise
 from string import ascii_uppercase
 from typing import Any, NamedTuple
 
-from ..schema import Sample, Segment, option_letters
+from videothinker.schema import (
+    OPTION_PREFIX,
+    Sample,
+    Segment,
+    can_be_read_twice,
+    control_tokens,
+    option_letters,
+)
 from ..trace import parse_trace, stated_letters, structure_problems, time_problems
 
 # %% auto #0
@@ -34,23 +41,40 @@ class Fault(NamedTuple):
     message: str
 
 # %% ../../nbs/2_data/07_row_checks.ipynb #c03c-008
-_LETTER = re.compile(r"\s*\(?([A-Z])[.):]")
+def letter_faults(options: Sequence[str], answer: str = "") -> Iterator[Fault]:
+    """Letters in front of the options that are not A, B, C …, or that only some options have.
 
+    "J. Smith, K. Brown" are names: none of their letters stands where it would as a letter.
 
-def letter_faults(options: Sequence[str]) -> Iterator[Fault]:
-    """Letters in front of the options that are not A, B, C …, or that only some options have."""
-    matches = [_LETTER.match(option) for option in options]
-    letters = [match[1] if match else "" for match in matches]
+    Parameters
+    ----------
+    options : option lines.
+    answer : the letter of the right one; if it is one by its place and another by its letter, that
+        is an error.
+    """
+    matches = [OPTION_PREFIX.match(option) for option in options]
+    letters = [match[1].upper() if match else "" for match in matches]
     expected = [chr(65 + i) for i in range(len(options))]
-    if letters == expected or not any(letters):
+    in_place = any(a == b for a, b in zip(letters, expected, strict=True))
+    if letters == expected:
+        return
+    if can_be_read_twice(options, answer):
+        message = (
+            f"the letters of the options are {', '.join(letters)}, so the answer can be read in "
+            f"two ways, by place and by letter; make them {', '.join(expected)}"
+        )
+        yield Fault("option-letters", "error", message)
+        return
+    if not in_place:
         return
     if all(letters):
         message = (
-            f"the letters of the options are {', '.join(letters)}; make them {', '.join(expected)}"
+            f"the letters of the options are {', '.join(letters)}; make them {', '.join(expected)} "
+            "(as they are, the place counts and not the letter)"
         )
         yield Fault("option-letters", "warning", message)
-    elif any(a == b for a, b in zip(letters, expected, strict=True)):
-        n = sum(map(bool, letters))  # "U. S. Grant" alone would be no letter
+    else:
+        n = sum(map(bool, letters))
         message = (
             f"only {n} of {len(letters)} options begin with a letter; give each its own, or none"
         )
@@ -66,8 +90,11 @@ def option_faults(sample: Sample) -> Iterator[Fault]:
         n = len(sample.options)
         message = f"{n} options; a question of choice needs two, or another problem_type"
         yield Fault("option-count", "error", message)
+    of_letters = list(letter_faults(sample.options, sample.answer))
     first: dict[str, str] = {}  # normalised text → letter
     for letter, text in option_letters(sample.options).items():
+        if of_letters and (prefix := OPTION_PREFIX.match(text)):
+            text = text[prefix.end() :]
         normal = " ".join(text.casefold().split())
         if not normal:
             message = f"option {letter} is blank; fill it in or remove it"
@@ -81,7 +108,7 @@ def option_faults(sample: Sample) -> Iterator[Fault]:
             )
             yield Fault("option-duplicate", level, message)
         first.setdefault(normal, letter)
-    yield from letter_faults(sample.options)
+    yield from of_letters
 
 # %% ../../nbs/2_data/07_row_checks.ipynb #c03c-012
 def answer_faults(sample: Sample) -> Iterator[Fault]:
@@ -226,8 +253,8 @@ def is_captions(row: Any) -> bool:
 def caption_faults(row: Mapping[str, Any]) -> list[Fault]:
     """What is wrong with a row of captions.
 
-    Times that are not pairs of seconds or not as many as sentences, blank sentences, no duration;
-    where these are right, `segment_faults`.
+    Times that are not pairs of seconds or not as many as sentences, blank sentences, an impossible
+    duration; where these are right, `segment_faults`. A duration that is not known is a note.
     """
     times, sentences, duration = row["timestamps"], row["sentences"], row.get("duration")
     lists = isinstance(times, list) and isinstance(sentences, list)
@@ -236,19 +263,25 @@ def caption_faults(row: Mapping[str, Any]) -> list[Fault]:
         return [Fault("captions", "error", message)]
     messages: list[str] = []
     segments: list[Segment] = []
-    if not _is_seconds(duration) or duration == 0:
+    if duration is not None and (not _is_seconds(duration) or duration == 0):
         shown = str(duration)[:40]
         messages.append(f"duration is {shown}; give the length of the video in seconds")
     for i, (pair, sentence) in enumerate(zip(times, sentences, strict=True), 1):
         if not isinstance(sentence, str) or not sentence.strip():
             messages.append(f"sentence {i} is blank or no text")
+        elif tokens := control_tokens(sentence):
+            messages.append(f"sentence {i} holds the control token {tokens[0]!r}; remove it")
         if isinstance(pair, list) and len(pair) == 2 and all(map(_is_seconds, pair)):
             segments.append(Segment(float(pair[0]), float(pair[1])))
         else:
             messages.append(f"timestamp {i} is {str(pair)[:40]}, not [start, end] in seconds")
     if messages:
         return [Fault("captions", "error", message) for message in messages]
-    return list(segment_faults(segments, duration))
+    faults = list(segment_faults(segments, duration))
+    if duration is None:
+        message = "the duration is not known, so times are not checked; `prepare --videos` looks"
+        faults.append(Fault("captions", "note", message))
+    return faults
 
 
 def _is_seconds(value: Any) -> bool:

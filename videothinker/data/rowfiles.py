@@ -12,17 +12,19 @@ import importlib.util
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import FormatError, InputError, MissingLibrary, atomic_write, loads
-from ..schema import Clip, Sample, read_rows
+from ..files import FormatError, InputError, MissingLibrary, atomic_write
+from ..json_files import loads
+from ..schema import Clip, Sample, is_about_image, read_each
 
 # %% auto #0
-__all__ = ['HUB_PREFIX', 'ROW_SUFFIXES', 'NOT_ROWS', 'load_library', 'can_write_parquet', 'write_parquet', 'parquet_rows',
-           'read_parquet', 'HubAddress', 'row_files', 'load_rows', 'data_digest']
+__all__ = ['HUB_PREFIX', 'ROW_SUFFIXES', 'NOT_ROWS', 'load_library', 'can_write_parquet', 'write_parquet', 'is_parquet',
+           'parquet_rows', 'read_parquet', 'HubAddress', 'row_files', 'sample_of', 'load_rows', 'data_digest',
+           'ImageRow', 'usable_rows', 'usable_captions']
 
 # %% ../../nbs/2_data/06_rowfiles.ipynb #rowf-002
 def load_library(name: str, purpose: str) -> Any:
@@ -142,21 +144,27 @@ def _is_json_type(kind: Any) -> bool:
 _OURS = {"segments", "provenance", "row"}  # columns of `write_parquet` alone
 
 
-def _table_rows(table: Any, where: str) -> Iterator[dict[str, Any]]:
-    """The rows of an Arrow table as JSON objects, without what is null."""
+def _table_rows(table: Any, where: str) -> Iterator[Any]:
+    """The rows of an Arrow table as JSON objects, without what is null or NaN (pandas' null).
+
+    In place of a row that cannot be read stands its FormatError.
+    """
     names = [field.name for field in table.schema if _is_json_type(field.type)]
     if set(names) >= _OURS:
         for number, text in enumerate(table["row"].to_pylist(), 1):
-            yield loads(text or "", f"{where}: row {number}: column 'row'")
+            try:
+                yield loads(text or "", f"{where}: row {number}: column 'row'")
+            except FormatError as error:
+                yield error
         return
     for batch in table.select(names).to_batches(max_chunksize=1000):
         for record in batch.to_pylist():
-            yield {name: value for name, value in record.items() if value is not None}
+            yield {name: v for name, v in record.items() if v is not None and v == v}
 
 # %% ../../nbs/2_data/06_rowfiles.ipynb #rowf-007
 def _read_each(
-    rows: Iterable[Mapping[str, Any]],
-    make: Callable[[Mapping[str, Any], str], Any],
+    rows: Iterable[Any],
+    make: Callable[[Any, str], Any],
     where: str,
     errors: list[FormatError] | None,
 ) -> list[Any]:
@@ -164,6 +172,8 @@ def _read_each(
     items = []
     for number, row in enumerate(rows, 1):
         try:
+            if isinstance(row, FormatError):
+                raise row
             items.append(make(row, f"{where}: row {number}"))
         except FormatError as error:
             if errors is None:
@@ -184,8 +194,18 @@ def _read_table(path: str | Path) -> Any:
             raise FormatError(f"{path}: is no Parquet file, or a damaged one: {reason}") from None
 
 
-def parquet_rows(path: str | Path) -> Iterator[dict[str, Any]]:
+def is_parquet(path: str | Path) -> bool:
+    """Return True if a file is Parquet, by its suffix or by its first bytes."""
+    if Path(path).suffix == ".parquet":
+        return True
+    with open(path, "rb") as file:
+        return file.read(4) == b"PAR1"
+
+
+def parquet_rows(path: str | Path) -> Iterator[Any]:
     """The rows of a Parquet file as JSON objects, good and bad.
+
+    In place of a row that cannot be read stands its FormatError.
 
     Raises
     ------
@@ -197,13 +217,16 @@ def parquet_rows(path: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def read_parquet(
-    path: str | Path, errors: list[FormatError] | None = None
+    path: str | Path,
+    errors: list[FormatError] | None = None,
+    make: Callable[[Any, str], Sample] = Sample.from_row,
 ) -> list[Sample] | list[Clip]:
     """Read a Parquet file: samples or clips that `write_parquet` has written, or others' rows.
 
     Parameters
     ----------
     path : of the file.
+    make : makes a sample of a row.
     errors : if given, bad rows are left out and their errors are added here; otherwise the first
         raises.
 
@@ -216,7 +239,7 @@ def read_parquet(
     table = _read_table(path)
     columns = set(table.column_names)
     if {"problem", "solution"} <= columns:
-        return _read_each(_table_rows(table, str(path)), Sample.from_row, str(path), errors)
+        return _read_each(_table_rows(table, str(path)), make, str(path), errors)
     if columns >= _OURS:
         return _read_each(_table_rows(table, str(path)), Clip.from_row, str(path), errors)
     raise FormatError(
@@ -349,9 +372,37 @@ def row_files(folder: str | Path) -> list[Path]:
         raise InputError(f"{folder}: holds no row file ({', '.join(ROW_SUFFIXES)}){hint}")
     return [by_stem[stem] for stem in sorted(by_stem)]
 
+# %% ../../nbs/2_data/06_rowfiles.ipynb #rowf-030
+def sample_of(row: Any, where: str = "") -> Sample:
+    """`Sample.from_row`, whose message leads on where the row is of an annotation file.
+
+    Raises
+    ------
+    FormatError : the row breaks the format.
+    """
+    try:
+        return Sample.from_row(row, where)
+    except FormatError as error:
+        if isinstance(row, Mapping) and {"problem", "solution"} <= row.keys():
+            raise
+        if hint := _hint(row):
+            raise FormatError(f"{error}; {hint}") from None
+        raise
+
+
+def _hint(row: Any) -> str:
+    """Which command makes rows of a value that is none."""
+    from videothinker.data.sources import prepare_hint
+
+    if isinstance(row, Mapping) and {"video_id", "timestamps", "sentences"} <= row.keys():
+        return "these are captions; `videothinker synthesize --captions FILE` makes rows of them"
+    return prepare_hint(row)
+
 # %% ../../nbs/2_data/06_rowfiles.ipynb #rowf-018
 def load_rows(
-    spec: str | os.PathLike[str], errors: list[FormatError] | None = None
+    spec: str | os.PathLike[str],
+    errors: list[FormatError] | None = None,
+    make: Callable[[Any, str], Sample] = sample_of,
 ) -> list[Sample]:
     """Read rows from whatever `--data` names.
 
@@ -362,6 +413,7 @@ def load_rows(
         `HubAddress`).
     errors : if given, bad rows are left out and their errors are added here; otherwise the first
         raises.
+    make : makes a sample of a row, or raises FormatError.
 
     Raises
     ------
@@ -373,14 +425,14 @@ def load_rows(
     address = os.fspath(spec)
     if address.startswith(HUB_PREFIX):
         if HubAddress.parse(address).file:
-            return load_rows(_hub_file(address), errors)
-        return _read_each(_hub_rows(address), Sample.from_row, address, errors)
+            return load_rows(_hub_file(address), errors, make)
+        return _read_each(_hub_rows(address), make, address, errors)
     path = Path(spec)
     if path.is_dir():
-        return [sample for file in row_files(path) for sample in load_rows(file, errors)]
-    if path.suffix != ".parquet":
-        return read_rows(path, errors)
-    items = read_parquet(path, errors)
+        return [sample for file in row_files(path) for sample in load_rows(file, errors, make)]
+    if not is_parquet(path):
+        return read_each(path, make, errors)
+    items = read_parquet(path, errors, make)
     samples = [item for item in items if isinstance(item, Sample)]
     if len(samples) < len(items):
         raise FormatError(
@@ -410,3 +462,89 @@ def data_digest(spec: str | os.PathLike[str]) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digests = [f"{file.name} {data_digest(file)}\n" for file in row_files(path)]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+# %% ../../nbs/2_data/06_rowfiles.ipynb #rowf-032
+class ImageRow(FormatError):
+    """A row about an image, in a file of rows about videos."""
+
+
+def _about_video(row: Any, where: str) -> Sample:
+    if isinstance(row, Mapping) and is_about_image(row):
+        raise ImageRow(f"{where}: is about an image, not about a video")
+    return sample_of(row, where)
+
+
+def usable_rows(spec: str | os.PathLike[str], log: Callable[[str], Any] = print) -> list[Sample]:
+    """The rows about videos of whatever `--data` names, without those that cannot be used.
+
+    Left out are rows about images, and rows that break the format or hold control tokens.
+
+    Parameters
+    ----------
+    spec : as for `load_rows`.
+    log : called with a line for each kind of row that is left out; of a launch with several
+        processes only by the first.
+
+    Raises
+    ------
+    FormatError : not one row can be used; says what is wrong with the first.
+    InputError, MissingLibrary, OSError : as `load_rows`; InputError also if there are no rows.
+    """
+    errors: list[FormatError] = []
+    samples = load_rows(spec, errors, _about_video)
+    pictures = sum(isinstance(error, ImageRow) for error in errors)
+    bad = [error for error in errors if not isinstance(error, ImageRow)]
+    if not samples:
+        raise InputError(f"{spec} holds no rows") if not errors else (bad or errors)[0]
+    if pictures and _is_first_process():
+        n = len(samples) + len(errors)
+        log(f"{spec}: {pictures:,} of {n:,} rows are about images; they are left out")
+    _tell(spec, len(samples) + len(errors), bad, log)
+    return samples
+
+
+def usable_captions(path: str | os.PathLike[str], log: Callable[[str], Any] = print) -> list[Clip]:
+    """The captioned clips of a file of JSON lines, without those that break the format.
+
+    Parameters
+    ----------
+    path, log : as for `usable_rows`.
+
+    Raises
+    ------
+    FormatError : not one can be used; says what is wrong with the first.
+    OSError : there is no such file.
+    """
+    errors: list[FormatError] = []
+    clips = read_each(path, _clip_of, errors)
+    if errors and not clips:
+        raise errors[0]
+    _tell(path, len(clips) + len(errors), errors, log)
+    return clips
+
+
+def _clip_of(row: Any, where: str) -> Clip:
+    """`Clip.from_row`, whose message leads on where the row is of an annotation file."""
+    from videothinker.data.sources import prepare_hint
+
+    try:
+        return Clip.from_row(row, where)
+    except FormatError as error:
+        hint = "" if isinstance(row, Mapping) and "path" in row else prepare_hint(row)
+        raise FormatError(f"{error}{'; ' if hint else ''}{hint}") from None
+
+
+def _tell(
+    spec: str | os.PathLike[str], n: int, bad: Sequence[FormatError], log: Callable[[str], Any]
+) -> None:
+    """Say in one line how many of `n` rows cannot be used, and why the first cannot."""
+    if bad and _is_first_process():
+        log(
+            f"{spec}: {len(bad):,} of {n:,} rows cannot be used; they are left out "
+            f"(`videothinker validate` names them). The first: {bad[0]}"
+        )
+
+
+def _is_first_process() -> bool:
+    """Return True but for the other processes of a launch with several."""
+    return os.environ.get("RANK", "0") == "0"

@@ -5,13 +5,18 @@
 # %% ../../nbs/2_data/05_sources.ipynb #c04-002
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from videothinker.data.caption_adapters import (
+    DATABASE,
+    DENSE,
+    TUTORIALS,
     VIDEO_FILES,
     read_activitynet,
     read_tutorialvqa,
@@ -19,6 +24,12 @@ from videothinker.data.caption_adapters import (
 )
 from .importing import Import
 from videothinker.data.question_adapters import (
+    ALIASES,
+    CLUED,
+    HOLMES,
+    SCALELONG,
+    STAR,
+    VRBENCH,
     read_cgbench,
     read_holmes,
     read_lvbench,
@@ -30,7 +41,8 @@ from videothinker.data.question_adapters import (
 from ..files import FormatError, InputError
 
 # %% auto #0
-__all__ = ['SOURCES', 'Source', 'get_source', 'import_annotations', 'find_annotation_files']
+__all__ = ['SOURCES', 'Source', 'get_source', 'import_annotations', 'AnnotationFiles', 'find_annotation_files', 'sources_of',
+           'prepare_hint']
 
 # %% ../../nbs/2_data/05_sources.ipynb #c04-005
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +59,8 @@ class Source:
     licence, citation : of the annotations, as far as they are stated.
     obtain : where annotations and videos are to be had.
     files : names of the annotation files; `a|b` is the first of the two that is there, `*` stands
-        for anything.
+        for anything. They are looked for in sub-folders too, but for `*.jsonl` and its like.
+    kinds : what kinds of files there are, by the fields of their rows; {} if the rows are ours.
     video_file : where a video lies below the root of the source, unless a row says otherwise.
     read : makes an `Import` of annotation files.
     """
@@ -61,6 +74,7 @@ class Source:
     files: tuple[str, ...]
     video_file: str
     read: Callable[[Sequence[Path]], Import]
+    kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 # %% ../../nbs/2_data/05_sources.ipynb #c04-007
 _CAPTIONED = [
@@ -75,9 +89,10 @@ _CAPTIONED = [
             "and ttengwang/PDVC (data/anet/captiondata/val_1.json, val_2.json). "
             "Videos: YouTube, v_<id>; some are gone."
         ),
-        files=("train.json", "val_1.json", "val_2.json"),
+        files=("train.json|train_modified.json", "val_1.json", "val_2.json"),
         video_file=VIDEO_FILES["ActivityNet"],
         read=read_activitynet,
+        kinds=DENSE,
     ),
     Source(
         name="TutorialVQA",
@@ -94,6 +109,7 @@ _CAPTIONED = [
         files=("videos.json", "train.json", "dev.json", "test.json"),
         video_file=VIDEO_FILES["TutorialVQA"],
         read=read_tutorialvqa,
+        kinds=TUTORIALS,
     ),
     Source(
         name="YouCook2",
@@ -108,14 +124,13 @@ _CAPTIONED = [
             "Annotations: GitHub ttengwang/PDVC (data/yc2/captiondata), or "
             "youcookii_annotations_trainval.json from youcook2.eecs.umich.edu. Videos: YouTube."
         ),
-        files=(
-            "yc2_train.json",
-            "yc2_val.json",
-            "yc2_test.json",
-            "youcookii_annotations_trainval.json",
+        files=tuple(
+            f"yc2_{split}.json|youcookii_annotations_trainval.json"
+            for split in ("train", "val", "test")
         ),
         video_file=VIDEO_FILES["YouCook2"],
         read=read_youcook2,
+        kinds=DATABASE,
     ),
 ]
 
@@ -137,6 +152,7 @@ _QUESTIONED = [
         files=("STAR_train.json", "STAR_val.json", "STAR_test.json"),
         video_file=VIDEO_FILES["STAR"],
         read=read_star,
+        kinds=STAR,
     ),
     Source(
         name="ScaleLong",
@@ -154,6 +170,7 @@ _QUESTIONED = [
         files=("questions_converted.jsonl",),
         video_file=VIDEO_FILES["ScaleLong"],
         read=read_scalelong,
+        kinds=SCALELONG,
     ),
     Source(
         name="LVBench",
@@ -172,6 +189,7 @@ _QUESTIONED = [
         files=("video_info.meta.jsonl|lvbench.json",),
         video_file=VIDEO_FILES["LVBench"],
         read=read_lvbench,
+        kinds={"videos": ("key", "qa")},
     ),
 ]
 
@@ -192,6 +210,7 @@ _CG_BENCH = Source(
     files=("cgbench.json|cgbench_mini.json", "video_meta_info.json"),
     video_file=VIDEO_FILES["CG-Bench"],
     read=read_cgbench,
+    kinds=CLUED,
 )
 
 _BENCHMARKS = [
@@ -206,17 +225,23 @@ _BENCHMARKS = [
         ),
         obtain=(
             "Annotations and videos: Hugging Face TencentARC/Video-Holmes (test_Video-Holmes.json, "
-            "videos.zip, annotations.zip)."
+            "videos.zip, annotations.zip). train_Video-Holmes.json is to train on: give it by "
+            "name, with --role and --called, and the folder annotation_training beside it."
         ),
-        files=("test_Video-Holmes.json|example_questions_*.json", "*annotations_*.json"),
+        files=(
+            "test_Video-Holmes.json|example_questions_*.json",
+            "annotations/*.json|*annotations_*.json|annotation_training/*.json",
+        ),
         video_file=VIDEO_FILES["Video-Holmes"],
         read=read_holmes,
+        kinds={kind: fields for kind, fields in HOLMES.items() if kind != "rows"},
     ),
     _CG_BENCH,
     replace(
         _CG_BENCH,
         name="CG-Bench-Reasoning",
         video_file=VIDEO_FILES["CG-Bench-Reasoning"],
+        kinds={},
         read=partial(read_cgbench, source="CG-Bench-Reasoning"),
     ),
     Source(
@@ -232,6 +257,7 @@ _BENCHMARKS = [
         files=("VRBench_eval.jsonl|VRBench_debug.jsonl",),
         video_file=VIDEO_FILES["VRBench"],
         read=read_vrbench,
+        kinds=VRBENCH,
     ),
 ]
 
@@ -268,16 +294,6 @@ _ROWS = [
 SOURCES: dict[str, Source] = {
     source.name: source for source in (*_CAPTIONED, *_QUESTIONED, *_BENCHMARKS, *_ROWS)
 }
-_ALIASES = {
-    "activitynetcaptions": "ActivityNet",
-    "anet": "ActivityNet",
-    "youcookii": "YouCook2",
-    "youcook": "YouCook2",
-    "holmes": "Video-Holmes",
-    "cgbenchmini": "CG-Bench",
-    "videothinker": "rows",
-    "videor1": "rows",
-}
 
 
 def get_source(name: str) -> Source:
@@ -288,7 +304,7 @@ def get_source(name: str) -> Source:
     InputError : for a name that is not known; it lists those that are.
     """
     by_plain_name = {_plain(own): source for own, source in SOURCES.items()}
-    source = by_plain_name.get(_plain(_ALIASES.get(_plain(name), name)))
+    source = by_plain_name.get(_plain(ALIASES.get(_plain(name), name)))
     if source is None:
         raise InputError(f"no source {name!r}; known are {', '.join(SOURCES)}")
     return source
@@ -315,10 +331,15 @@ def import_annotations(name: str, files: Sequence[str | Path] | str | Path) -> I
     """
     source = get_source(name)
     given = [files] if isinstance(files, (str, Path)) else files
-    paths = [path for file in given for path in find_annotation_files(source, Path(file))]
+    found = [find_annotation_files(source, Path(file)) for file in given]
+    paths = list({path.resolve(): path for one in found for path in one.read}.values())
     if not paths:
         raise InputError(f"no file given; {_wanted(source)}")
-    imported = source.read(list(dict.fromkeys(paths)))
+    imported = source.read(paths)
+    imported.files = {path.name: imported.files.get(path.name, 0) for path in paths}
+    if any(one.missing is not None for one in found):
+        imported.missing = _not_there(source, paths)
+        imported.unread = [name for one in found for name in one.unread]
     if not imported.rows:
         raise FormatError(f"{', '.join(map(str, paths))}: no row in it; {_wanted(source)}")
     counts = imported.counts
@@ -328,27 +349,123 @@ def import_annotations(name: str, files: Sequence[str | Path] | str | Path) -> I
 
 # %% ../../nbs/2_data/05_sources.ipynb #sour-008
 _NO_ROWS = (".captions.jsonl", ".report.json")  # what stands beside rows and is none
+_DEPTH = 4  # folders below each other in which annotation files are looked for
 
 
-def find_annotation_files(source: Source, path: Path) -> list[Path]:
-    """The file itself, or those of a source in a folder; FileNotFoundError says what is wanted."""
+@dataclass(frozen=True)
+class AnnotationFiles:
+    """The annotation files of a source in a folder.
+
+    Attributes
+    ----------
+    read : those that are there.
+    missing : names of those that are not; None where a file was given and not a folder.
+    unread : names of other files of this kind in the folder, which the source does not know.
+    """
+
+    read: list[Path]
+    missing: list[str] | None = None
+    unread: list[str] = field(default_factory=list)
+
+
+def find_annotation_files(source: Source, path: Path) -> AnnotationFiles:
+    """The file itself, or those of a source in a folder and its sub-folders.
+
+    Raises
+    ------
+    FileNotFoundError : there is none; it says what is wanted.
+    InputError : several have the name of one.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; {_wanted(source)}")
     if not path.is_dir():
-        return [path]
-    files: list[Path] = []
+        return AnnotationFiles([path])
+    candidates = sorted(_json_files(path), key=lambda file: (len(file.parts), file))
+    read: list[Path] = []
+    missing: list[str] = []
     for patterns in source.files:
         for pattern in patterns.split("|"):
-            matches = [file for file in path.glob(pattern) if not file.name.endswith(_NO_ROWS)]
-            if matches:
-                files += sorted(matches)
+            if matches := _matches(candidates, pattern, path):
+                read += [file for file in matches if file not in read]
                 break
-    if not files:
+        else:
+            missing.append(patterns.replace("|", " or "))
+    if not read:
         raise FileNotFoundError(
             f"{path}: holds none of the files of {source.name}; {_wanted(source)}"
         )
-    return files
+    unread = [file.name for file in candidates if file.parent == path and file not in read]
+    return AnnotationFiles(read, missing, unread)
+
+
+def _json_files(folder: Path) -> Iterator[Path]:
+    """The JSON files in a folder and those below it, hidden ones left out."""
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        depth = len(Path(parent).relative_to(folder).parts)
+        folders[:] = sorted(f for f in folders if not f.startswith(".")) if depth < _DEPTH else []
+        for name in names:
+            if name.endswith((".json", ".jsonl")) and not name.startswith("."):
+                if not name.endswith(_NO_ROWS):
+                    yield Path(parent, name)
+
+
+def _matches(candidates: Sequence[Path], pattern: str, root: Path) -> list[Path]:
+    """The files of a pattern: all in one folder, that which is nearest to the root."""
+    length = pattern.count("/") + 1
+    matches = [
+        file
+        for file in candidates
+        if fnmatch(file.name, pattern.rpartition("/")[2])
+        and fnmatch("/".join(Path(os.path.abspath(file)).parts[-length:]), pattern)
+    ]
+    if pattern.startswith("*."):
+        return [file for file in matches if file.parent == root]
+    nearest = min((len(file.parts) for file in matches), default=0)
+    folders = {file.parent for file in matches if len(file.parts) == nearest}
+    if len(folders) > 1:
+        names = ", ".join(str(file) for file in matches[:3])
+        raise InputError(f"several files are named {pattern}: {names}; give the one that is meant")
+    return [file for file in matches if file.parent in folders]
+
+
+def _not_there(source: Source, paths: Sequence[Path]) -> list[str]:
+    """The files of a source that are not among those that were read."""
+    return [
+        patterns.replace("|", " or ")
+        for patterns in source.files
+        if not any(
+            _matches([path], pattern, path.parent)
+            for pattern in patterns.split("|")
+            for path in paths
+        )
+    ]
 
 
 def _wanted(source: Source) -> str:
     return f"{source.name} has {', '.join(source.files).replace('|', ' or ')}. {source.obtain}"
+
+# %% ../../nbs/2_data/05_sources.ipynb #sour-010
+def sources_of(row: object) -> list[str]:
+    """Names of the sources whose annotation files have such rows."""
+    inside: list[object] = [row]
+    if isinstance(row, Mapping):
+        inside += [value for _, value in zip(range(2), row.values(), strict=False)]
+    inside += [value[0] for value in inside if isinstance(value, list) and value]
+    inside += [next(iter(v.values())) for v in inside[1:] if isinstance(v, Mapping) and v]
+    keys = [value.keys() for value in inside if isinstance(value, Mapping)]
+    return [
+        name
+        for name, source in SOURCES.items()
+        if any(set(fields) <= key for fields in source.kinds.values() for key in keys)
+    ]
+
+
+def prepare_hint(row: object) -> str:
+    """What to do with a row of a source that was given as one of ours, "" if it is none."""
+    names = sources_of(row)
+    if not names:
+        return ""
+    return (
+        f"this is a file of {' or '.join(names)}; "
+        f"`videothinker prepare {names[0]} --annotations FILE` makes rows of it"
+    )

@@ -14,7 +14,7 @@ from typing import Any
 from .findings import CHECKS, LEVELS, Finding, LocatedRow, Report, one_line
 from .question_duplicates import answer_key, question_key, question_overlaps
 from .row_checks import caption_faults, is_captions, row_faults
-from .rowfiles import ROW_SUFFIXES, parquet_rows
+from .rowfiles import ROW_SUFFIXES, is_parquet, parquet_rows, sample_of
 from videothinker.data.shortcuts import (
     BlindBaseline,
     LetterBalance,
@@ -30,8 +30,9 @@ from videothinker.data.video_checks import (
     video_findings,
 )
 from .video_duplicates import video_overlaps
-from ..files import FormatError, loads, read_text
-from ..schema import Sample
+from ..files import FormatError
+from ..json_files import read_json_rows
+from ..schema import Sample, is_about_image
 
 # %% auto #0
 __all__ = ['SIDES', 'SIGNIFICANT', 'MARGIN', 'FEW', 'VIDEO_CHECKS', 'find_row_files', 'read_file', 'repeated_rows',
@@ -69,7 +70,7 @@ def find_row_files(
     files = {side: _in_folders(root, folders) for side, folders in SIDES.items()}
     if any(files.values()):
         return files
-    if plain := sorted(root.glob("*.jsonl")):
+    if plain := sorted(root.glob("*.jsonl")) or _in_folders(root, ["."]):
         return find_row_files(plain)
     raise FileNotFoundError(
         f"{root}: no row files; give a .jsonl file, or a folder with train/*.jsonl, "
@@ -99,30 +100,29 @@ def _in_folders(root: Path, folders: Iterable[str]) -> list[Path]:
 
 # %% ../../nbs/2_data/13_validate.ipynb #c04d-008
 def _values(path: Path) -> Iterator[tuple[int, Any]]:
-    """Number and value of each row; a FormatError in place of a line that is not JSON."""
-    if path.suffix == ".parquet":
+    """Number and value of each row; a FormatError in place of a row that is not JSON."""
+    if is_parquet(path):
         yield from enumerate(parquet_rows(path), 1)
         return
-    text = read_text(path)
-    if text.lstrip()[:1] == "[":
-        yield from enumerate(loads(text, str(path)), 1)
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield number, loads(line, "line")
-            except FormatError as error:
-                yield number, error
+    for row in read_json_rows(path):
+        yield row.number, FormatError(row.error) if row.error else row.value
 
 
 def _sample(value: Any) -> Sample:
     """The sample of a row; FormatError if it is none."""
     if isinstance(value, FormatError):
         raise value
-    return Sample.from_row(value)
+    return sample_of(value)
+
+
+def _check_of(error: FormatError) -> str:
+    """Which check it is that a row failed which could not be read."""
+    if "is none of the letters" in str(error):
+        return "answer"
+    return "control-token" if "control token" in str(error) else "schema"
 
 # %% ../../nbs/2_data/13_validate.ipynb #c04d-010
-def read_file(path: Path, findings: list[Finding]) -> tuple[list[LocatedRow], int]:
+def read_file(path: Path, findings: list[Finding]) -> tuple[list[LocatedRow], Counter[str]]:
     """Read a row file, good rows and bad; never raises.
 
     Parameters
@@ -132,29 +132,30 @@ def read_file(path: Path, findings: list[Finding]) -> tuple[list[LocatedRow], in
 
     Returns
     -------
-    The samples, and the number of rows of captions.
+    The samples, and the numbers of "caption rows" and of "images", which are left out.
     """
     rows: list[LocatedRow] = []
-    captions = 0
+    others: Counter[str] = Counter()
     number = 0
     problem = ""
 
-    def add(check: str, row: int | None, message: str) -> None:
-        findings.append(Finding(check, "error", str(path), row, "", one_line(message)))
+    def add(check: str, row: int | None, message: str, level: str = "error") -> None:
+        findings.append(Finding(check, level, str(path), row, "", one_line(message)))
 
     try:
         for number, value in _values(path):
             if is_captions(value):
-                captions += 1
+                others["caption rows"] += 1
                 for check, level, message in caption_faults(value):
-                    finding = Finding(check, level, str(path), number, "", one_line(message))
-                    findings.append(finding)
+                    add(check, number, message, level)
+                continue
+            if isinstance(value, Mapping) and is_about_image(value):
+                others["images"] += 1
                 continue
             try:
                 rows.append(LocatedRow(str(path), number, _sample(value)))
             except FormatError as error:
-                check = "answer" if "is none of the letters" in str(error) else "schema"
-                add(check, number, str(error))
+                add(_check_of(error), number, str(error))
         if not number:
             problem = "holds no rows; remove the file or write it again"
     except RecursionError:
@@ -166,7 +167,10 @@ def read_file(path: Path, findings: list[Finding]) -> tuple[list[LocatedRow], in
         problem = f"cannot be read: {error.strerror or error}"
     if problem:
         add("file", None, problem)
-    return rows, captions
+    if n := others["images"]:
+        message = f"{n:,} rows are about images; training and evaluation leave them out"
+        add("image", None, message, "note")
+    return rows, others
 
 # %% ../../nbs/2_data/13_validate.ipynb #c04d-014
 def repeated_rows(rows: Sequence[LocatedRow]) -> Iterator[Finding]:
@@ -287,7 +291,7 @@ def overlap_findings(
 
 # %% ../../nbs/2_data/13_validate.ipynb #va-0301
 def _counts(
-    paths: Sequence[Path], rows: Sequence[LocatedRow], captions: int, bad: int
+    paths: Sequence[Path], rows: Sequence[LocatedRow], others: Mapping[str, int], bad: int
 ) -> dict[str, int]:
     """What one side consists of, for the report."""
     samples = [row.sample for row in rows]
@@ -295,8 +299,8 @@ def _counts(
         "files": len(paths),
         "rows": len(rows),
         "bad rows": bad,
-        "caption rows": captions,
-        "images": sum(s.data_type != "video" for s in samples),
+        "caption rows": others.get("caption rows", 0),
+        "images": others.get("images", 0),
         "videos": len({source_video(s) for s in samples}),
         "traces": sum(s.process is not None for s in samples),
     }
@@ -340,14 +344,15 @@ def _read_side(
 ) -> tuple[list[LocatedRow], dict[str, int]]:
     """The rows of one side and its counts; what is wrong is added to `findings`."""
     rows: list[LocatedRow] = []
-    captions = 0
+    others: Counter[str] = Counter()
     before = len(findings)
     for path in paths:
-        of_file, captions_of_file = read_file(path, findings)
+        of_file, others_of_file = read_file(path, findings)
         rows += of_file
-        captions += captions_of_file
-    bad = {(f.file, f.row) for f in findings[before:] if f.check in ("schema", "answer")}
-    return rows, _counts(paths, rows, captions, len(bad))
+        others += others_of_file
+    unread = ("schema", "answer", "control-token")
+    bad = {(f.file, f.row) for f in findings[before:] if f.check in unread}
+    return rows, _counts(paths, rows, others, len(bad))
 
 
 def _sorted(findings: Iterable[Finding], paths: Sequence[str | os.PathLike[str]]) -> list[Finding]:

@@ -106,7 +106,7 @@ def locate_videos(
         source, path = row.sample.data_source, row.sample.path
         rooted = not isinstance(roots, Mapping) or source in roots or "default" in roots
         place = (row.file, source, path) if rooted else (row.file, source)
-        if row.sample.data_type != "video" or place in seen:
+        if row.sample.is_image or place in seen:
             continue
         seen.add(place)
         try:

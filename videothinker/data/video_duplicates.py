@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -18,7 +20,7 @@ import numpy as np
 
 from .shortcuts import source_video
 from ..schema import Sample
-from ..video.frames import Frames, Sampling
+from ..video.frames import Frames, Sampling, VideoError, check_file, open_video
 
 # %% auto #0
 __all__ = ['N_FRAMES', 'CELLS', 'COPY', 'STILL', 'FLAT', 'DROPPED', 'Overlap', 'youtube_id', 'names_of', 'shared_names',
@@ -101,17 +103,17 @@ def shared_names(train: Sequence[Sample], evaluation: Sequence[Sample]) -> list[
 def _by_size(paths: Iterable[Path]) -> dict[int, list[Path]]:
     sizes: dict[int, list[Path]] = {}
     for path in dict.fromkeys(paths):
-        if path.is_file():
-            sizes.setdefault(path.stat().st_size, []).append(path)
+        with suppress(VideoError, OSError):  # what cannot be read is like no other
+            sizes.setdefault(os.path.getsize(check_file(path)), []).append(path)
     return sizes
 
 
 def _digest(path: Path) -> str:
     """SHA-256 of a file; a file that cannot be read is like no other."""
     try:
-        with open(path, "rb") as file:
+        with open_video(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except VideoError:
         return f"unreadable {path}"
 
 # %% ../../nbs/2_data/09_video_duplicates.ipynb #vd-0111

@@ -9,20 +9,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from videothinker.evaluation.records import (
     CONDITIONS,
     Record,
+    error_line,
     records_by_id,
     summarise,
     summary_line,
     write_results,
 )
 from .statistics import chance_accuracy
-from ..files import FormatError, InputError, Journal, write_json
+from ..files import InputError, UserError
+from ..journal import Journal
+from ..json_files import write_json
 from ..model.encoder import Encoder, Prompt, about
 from ..model.generate import Decoding, generate, texts
 from ..model.qwen import family_of
@@ -31,8 +34,8 @@ from ..model.vision_cache import with_features
 from ..schema import Sample, sample_id, video_of
 
 # %% auto #0
-__all__ = ['another_clip', 'condition_prompt', 'query_model', 'greedy_replies', 'likeliest_letters', 'evaluate',
-           'evaluate_conditions', 'evaluate_file', 'evaluate_stage', 'make_probe']
+__all__ = ['another_clip', 'condition_prompt', 'encode_rows', 'Reply', 'greedy_replies', 'query_model', 'likeliest_letters',
+           'evaluate', 'evaluate_conditions', 'evaluate_file', 'evaluate_stage', 'make_probe']
 
 # %% ../../nbs/6_evaluation/04_evaluate.ipynb #c14-016
 def another_clip(samples: Sequence[Sample]) -> dict[str, Sample]:
@@ -59,6 +62,61 @@ def condition_prompt(
     """Encode the question of a row with its own clip, without one, or with another row's."""
     return encoder(sample, video=condition != "no_video", clip=others.get(video_of(sample)))
 
+# %% ../../nbs/6_evaluation/04_evaluate.ipynb #ev-0197
+def encode_rows(
+    encoder: Encoder, samples: Sequence[Sample], condition: str, others: Mapping[str, Sample]
+) -> tuple[list[Sample], list[Prompt], list[Record]]:
+    """Encode the rows that can be encoded; one bad row or clip is an error of that row alone.
+
+    What no row or file can be at fault for (no memory, a bug) ends the evaluation.
+
+    Parameters
+    ----------
+    samples : rows.
+    condition : one of `CONDITIONS`.
+    others : video → a row about another clip, for `other_video` (see `another_clip`).
+
+    Returns
+    -------
+    The rows, their prompts, and for each row that is not among them a record with the reason.
+    """
+    encoded: list[Sample] = []
+    prompts: list[Prompt] = []
+    failures: list[Record] = []
+    for sample in samples:
+        try:
+            prompts.append(condition_prompt(encoder, sample, condition, others))
+            encoded.append(sample)
+        except (UserError, OSError, ValueError) as error:  # the other rows are asked
+            ours = isinstance(error, UserError)
+            reason = str(error) if ours else f"{type(error).__name__}: {error}"
+            failures.append(Record.of(sample, condition, "", reason))
+    return encoded, prompts, failures
+
+# %% ../../nbs/6_evaluation/04_evaluate.ipynb #ev-0198
+class Reply(NamedTuple):
+    """What the model wrote, its length in tokens, and whether the length limit cut it off."""
+
+    text: str
+    n_tokens: int
+    cut_off: bool
+
+# %% ../../nbs/6_evaluation/04_evaluate.ipynb #c14-019c
+def greedy_replies(
+    model: Any, encoder: Encoder, prompts: Sequence[Prompt], max_new_tokens: int
+) -> list[Reply]:
+    """Greedy reply to each prompt."""
+    groups = generate(
+        model,
+        prompts,
+        family_of(model, encoder.processor),
+        1,
+        Decoding(0.0, max_new_tokens=max_new_tokens),
+    )
+    completions = [group[0] for group in groups]
+    replies = zip(texts(completions, encoder.processor), completions, strict=True)
+    return [Reply(text, len(c.ids), not c.finished) for text, c in replies]
+
 # %% ../../nbs/6_evaluation/04_evaluate.ipynb #c14-019b
 def query_model(
     model: Any,
@@ -79,58 +137,28 @@ def query_model(
 
     Returns
     -------
-    One record per row, in any order; a row whose video cannot be found or read gets one with the
-    reason.
+    One record per row, in any order; a row that cannot be asked gets one with the reason.
     """
-    from videothinker.video.frames import VideoError
-
-    prompts: list[Prompt] = []
-    readable: list[Sample] = []
-    records: list[Record] = []
-    for sample in samples:
-        try:
-            prompts.append(condition_prompt(encoder, sample, condition, others))
-            readable.append(sample)
-        except (VideoError, FormatError) as error:
-            records.append(Record.of(sample, condition, "", str(error)))
-    if readable:
+    encoded, prompts, records = encode_rows(encoder, samples, condition, others)
+    if prompts:
         replies = greedy_replies(model, encoder, prompts, max_new_tokens)
         records += [
-            Record.of(sample, condition, text)
-            for sample, (text, _) in zip(readable, replies, strict=True)
+            Record.of(sample, condition, reply.text, "", reply.cut_off, prompt.duration)
+            for sample, prompt, reply in zip(encoded, prompts, replies, strict=True)
         ]
     return records
-
-# %% ../../nbs/6_evaluation/04_evaluate.ipynb #c14-019c
-def greedy_replies(
-    model: Any, encoder: Encoder, prompts: Sequence[Prompt], max_new_tokens: int
-) -> list[tuple[str, int]]:
-    """Greedy reply to each prompt: its text and its length in tokens."""
-    groups = generate(
-        model,
-        prompts,
-        family_of(model, encoder.processor),
-        1,
-        Decoding(0.0, max_new_tokens=max_new_tokens),
-    )
-    completions = [group[0] for group in groups]
-    lengths = [len(completion.ids) for completion in completions]
-    return list(zip(texts(completions, encoder.processor), lengths, strict=True))
 
 # %% ../../nbs/6_evaluation/04_evaluate.ipynb #ev-0192
 @torch.inference_mode()
 def likeliest_letters(
-    model: Any,
-    encoder: Encoder,
-    samples: Sequence[Sample],
-    condition: str,
-    others: Mapping[str, Sample],
+    model: Any, encoder: Encoder, samples: Sequence[Sample], prompts: Sequence[Prompt]
 ) -> list[str]:
     """Option letter that the model holds likeliest as its whole answer, right behind the prompt.
 
     Parameters
     ----------
-    samples, condition, others : as for `query_model`; each row has options.
+    samples : rows with options.
+    prompts : of these rows, encoded.
 
     Returns
     -------
@@ -143,11 +171,8 @@ def likeliest_letters(
         ids: list[int] = tokenizer(form.format(letter), add_special_tokens=False)["input_ids"]
         return ids
 
-    prompts = with_features(
-        model, [condition_prompt(encoder, s, condition, others) for s in samples]
-    )
     answers = [[answer_ids(letter) for letter in s.letters] for s in samples]
-    groups = list(zip(prompts, answers, strict=True))
+    groups = list(zip(with_features(model, list(prompts)), answers, strict=True))
     logps, _, mask = completion_logps(
         model, groups, family_of(model, encoder.processor)
     )  # [rows · options, C]
@@ -159,15 +184,24 @@ def _forced(
     model: Any,
     encoder: Encoder,
     samples: Sequence[Sample],
-    records: Sequence[Record],
+    records: Mapping[str, Record],
     condition: str,
     others: Mapping[str, Sample],
 ) -> list[Record]:
-    """The records of a control with the letter that the model holds likeliest as its prediction."""
-    letters = likeliest_letters(model, encoder, samples, condition, others)
+    """The records of a control with the letter that the model holds likeliest as its prediction.
+
+    A row whose clip cannot be read any more keeps the record that it has.
+    """
+    encoded, prompts, _ = encode_rows(encoder, samples, condition, others)
+    letters = likeliest_letters(model, encoder, encoded, prompts) if prompts else []
     return [
-        replace(record, prediction=letter, correct=letter == sample.answer, forced=True)
-        for sample, record, letter in zip(samples, records, letters, strict=True)
+        replace(
+            records[sample_id(sample)],
+            prediction=letter,
+            correct=letter == sample.answer,
+            forced=True,
+        )
+        for sample, letter in zip(encoded, letters, strict=True)
     ]
 
 # %% ../../nbs/6_evaluation/04_evaluate.ipynb #ev-0194
@@ -177,7 +211,7 @@ def _check_ids(samples: Sequence[Sample]) -> None:
     if repeated:
         raise InputError(
             f"{len(repeated)} ids are used by several rows, the first is {min(repeated)!r}; "
-            "give every row its own id"
+            "`select_questions` leaves out copies; give every other row its own id"
         )
 
 
@@ -207,9 +241,9 @@ def evaluate(
 
     Returns
     -------
-    Records in the order of `samples`. A video that cannot be read stays in the denominator as a
-    wrong answer with its error, and is tried again by the next run. In the controls a reply without
-    an answer is made to choose (`likeliest_letters`).
+    Records in the order of `samples`. A row that cannot be asked (its video cannot be read, say)
+    stays in the denominator as a wrong answer with its error, and is tried again by the next run.
+    In the controls a reply without an answer is made to choose (`likeliest_letters`).
 
     Raises
     ------
@@ -244,8 +278,7 @@ def evaluate(
         if condition != "own":
             silent = [s for s in samples if s.options and _is_silent(records[sample_id(s)])]
             for batch in _batches(silent, batch_size):
-                answered = [records[sample_id(s)] for s in batch]
-                keep(_forced(model, encoder, batch, answered, condition, others))
+                keep(_forced(model, encoder, batch, records, condition, others))
     return [records[sample_id(s)] for s in samples]
 
 
@@ -303,11 +336,15 @@ def evaluate_file(
     samples : the rows of the file.
     folder, name, conditions, batch_size, max_new_tokens : as for `evaluate_conditions`;
         `summary-NAME.json` goes there too.
-    log : called with a line about each condition.
+    log : called with a line about each condition, and about what could not be asked.
 
     Returns
     -------
     Condition → its summary (see `summarise`).
+
+    Raises
+    ------
+    InputError : when not one question could be asked, with the first reason.
     """
     summaries: dict[str, dict[str, Any]] = {}
     for condition, records in evaluate_conditions(
@@ -315,6 +352,13 @@ def evaluate_file(
     ):
         summaries[condition] = summarise(records)
         log(summary_line(condition, summaries[condition]))
+        if all(r.error for r in records):
+            raise InputError(
+                f"none of the {len(records)} questions could be asked; first reason: "
+                f"{records[0].error}"
+            )
+        if line := error_line(records):
+            log(f"{condition}: {line}")
     write_json(Path(folder) / f"summary-{name}.json", summaries)
     return summaries
 
@@ -371,7 +415,7 @@ def make_probe(
 
     Parameters
     ----------
-    samples : the questions that are asked each time.
+    samples : the questions that are asked each time; one that cannot be asked counts as wrong.
     max_new_tokens : length limit of a reply.
 
     Returns
@@ -381,15 +425,18 @@ def make_probe(
     """
 
     def probe(model: Any) -> dict[str, float]:
-        prompts = [encoder(s) for s in samples]
-        replies = greedy_replies(model, encoder, prompts, max_new_tokens)
-        records = [Record.of(s, "own", text) for s, (text, _) in zip(samples, replies, strict=True)]
+        encoded, prompts, records = encode_rows(encoder, samples, "own", {})
+        replies = greedy_replies(model, encoder, prompts, max_new_tokens) if prompts else []
+        records += [
+            Record.of(sample, "own", reply.text, "", reply.cut_off, prompt.duration)
+            for sample, prompt, reply in zip(encoded, prompts, replies, strict=True)
+        ]
         overlaps = [r.segments["miou"] for r in records if r.segments]
         return {
             "accuracy": sum(r.correct for r in records) / len(records),
             "format_rate": sum(r.formatted for r in records) / len(records),
             "miou": sum(overlaps) / max(len(overlaps), 1),
-            "length": sum(length for _, length in replies) / len(replies),
+            "length": sum(reply.n_tokens for reply in replies) / max(len(replies), 1),
         }
 
     return probe

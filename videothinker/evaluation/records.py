@@ -8,17 +8,87 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from ..answers import is_correct
 from .statistics import clustered_mean, paired_difference
 from .temporal_iou import grounding
-from ..files import FormatError, read_journal, write_json
+from ..files import FormatError, InputError
+from ..journal import read_journal
+from ..json_files import write_json
 from ..schema import Sample, sample_id, video_of
-from ..trace import parse_trace, predicted_letter, structure_problems, time_problems
+from videothinker.trace import (
+    parse_trace,
+    predicted_letter,
+    time_problems,
+    trace_problems,
+    untidy_letter,
+)
 
 # %% auto #0
-__all__ = ['CONDITIONS', 'Record', 'records_by_id', 'read_records', 'summarise', 'summary_line', 'compare_runs', 'write_results']
+__all__ = ['CONDITIONS', 'select_questions', 'Record', 'records_by_id', 'read_records', 'summarise', 'summary_line', 'error_line',
+           'compare_runs', 'write_results']
+
+# %% ../../nbs/6_evaluation/03_records.ipynb #rec-042
+def select_questions(rows: Sequence[Sample]) -> tuple[list[Sample], list[str]]:
+    """The rows that an evaluation asks, and a line about each kind of row that needs a word.
+
+    Left out are further copies of a row. Named are multiple-choice rows in which right cannot be
+    told from wrong: the same option twice, or no options.
+
+    Parameters
+    ----------
+    rows : of a file of questions.
+
+    Raises
+    ------
+    InputError : when two different rows have one id (or, without ids, one question has two
+        solutions).
+    """
+    by_id: dict[str, Sample] = {}
+    for row in rows:
+        first = by_id.setdefault(sample_id(row), row)
+        if first != row:
+            raise InputError(_clash(first, row))
+    samples = list(by_id.values())
+    lines = []
+    if copies := len(rows) - len(samples):
+        lines.append(f"{_rows(copies)} left out: copies of others")
+    choice = [s for s in samples if s.problem_type == "multiple choice"]
+    if twins := [s for s in choice if _has_twins(s)]:
+        lines.append(
+            f"{_rows(len(twins))} with the same option twice, first {sample_id(twins[0])}: "
+            "the other letter counts as wrong"
+        )
+    if bare := [s for s in choice if not s.options]:
+        lines.append(
+            f"{_rows(len(bare))} of multiple choice without options, first {sample_id(bare[0])}: "
+            "the letter of the solution counts as right"
+        )
+    return samples, lines
+
+
+def _has_twins(sample: Sample) -> bool:
+    """Return True if two options have the same text."""
+    texts = [sample.option_text(letter).strip() for letter in sample.letters]
+    return len(set(texts)) < len(texts)
+
+
+def _rows(n: int) -> str:
+    return "1 row" if n == 1 else f"{n} rows"
+
+
+def _clash(first: Sample, second: Sample) -> str:
+    """What is wrong with two different rows of one id."""
+    if not second.id:
+        return (
+            f"the question {first.problem[:60]!r} about {first.path!r} is there twice, as two "
+            "different rows; remove one, or give them ids"
+        )
+    return (
+        f"two different rows have the id {second.id!r} ({first.problem[:40]!r} and "
+        f"{second.problem[:40]!r}); give every row its own id"
+    )
 
 # %% ../../nbs/6_evaluation/03_records.ipynb #c14-009
 CONDITIONS = ("own", "no_video", "other_video")
@@ -36,12 +106,15 @@ class Record:
     prediction : what it committed to (a letter, where there are options); None when it did not.
     answer : the right one.
     correct : the prediction is right.
-    formatted : the reply has the structure of a trace, as the format reward asks for it.
+    formatted : the reply is a trace (no `trace_problems`), as the reward `format` asks for it.
     segments : `grounding` of its times against the annotation, on the question's own clip.
     error : why the video could not be read; the question counts as wrong.
     forced : the reply of a control had no answer, and the prediction is the letter that the model
         held likeliest.
     times_valid : it names times, and all of them lie inside the clip.
+    cut_off : the reply ran into the length limit.
+    untidy : the letter that a reply without a prediction names in another form (see
+        `untidy_letter`); it does not count as an answer.
     """
 
     id: str
@@ -56,10 +129,30 @@ class Record:
     error: str = ""
     forced: bool = False
     times_valid: bool = False
+    cut_off: bool = False
+    untidy: str | None = None
 
     @classmethod
-    def of(cls, sample: Sample, condition: str, text: str, error: str = "") -> Record:
-        """Judge a reply; rows without options are compared as their `problem_type` says."""
+    def of(
+        cls,
+        sample: Sample,
+        condition: str,
+        text: str,
+        error: str = "",
+        cut_off: bool = False,
+        duration: float | None = None,
+    ) -> Record:
+        """Judge a reply; rows without options are compared as their `problem_type` says.
+
+        Parameters
+        ----------
+        sample : the row.
+        condition : one of `CONDITIONS`.
+        text : the reply.
+        error : why the question could not be asked.
+        cut_off : the reply ran into the length limit.
+        duration : of the clip that was shown, seconds; None for what the row says of its own.
+        """
         trace = parse_trace(text)
         if sample.options:
             prediction = predicted_letter(text, sample.letters)
@@ -68,7 +161,8 @@ class Record:
             prediction = trace.answer
             correct = bool(is_correct(text, sample.solution, (), sample.problem_type))
         own = condition == "own"
-        duration = sample.duration if own else None
+        if own:
+            duration = sample.duration or duration
         return cls(
             id=sample_id(sample),
             video_id=video_of(sample),
@@ -77,25 +171,44 @@ class Record:
             prediction=prediction,
             answer=sample.answer,
             correct=correct,
-            formatted=not structure_problems(text),
+            formatted=not trace_problems(text, duration, sample.letters),
             segments=grounding(trace.segments, sample.segments) if own and sample.segments else {},
             error=error,
             times_valid=bool(trace.blocks) and not time_problems(text, duration),
+            cut_off=cut_off,
+            untidy=untidy_letter(text, sample.options),
         )
 
 # %% ../../nbs/6_evaluation/03_records.ipynb #c14-013
+def _misfit(entry: Any) -> str:
+    """Why an entry of a journal is no record, "" if it is one."""
+    if not isinstance(entry, dict):
+        return f"it is {type(entry).__name__}, not an object"
+    if "cut_off" not in entry:
+        return "an earlier version wrote it, whose `formatted` meant less"
+    kinds = get_type_hints(Record)
+    for name, value in entry.items():
+        kind = dict if name == "segments" else kinds.get(name, object)
+        if not isinstance(value, kind):
+            return f"field {name!r} cannot be {value!r:.60}"
+    scores = entry.get("segments", {})
+    if not all(type(score) in (int, float) and 0 <= score <= 1 for score in scores.values()):
+        return "field 'segments' holds something that is no fraction"
+    return ""
+
+
 def records_by_id(entries: Iterable[Any], path: str | Path) -> dict[str, Record]:
     """Records from the entries of a journal, the last of each id; `path` is named in errors.
 
     Raises
     ------
-    FormatError : for an entry that is no record.
+    FormatError : for an entry that is no record; names file, line and field.
     """
     records: dict[str, Record] = {}
     for number, entry in enumerate(entries, 1):
         try:
-            if "times_valid" not in entry:
-                raise TypeError("it was written by version 0.1, whose `formatted` meant more")
+            if problem := _misfit(entry):
+                raise TypeError(problem)
             record = Record(**entry)
         except TypeError as error:
             raise FormatError(
@@ -123,9 +236,10 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     -------
     `n`, `videos` : number of questions, and of videos they are about.
     `accuracy`, `ci_low`, `ci_high` : over *all* records; the bounds are None with a single video.
-    `format_rate`, `times_valid`, `answered`, `coverage` : fractions of all records that have the
-        structure of a trace, name times that all lie inside the clip, committed to an answer
-        unforced, whose video was read.
+    `format_rate`, `times_valid`, `answered`, `coverage`, `cut_off`, `untidy` : fractions of all
+        records that are a trace, name times that all lie inside the clip, committed to an answer
+        unforced, could be asked (their video was read), ran into the length limit, name a letter
+        in a form that does not count.
     `miou`, `r@0.3`, `r@0.5`, `r@0.7`, `precision`, `union_iou`, each with its `…_ci` : means over
         the records with annotated times (see `grounding`).
 
@@ -146,6 +260,8 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
         "times_valid": _fraction(r.times_valid for r in records),
         "answered": _fraction(r.prediction is not None and not r.forced for r in records),
         "coverage": _fraction(not r.error for r in records),
+        "cut_off": _fraction(r.cut_off for r in records),
+        "untidy": _fraction(r.untidy is not None for r in records),
     }
     annotated = [r for r in records if r.segments]
     for score in annotated[0].segments if annotated else ():
@@ -159,17 +275,38 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
 
 # %% ../../nbs/6_evaluation/03_records.ipynb #rec-031
 def summary_line(condition: str, summary: Mapping[str, Any]) -> str:
-    """One line of text about a summary: questions, accuracy with its interval, videos read."""
+    """One line of text about a summary: questions, accuracy with its interval, videos read, and
+    what kept replies from being answers."""
 
     def percent(value: float | None) -> str:
         return "–" if value is None else f"{100 * value:.1f}"
 
-    return (
-        f"{condition}: {summary['n']} questions about {summary['videos']} videos, "
+    def count(name: str) -> int:
+        return round(summary["n"] * summary[name])
+
+    parts = [
+        f"{condition}: {summary['n']} questions about {summary['videos']} videos",
         f"accuracy {percent(summary['accuracy'])} % "
-        f"[{percent(summary['ci_low'])}, {percent(summary['ci_high'])}], "
-        f"videos read {percent(summary['coverage'])} %"
-    )
+        f"[{percent(summary['ci_low'])}, {percent(summary['ci_high'])}]",
+        f"videos read {percent(summary['coverage'])} %",
+    ]
+    if silent := count("coverage") - count("answered"):
+        untidy = f" ({count('untidy')} name a letter in another form)" if count("untidy") else ""
+        parts.append(f"no answer in {silent} replies{untidy}")
+    if summary["cut_off"]:
+        parts.append(f"cut off by the length limit {percent(summary['cut_off'])} %")
+    return ", ".join(parts)
+
+
+def error_line(records: Sequence[Record]) -> str:
+    """One line about the questions that could not be asked, with the first reason; "" if all
+    could."""
+    failed = [r for r in records if r.error]
+    if not failed:
+        return ""
+    n = len(failed)
+    what = "1 question counts" if n == 1 else f"{n} questions count"
+    return f"{what} as wrong that could not be asked; first {failed[0].id}: {failed[0].error}"
 
 # %% ../../nbs/6_evaluation/03_records.ipynb #c14-032
 def _metric(record: Record, metric: str) -> float | None:
@@ -228,7 +365,7 @@ def write_results(
 ) -> None:
     """Write `Results-NAME.json` (one object per question) and `Stats-NAME.json`.
 
-    The field names are the original's.
+    The field names are the original's, and some more.
 
     Parameters
     ----------
@@ -247,6 +384,7 @@ def write_results(
             "Full Response": r.text,
             "Thinking": r.text.split("<answer>")[0].strip(),
             "Correct": r.correct,
+            "Cut Off": r.cut_off,
             "Video Path": s.path,
             "Data Source": s.data_source,
         }
@@ -259,6 +397,9 @@ def write_results(
         "correct_answers": right,
         "accuracy": right / max(len(rows), 1),
         "unreadable_videos": sum(bool(r.error) for r in records),
+        "cut_off_replies": sum(r.cut_off for r in records),
+        "unanswered_questions": sum(r.prediction is None and not r.error for r in records),
+        "untidy_answers": sum(r.untidy is not None for r in records),
     }
     write_json(Path(folder) / f"Results-{name}.json", rows)
     write_json(Path(folder) / f"Stats-{name}.json", statistics)

@@ -5,6 +5,7 @@
 # %% ../../nbs/4_model/03_batch.ipynb #smodel-batch-002
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,20 @@ from .encoder import Prompt
 from .qwen import Family, mrope_positions
 
 # %% auto #0
-__all__ = ['Batch', 'collate', 'sequence_positions']
+__all__ = ['EncoderOutput', 'Batch', 'collate', 'sequence_positions']
+
+# %% ../../nbs/4_model/03_batch.ipynb #mbatch-06
+class EncoderOutput(OrderedDict[str, Any]):
+    """Features in place of the vision tower's output, as a dictionary with one attribute.
+
+    The output class of transformers refuses `update`, by which torch pins the memory of a batch;
+    and of any other dictionary FSDP makes a plain one when it casts a batch to 16 bits.
+    """
+
+    @property
+    def pooler_output(self) -> tuple[Tensor, ...]:
+        """Features of V videos, each [tokens, hidden]; what the model's forward looks at."""
+        return self["pooler_output"]
 
 # %% ../../nbs/4_model/03_batch.ipynb #c08-044
 @dataclass
@@ -43,9 +57,7 @@ class Batch:
             inputs["pixel_values_videos"] = self.pixel_values_videos
             inputs["video_grid_thw"] = self.video_grid_thw
         if self.features is not None:
-            from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-            output = BaseModelOutputWithPooling(pooler_output=tuple(self.features))
+            output = EncoderOutput(pooler_output=tuple(self.features))
             inputs["mm_encoder_outputs"] = {"video": output}
         return inputs
 

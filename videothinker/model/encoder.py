@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,16 +18,17 @@ import torch
 from torch import Tensor
 
 from ..cache import MemoryCache
+from ..files import FormatError
 from ..parallel import Prefetcher, ordered_map
 from ..paths import resolve_path
 from ..prompts import build_messages
 from ..schema import Sample
-from ..video.frames import Frames, Sampling, VideoError
+from ..video.frames import Frames, Sampling, VideoError, system_error
 from ..video.reader import cached_frames, read_frames
 
 # %% auto #0
-__all__ = ['Prompt', 'encode_video_text', 'encode_prompt', 'about', 'find_video', 'EncoderOptions', 'Encoder', 'readable',
-           'video_name']
+__all__ = ['Prompt', 'encode_video_text', 'check_plain', 'text_name', 'encode_prompt', 'about', 'find_video', 'EncoderOptions',
+           'Encoder', 'readable', 'video_name']
 
 # %% ../../nbs/4_model/02_encoder.ipynb #c08-029
 @dataclass
@@ -38,6 +40,7 @@ class Prompt:
     grid: Tensor | None  # [V, 3] (t, h, w) in patches
     seconds_per_grid: tuple[float, ...]  # V seconds between temporal patches
     features: Tensor | None = None  # [tokens, hidden] the vision tower's output, once computed
+    duration: float | None = None  # of the one video, seconds
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -99,7 +102,37 @@ def encode_video_text(processor: Any, text: str, *clips: Frames) -> Prompt:
             raise RuntimeError(
                 f"the processor reports {float(theirs)} s per temporal patch, the frames say {ours}"
             )
-    return Prompt(out["input_ids"][0], out["pixel_values_videos"], out["video_grid_thw"], seconds)
+    duration = clips[0].duration if len(clips) == 1 else None
+    return Prompt(
+        out["input_ids"][0],
+        out["pixel_values_videos"],
+        out["video_grid_thw"],
+        seconds,
+        duration=duration,
+    )
+
+# %% ../../nbs/4_model/02_encoder.ipynb #mencoder-05
+def check_plain(processor: Any, text: str, where: str) -> None:
+    """Refuse a text that holds one of the tokenizer's special tokens, as written out.
+
+    The tokenizer does not read such a word, it obeys it: `<|im_start|>system` in a question opens a
+    turn, `<|video_pad|>` asks for a video that is not there.
+
+    Raises
+    ------
+    FormatError : names `where` and the token.
+    """
+    for token in processor.tokenizer.added_tokens_decoder.values():
+        if token.special and token.content in text:
+            raise FormatError(
+                f"{where}: holds the control token {token.content!r}, which a model obeys and does "
+                "not read; remove it"
+            )
+
+
+def text_name(sample: Sample, field: str) -> str:
+    """Which text an error is about: the row by its id or first words, and the field."""
+    return f"row {sample.id or sample.problem[:40]!r}: field {field!r}"
 
 # %% ../../nbs/4_model/02_encoder.ipynb #c08-033
 def encode_prompt(
@@ -113,7 +146,13 @@ def encode_prompt(
     sample : only its question and options are read.
     frames : as `read_frames` returns them, already sampled and sized; None asks blind.
     style : a key of `STYLES`.
+
+    Raises
+    ------
+    FormatError : question or options hold a control token; names the row and the token.
     """
+    check_plain(processor, sample.problem, text_name(sample, "problem"))
+    check_plain(processor, "\n".join(sample.options), text_name(sample, "options"))
     messages = build_messages(sample, style, video=frames is not None)
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     if frames is None:
@@ -131,7 +170,7 @@ def find_video(sample: Sample, video_root: Any) -> Path | None:
     """Where the row's video should lie; None for a path that is refused."""
     try:
         return resolve_path(sample, video_root)
-    except ValueError:
+    except (ValueError, OSError):
         return None
 
 
@@ -193,6 +232,7 @@ class Encoder:
         Raises
         ------
         VideoError : the clip cannot be read.
+        FormatError : its path is refused, or the question holds a control token.
         """
         sample = about(sample, clip)
         key = self._key(sample, video)
@@ -204,8 +244,15 @@ class Encoder:
         return prompt
 
     def frames(self, sample: Sample) -> Frames:
-        """The frames of the row's video, as the model sees them; raises `VideoError`."""
-        return self._reader(resolve_path(sample, self.video_root))
+        """The frames of the row's video, as the model sees them; raises `VideoError`.
+
+        What the system refuses (permission, a disk or a network that does not answer) is a
+        `VideoError` too: it is about this one clip.
+        """
+        try:
+            return self._reader(resolve_path(sample, self.video_root))
+        except OSError as error:
+            raise system_error(sample.path, error) from error
 
     def expect(self, samples: Sequence[Sample]) -> None:
         """Begin to read the videos of these rows in the background (see `parallel.Prefetcher`).
@@ -229,18 +276,25 @@ class Encoder:
 def readable(samples: Sequence[Sample], encoder: Encoder) -> tuple[list[Sample], dict[str, str]]:
     """Rows whose video can be read, and the reasons for the videos that cannot.
 
+    A row whose texts hold control tokens does not stay either (see `Sample.control_problem`).
+
     Returns
     -------
     samples : the rows that stay, in order.
-    skipped : `data_source/path` (only `path` for rows without a source) → reason.
+    skipped : `data_source/path` (only `path` for rows without a source) → reason; of a row that is
+        refused for its text `row ID`.
     """
     from tqdm.auto import tqdm
 
+    refused = {f"row {s.id or s.problem[:40]!r}": s.control_problem() for s in samples}
+    refused = {name: problem for name, problem in refused.items() if problem}
+    samples = [s for s in samples if not s.control_problem()]
     clips = {video_name(s): s for s in samples}
-    results = ordered_map(lambda name: _fault(clips[name], encoder), clips)
+    # all cores, in a launch of several processes too: only one of them looks at all videos
+    results = ordered_map(lambda name: _fault(clips[name], encoder), clips, os.cpu_count() or 1)
     progress = tqdm(results, desc="reading videos", total=len(clips), disable=len(clips) < 50)
     skipped = {name: fault for name, fault in progress if fault}
-    return [s for s in samples if video_name(s) not in skipped], skipped
+    return [s for s in samples if video_name(s) not in skipped], skipped | refused
 
 
 def video_name(sample: Sample) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from ..files import InputError
@@ -29,8 +30,8 @@ from videothinker.model.shared_prefix import (
 from .vision_cache import with_features
 
 # %% auto #0
-__all__ = ['Completion', 'Decoding', 'GroupCache', 'attend_both', 'next_logits', 'draw', 'noise_of', 'record', 'drawn_logps',
-           'ending', 'generate', 'texts']
+__all__ = ['Completion', 'running_sum', 'keep_top_p', 'Decoding', 'GroupCache', 'attend_both', 'next_logits', 'draw', 'noise_of',
+           'record', 'drawn_logps', 'ending', 'generate', 'texts']
 
 # %% ../../nbs/4_model/07_generate.ipynb #c11-005
 @dataclass
@@ -40,6 +41,29 @@ class Completion:
     ids: list[int]  # token ids; the last one is the end token when `finished`
     logprobs: list[float]  # log-probability of each id under the distribution it was drawn from
     finished: bool  # False when it ran into the length limit
+
+# %% ../../nbs/4_model/07_generate.ipynb #mgen-05
+def running_sum(x: Tensor) -> Tensor:
+    """Sums of the first 1, 2, … numbers of each row. [B, N] → [B, N]
+
+    CUDA's `cumsum` adds in an order that is not fixed, and is refused with deterministic
+    algorithms (`full_determinism`): then by additions of the whole row, shifted by 1, 2, 4, ….
+    """
+    if not torch.are_deterministic_algorithms_enabled():
+        return x.cumsum(-1)
+    shift = 1
+    while shift < x.shape[-1]:
+        x = x + pad(x[..., :-shift], (shift, 0))
+        shift *= 2
+    return x
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Keep the fewest most likely tokens that have probability `p`, −∞ elsewhere. [B, V]"""
+    ordered, tokens = logits.sort(-1)  # the least likely first
+    rest = running_sum(ordered.softmax(-1)) <= 1 - p  # bool [B, V]
+    rest[..., -1] = False
+    return logits.masked_fill(rest.scatter(-1, tokens, rest), -torch.inf)
 
 # %% ../../nbs/4_model/07_generate.ipynb #c11-006
 @dataclass(frozen=True)
@@ -72,13 +96,13 @@ class Decoding:
 
     def log_probs(self, logits: Tensor) -> Tensor:
         """Log-probabilities that tokens are drawn from. [B, V] → [B, V]"""
-        from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+        from transformers import MinPLogitsWarper, TopKLogitsWarper
 
         logits = logits / (self.temperature or 1.0)
         if self.top_k:
             logits = TopKLogitsWarper(self.top_k)(None, logits)
         if self.top_p < 1:
-            logits = TopPLogitsWarper(self.top_p)(None, logits)
+            logits = keep_top_p(logits, self.top_p)
         if self.min_p:
             logits = MinPLogitsWarper(self.min_p)(None, logits)
         return logits.log_softmax(-1)
@@ -256,7 +280,9 @@ def draw(log_probs: Tensor, noise: Tensor | None) -> Tensor:
     if noise is None:
         return log_probs.argmax(-1)
     # in 32 bits the sum over a vocabulary of 150,000 would be off by a rare word
-    cumulative = log_probs.double().exp().cumsum(-1)  # [B, V]
+    probs = log_probs.double().exp()  # [B, V]
+    # a parallel sum may step back by a rounding, where a token without probability would get room
+    cumulative = running_sum(probs).masked_fill(probs == 0, -torch.inf).cummax(-1).values
     total = cumulative[:, -1:]
     below_total = total.nextafter(torch.zeros_like(total))
     threshold = torch.minimum(noise[:, None] * total, below_total)  # [B, 1]
@@ -319,7 +345,7 @@ def drawn_logps(completions: Sequence[Completion], like: Tensor) -> Tensor:
     rows = [torch.tensor(c.logprobs) for c in completions]
     table = pad_sequence(rows, batch_first=True, padding_value=torch.nan)  # [B, longest]
     missing = like.shape[1] - table.shape[1]
-    return torch.nn.functional.pad(table, (0, missing), value=torch.nan).to(like)
+    return pad(table, (0, missing), value=torch.nan).to(like)
 
 # %% ../../nbs/4_model/07_generate.ipynb #c11-030
 def ending(

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..configs import TINY_BASE
-from ..files import atomic_write, read_text
+from ..files import FormatError, atomic_write
+from ..json_files import read_text
 from ..prompts import STYLES
 from ..schema import Sample
 
@@ -259,7 +260,13 @@ def figures_table(figures: Mapping[str, Mapping[str, Any]], data: str) -> str:
     ----------
     figures : condition ("own", "no_video", …) → summary, the content of `summary-NAME.json`.
     data : what it was measured on.
+
+    Raises
+    ------
+    FormatError : for anything else than summaries of an evaluation.
     """
+    if not (isinstance(figures, Mapping) and figures and all(map(_is_summary, figures.values()))):
+        raise FormatError("is no summary-NAME.json of `videothinker eval`")
     lines = [
         f"Measured on {data} with `videothinker eval`; intervals are of 95 %.",
         "",
@@ -273,6 +280,15 @@ def figures_table(figures: Mapping[str, Mapping[str, Any]], data: str) -> str:
             accuracy += f" [{low:.1f}, {high:.1f}]"
         lines.append(f"| {condition} | {summary['n']} | {summary['videos']} | {accuracy} |")
     return "\n".join(lines)
+
+
+def _is_summary(value: Any) -> bool:
+    """Return True if these are the figures of one condition."""
+    if not isinstance(value, Mapping):
+        return False
+    known = all(type(value.get(name)) in (int, float) for name in ("n", "videos", "accuracy"))
+    bounds = {type(value.get(name, "")) for name in ("ci_low", "ci_high")}
+    return known and (bounds == {type(None)} or bounds <= {int, float})
 
 
 def add_figures(

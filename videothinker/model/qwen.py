@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ..files import InputError, read_json, write_json
+from ..files import InputError
+from ..json_files import read_json, write_json
 from ..video.frames import Sampling
 
 # %% auto #0
-__all__ = ['FAMILIES', 'JUST_ABOVE', 'check_family', 'PatchProjection', 'fast_patches', 'checked_device', 'load_model',
-           'sampling_of', 'settings_file', 'Settings', 'save_model', 'mrope_positions', 'Family', 'family_of']
+__all__ = ['FAMILIES', 'JUST_ABOVE', 'check_family', 'PatchProjection', 'fast_patches', 'checked_device', 'readable_weights',
+           'check_weights', 'keep_frequencies', 'load_model', 'sampling_of', 'settings_file', 'Settings', 'save_model',
+           'mrope_positions', 'Family', 'family_of']
 
 # %% ../../nbs/4_model/01_qwen.ipynb #mqwen-01
 FAMILIES = ("qwen2_5_vl",)  # values of `config.model_type` that this package knows
@@ -33,12 +37,18 @@ def check_family(path: str | Path, revision: str | None = None) -> None:
     Raises
     ------
     FileNotFoundError : `path` looks like a local folder but holds no model.
-    InputError : the model's `model_type` is not one of `FAMILIES`.
+    InputError : the folder holds adapters only, or the model's `model_type` is not one of
+        `FAMILIES`.
     """
     from transformers import PreTrainedConfig
 
     local = Path(path)
     looks_local = str(path).startswith((".", "/", "~")) or len(local.parts) > 2 or local.exists()
+    if (local / "adapter_config.json").exists() and not (local / "config.json").exists():
+        raise InputError(
+            f"{path}: adapters without their model; give the folder `model` of the training, "
+            "in which they are merged"
+        )
     if looks_local and not (local / "config.json").exists():
         raise FileNotFoundError(
             f"{path}: no model there (no config.json); "
@@ -87,6 +97,57 @@ def checked_device(device: str | None = None) -> str:
         raise InputError(f"device {device!r}: {str(error).splitlines()[0]}") from None
     return device
 
+# %% ../../nbs/4_model/01_qwen.ipynb #mqwen-17
+@contextmanager
+def readable_weights(path: str | Path) -> Iterator[None]:
+    """Say in one line which weights cannot be read, as InputError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise InputError(f"{path}: a file of weights is cut off or damaged ({error})") from None
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: a file of weights is missing ({error})") from None
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise InputError(f"{path}: weights of other sizes than config.json says") from None
+
+
+def check_weights(path: str | Path, info: Mapping[str, Any]) -> None:
+    """Refuse a model of which weights were not in its files, and are random.
+
+    Parameters
+    ----------
+    path : which model.
+    info : what `from_pretrained` says of the loading (`output_loading_info`).
+
+    Raises
+    ------
+    InputError : names the first of them.
+    """
+    if missing := sorted(info["missing_keys"]):
+        raise InputError(
+            f"{path}: {len(missing)} of the model's weights are not in its files, such as "
+            f"{missing[0]}; get the whole folder again"
+        )
+
+# %% ../../nbs/4_model/01_qwen.ipynb #mqwen-19
+def keep_frequencies(model: Any) -> Any:
+    """Let the rotary frequencies of a loaded model be in 32 bits whenever used; returns it."""
+    for module in model.modules():
+        if isinstance(getattr(module, "inv_freq", None), Tensor):
+            exact = module.inv_freq.detach().to("cpu", torch.float32, copy=True)
+            module.register_forward_pre_hook(partial(_restore_frequencies, exact))
+    return model
+
+
+def _restore_frequencies(exact: Tensor, module: Any, inputs: Any) -> None:
+    """A hook before the forward of a rotary embedding: put back frequencies that were rounded."""
+    if module.inv_freq.dtype != exact.dtype:
+        module.inv_freq = exact.to(module.inv_freq.device)
+
 # %% ../../nbs/4_model/01_qwen.ipynb #c08-014
 def load_model(
     path: str | Path,
@@ -109,7 +170,8 @@ def load_model(
     Raises
     ------
     FileNotFoundError : `path` looks like a local folder but holds no model.
-    InputError : the model is of another family, or there is no such device.
+    InputError : the model is of another family, some of its weights are missing or damaged, or
+        there is no such device.
     """
     from transformers import AutoProcessor, BitsAndBytesConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -120,10 +182,19 @@ def load_model(
         skip = {"llm_int8_skip_modules": ["lm_head", "visual"]}
         options["quantization_config"] = BitsAndBytesConfig(**skip | quantization)
         options["device_map"] = {"": device}
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(path, **options)
+    with readable_weights(path):
+        model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            path, output_loading_info=True, **options
+        )
+    check_weights(path, info)
     if not quantization:
         model = model.to(device)
-    return fast_patches(model.eval()), AutoProcessor.from_pretrained(path, revision=revision)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # bitsandbytes would pack what is read on such a CPU in a form without gradients
+            module.support_avx512bf16_for_cpu = False
+    model = keep_frequencies(fast_patches(model.eval()))
+    return model, AutoProcessor.from_pretrained(path, revision=revision)
 
 # %% ../../nbs/4_model/01_qwen.ipynb #c08-017
 def sampling_of(values: Mapping[str, Any], where: str = "sampling") -> Sampling:

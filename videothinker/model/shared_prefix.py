@@ -259,8 +259,13 @@ def group_logps(
 
     Returns
     -------
-    log-probabilities [ΣC] and entropies [ΣC] (nats, detached), one completion after the other.
+    log-probabilities [ΣC] and entropies [ΣC] (nats, detached), one completion after the other. An
+    empty completion has none.
     """
+    completions = [completion for completion in completions if completion]
+    if not completions:
+        nothing = torch.zeros(0, device=plain_model(model).device)
+        return nothing, nothing
     keys_and_values = prefix or prefix_pass(model, prompt, family, save_memory)
 
     def score(chunk: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,39 +16,96 @@ from torch import Tensor
 
 from ..cache import DiskCache, MemoryCache
 from .encoder import Encoder, Prompt
-from ..video.reader import frame_cache
+from ..video.reader import DEFAULT_CACHE, frame_cache
 
 # %% auto #0
-__all__ = ['with_features', 'needs_features', 'tower_digest', 'FeatureCache', 'feature_cache']
+__all__ = ['PATCHES', 'Piece', 'tower_dtype', 'with_features', 'needs_features', 'tower_digest', 'FeatureCache', 'feature_cache']
 
 # %% ../../nbs/4_model/04_vision_cache.ipynb #c08c-005
+PATCHES = 2**16  # patches that the tower is shown together, whatever the number of videos
+
+Piece = tuple[Tensor, tuple[int, int, int]]  # pixels [t · h · w, 1176] and their grid (t, h, w)
+
+
+def tower_dtype(model: Any) -> torch.dtype:
+    """The arithmetic of the vision tower: that of autocast where it is on, else its weights'."""
+    device = model.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return model.model.visual.dtype
+
+
 @torch.no_grad()
-def with_features(model: Any, prompts: Sequence[Prompt]) -> list[Prompt]:
+def with_features(
+    model: Any, prompts: Sequence[Prompt], dtype: torch.dtype | None = None
+) -> list[Prompt]:
     """Run the vision tower once over the videos of these prompts, and add its features to them.
 
     Only for a tower that is not being trained: the features carry no gradient. Prompts without
     video, or with features, stay as they are.
+
+    Parameters
+    ----------
+    model : whose tower it is.
+    prompts : with or without videos.
+    dtype : of the arithmetic, 16 bits as under autocast; None for that of `tower_dtype`.
     """
-    videos = [p for p in prompts if needs_features(p)]
-    if not videos:
+    dtype = dtype or tower_dtype(model)
+    pieces = [piece for p in prompts if needs_features(p) for piece in _pieces(p, PATCHES)]
+    if not pieces:
         return list(prompts)
-    pixels = torch.cat([p.pixels for p in videos if p.pixels is not None])  # [N, 1176]
-    grids = torch.cat([p.grid for p in videos if p.grid is not None])  # [V, 3]
-    output = model.model.get_video_features(
-        pixels.to(model.device), grids.to(model.device), return_dict=True
+    narrow = dtype in (torch.float16, torch.bfloat16)
+    with torch.autocast(model.device.type, dtype if narrow else None, enabled=narrow):
+        shown = [_run_tower(model, batch) for batch in _batches(pieces, PATCHES)]
+    features = iter(
+        torch.cat(shown).split([_tokens(p, model) for p in prompts if needs_features(p)])
     )
-    features = iter(output.pooler_output)  # V tensors [tokens, hidden]
-    return [
-        replace(p, features=torch.cat([next(features) for _ in p.seconds_per_grid]))
-        if needs_features(p)
-        else p
-        for p in prompts
-    ]
+    return [replace(p, features=next(features)) if needs_features(p) else p for p in prompts]
 
 
 def needs_features(prompt: Prompt) -> bool:
     """Return True if the prompt has a video that the tower has not seen."""
     return prompt.pixels is not None and prompt.features is None
+
+
+def _pieces(prompt: Prompt, limit: int) -> Iterator[Piece]:
+    """A prompt's videos, cut into pieces of at most `limit` patches where they are longer.
+
+    The tower looks at each temporal patch by itself, so that a video can be cut between them.
+    """
+    assert prompt.pixels is not None and prompt.grid is not None
+    videos = prompt.pixels.split(prompt.grid.prod(-1).tolist())
+    for pixels, (_, h, w) in zip(videos, prompt.grid.tolist(), strict=True):
+        for piece in pixels.split(max(1, limit // (h * w)) * h * w):
+            yield piece, (len(piece) // (h * w), h, w)
+
+
+def _batches(pieces: Iterable[Piece], limit: int) -> list[list[Piece]]:
+    """Pieces in their order, as many together as have at most `limit` patches."""
+    batches: list[list[Piece]] = []
+    patches = limit
+    for piece in pieces:
+        if patches + len(piece[0]) > limit:
+            batches.append([])
+            patches = 0
+        batches[-1].append(piece)
+        patches += len(piece[0])
+    return batches
+
+
+def _run_tower(model: Any, batch: Sequence[Piece]) -> Tensor:
+    """Features of some pieces, one after the other. [tokens, hidden]"""
+    pixels = torch.cat([piece for piece, _ in batch]).to(model.device)  # [N, 1176]
+    grids = torch.tensor([grid for _, grid in batch], device=model.device)  # [pieces, 3]
+    output = model.model.get_video_features(pixels, grids, return_dict=True)
+    return torch.cat(output.pooler_output)
+
+
+def _tokens(prompt: Prompt, model: Any) -> int:
+    """Tokens of a prompt's videos."""
+    assert prompt.grid is not None
+    merge = model.config.vision_config.spatial_merge_size
+    return int(prompt.grid.prod(-1).sum()) // merge**2
 
 # %% ../../nbs/4_model/04_vision_cache.ipynb #c08c-009
 def tower_digest(model: Any) -> str:
@@ -69,6 +126,7 @@ class FeatureCache:
     folder : where features are kept between runs; None for nowhere.
     memory : bytes of features in memory.
     disk : bytes in the folder, see `cache.DiskCache`.
+    dtype : of the arithmetic, see `with_features`.
     """
 
     def __init__(
@@ -77,31 +135,35 @@ class FeatureCache:
         folder: str | Path | None = None,
         memory: int = 2**30,
         disk: int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.model = model
+        self.dtype = dtype or tower_dtype(model)
         self.tower = tower_digest(model)
         self.memory = MemoryCache[Tensor](memory, lambda features: features.nbytes)
         self.disk = DiskCache(folder, ".safetensors", disk) if folder is not None else None
 
     def __call__(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """Add features to all prompts with videos; new ones are computed in one pass, and kept."""
+        """Add features to all prompts with videos; new ones are computed together, and kept."""
         keys = [self.key(p) if needs_features(p) else "" for p in prompts]
         features = {key: self.find(key) for key in set(keys) - {""}}  # each [tokens, hidden]
         new = {
             key: p for key, p in zip(keys, prompts, strict=True) if key and features[key] is None
         }
-        for key, prompt in zip(new, with_features(self.model, list(new.values())), strict=True):
+        seen = with_features(self.model, list(new.values()), self.dtype)
+        for key, prompt in zip(new, seen, strict=True):
             assert prompt.features is not None
-            features[key] = prompt.features.cpu()
-            self.keep(key, prompt.features.cpu())
+            own = prompt.features.cpu().clone()  # not a view, which would keep the others alive
+            features[key] = own
+            self.keep(key, own)
         return [
             replace(p, features=features[key]) if key else p
             for key, p in zip(keys, prompts, strict=True)
         ]
 
     def key(self, prompt: Prompt) -> str:
-        """Digest of the tower and of all that it is shown."""
-        text = f"{self.tower} {prompt.video_digest}"
+        """Digest of the tower, its arithmetic, and all that it is shown."""
+        text = f"{self.tower} {self.dtype} {prompt.video_digest}"
         return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
     def find(self, key: str) -> Tensor | None:
@@ -127,8 +189,17 @@ class FeatureCache:
             self.disk.put(key, save({"features": features}))
 
 
-def feature_cache(model: Any, encoder: Encoder) -> FeatureCache:
-    """The cache of a training: on disk, beside the decoded frames, if the encoder keeps those."""
-    if encoder.options.cache_dir is None:
-        return FeatureCache(model)
-    return FeatureCache(model, frame_cache(encoder.options.cache_dir).folder / "features")
+def feature_cache(model: Any, encoder: Encoder, precision: str = "no") -> FeatureCache:
+    """The cache of a training: on disk beside the decoded frames, if their folder was named.
+
+    Parameters
+    ----------
+    model, encoder : of the training.
+    precision : its `mixed_precision`: "bf16", "fp16" or "no".
+    """
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    cache = encoder.options.cache_dir
+    if cache is None or cache == DEFAULT_CACHE:
+        return FeatureCache(model, dtype=dtype)
+    folder = frame_cache(cache).folder / "features"
+    return FeatureCache(model, folder, dtype=dtype)

@@ -145,11 +145,11 @@ def encode_task(task: Task, processor: Any) -> tuple[Prompt, list[int]]:
     video = ""
     pixels, grid, seconds = None, None, tuple[float, ...]()
     if task.scene:
-        frames, fps = scene_frames(task.scene)  # [T, 56, 56, 3]
+        frames = scene_frames(task.scene)  # [T, 56, 56, 3], two a second
         if len(frames) % 2:
             frames = np.concatenate([frames, frames[-1:]])
         pixels, grid = patchify(frames)
-        seconds = (2 / fps,)
+        seconds = (1.0,)
         pads = "<|video_pad|>" * int(grid.prod() // 4)
         video = f"<|vision_start|>{pads}<|vision_end|>"
     text = f"<|im_start|>user\n{video}{task.user}<|im_end|>\n<|im_start|>assistant\n"
@@ -197,7 +197,7 @@ def draw_second(rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, int, i
     name = f"second-{rng.integers(1 << 62)}"
     scene = draw_scene(name, 0, (1,), lengths=(length,), min_duration=1, max_duration=5)
     event = scene.events[0]
-    frames, _ = scene_frames(scene)  # [T, 56, 56, 3], two a second
+    frames = scene_frames(scene)  # [T, 56, 56, 3], two a second
     first = 2 * (event.start + int(rng.integers(length)))
     labels = (
         list(COLOURS).index(event.colour),

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..claims import claim_folder, weights_digest
 from ..configs import model_path
 from ..evaluation.records import compare_runs, read_records
-from ..files import claim_folder, read_json, weights_digest, write_json
+from ..json_files import read_json, write_json
 from ..schema import Sample, read_captions, read_rows, video_of, write_rows
 from ..synthesis.hindsight_curation import curate
 from ..synthesis.synthesize import synthesize

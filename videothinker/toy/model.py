@@ -196,7 +196,7 @@ def patchify(frames: np.ndarray, patch: int = 14, merge: int = 2) -> tuple[Tenso
     return torch.from_numpy(np.ascontiguousarray(x)), torch.tensor([[t, h, w]])
 
 # %% ../../nbs/8_toy/04_model.ipynb #c08a-018
-def scene_frames(scene: Scene, fps: float = 2.0, side: int = 56) -> tuple[np.ndarray, float]:
+def scene_frames(scene: Scene, fps: float = 2.0, side: int = 56) -> np.ndarray:
     """Frames as the reader would sample them from the scene's file, drawn directly.
 
     Parameters
@@ -207,8 +207,7 @@ def scene_frames(scene: Scene, fps: float = 2.0, side: int = 56) -> tuple[np.nda
 
     Returns
     -------
-    frames : uint8 [T, side, side, 3].
-    fps : their true rate in frames a second.
+    uint8 [T, side, side, 3], for even steps of 1 / fps seconds.
     """
     ticks = np.array(frame_ticks(scene)) / SUBTICK  # [N], seconds
     wanted = np.arange(0, scene.duration, 1 / fps)  # [T], seconds
@@ -218,5 +217,4 @@ def scene_frames(scene: Scene, fps: float = 2.0, side: int = 56) -> tuple[np.nda
     k = big.shape[1] // side
     # area average over k×k pixels, rounded
     total = sum(big[:, i::k, j::k].astype(np.uint16) for i in range(k) for j in range(k))
-    frames = ((total + k * k // 2) // (k * k)).astype(np.uint8)  # [T, side, side, 3]
-    return frames, float((len(times) - 1) / (times[-1] - times[0]))
+    return ((total + k * k // 2) // (k * k)).astype(np.uint8)  # [T, side, side, 3]

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..files import InputError, atomic_write, read_json, write_json
+from ..files import InputError, atomic_write
+from ..json_files import read_json, write_json
 from ..schema import Sample, Segment, option_line, write_rows
 from videothinker.toy.questions import (
     COLOURS,

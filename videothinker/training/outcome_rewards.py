@@ -10,11 +10,12 @@ from itertools import pairwise
 from typing import Any
 
 from ..answers import is_correct
-from ..trace import parse_trace, structure_problems, trace_problems
+from ..schema import option_letters
+from ..trace import format_score, parse_trace, structure_problems
 
 # %% auto #0
 __all__ = ['RewardCompletion', 'RewardFunction', 'completion_text', 'column_of', 'correct_reward', 'format_reward',
-           'is_chronological', 'strict_format_reward']
+           'paper_format_reward', 'is_chronological', 'strict_format_reward']
 
 # %% ../../nbs/5_training/01_outcome_rewards.ipynb #c10-006
 RewardCompletion = str | Sequence[Mapping[str, Any]]  # a text, or messages
@@ -121,6 +122,38 @@ def format_reward(
     completion_ids: Any = None,
     **columns: Any,
 ) -> list[float | None]:
+    """1 if the completion is a trace (no `trace_problems`); else its `format_score`, below 1.
+
+    Parameters
+    ----------
+    prompts, completion_ids : not used; part of TRL's contract.
+    completions : strings or conversations.
+    **columns : `duration` (seconds; missing or None: no bound) and `options` (none: any answer will
+        do), one entry per completion. Others are ignored.
+
+    Raises
+    ------
+    ValueError : if a column has another length.
+    """
+    n = len(completions)
+    rows = zip(
+        completions,
+        column_of(columns, "duration", n, None),
+        column_of(columns, "options", n, ()),
+        strict=True,
+    )
+    return [
+        format_score(completion_text(c), duration, list(option_letters(options)))
+        for c, duration, options in rows
+    ]
+
+# %% ../../nbs/5_training/01_outcome_rewards.ipynb #outcome-062
+def paper_format_reward(
+    prompts: Any,
+    completions: Sequence[RewardCompletion],
+    completion_ids: Any = None,
+    **columns: Any,
+) -> list[float | None]:
     """1 if the completion has the structure of a trace (no `structure_problems`), else 0.
 
     Source: r_format of the paper, section 3.2, made proof against empty and nested tags.
@@ -145,22 +178,20 @@ def strict_format_reward(
     completion_ids: Any = None,
     **columns: Any,
 ) -> list[float | None]:
-    """1 if the completion is a trace with sound times in chronological order, else 0.
+    """1 if the completion is a trace with blocks in chronological order, no range twice; else 0.
 
     Parameters
     ----------
     prompts, completion_ids : not used; part of TRL's contract.
     completions : strings or conversations.
-    **columns : `duration` (seconds), one entry per completion; missing or None: no bound.
-        Others are ignored.
+    **columns : what `format_reward` reads.
 
     Raises
     ------
-    ValueError : if the column `duration` has another length.
+    ValueError : if a column has another length.
     """
-    durations = column_of(columns, "duration", len(completions), None)
-    texts = [completion_text(c) for c in completions]
+    formats = format_reward(prompts, completions, **columns)
     return [
-        float(not trace_problems(t, d) and is_chronological(t))
-        for t, d in zip(texts, durations, strict=True)
+        float(formatted == 1 and is_chronological(completion_text(completion)))
+        for completion, formatted in zip(completions, formats, strict=True)
     ]

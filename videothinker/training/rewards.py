@@ -17,6 +17,7 @@ from videothinker.training.outcome_rewards import (
     RewardFunction,
     correct_reward,
     format_reward,
+    paper_format_reward,
     strict_format_reward,
 )
 from videothinker.training.process_rewards import (
@@ -32,6 +33,7 @@ __all__ = ['REWARDS', 'HACKS', 'reward_names', 'import_reward', 'reward_problem'
 REWARDS: dict[str, RewardFunction] = {
     "correct": correct_reward,
     "format": format_reward,
+    "paper_format": paper_format_reward,
     "strict_format": strict_format_reward,
     "grounding": grounding_reward,
     "consistency": consistency_reward,

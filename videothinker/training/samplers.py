@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
 # %% auto #0
-__all__ = ['LengthGroups', 'PromptOrder']
+__all__ = ['LengthGroups', 'PromptOrder', 'inner_sampler', 'epoch_setter', 'RowsAhead']
 
 # %% ../../nbs/5_training/05_samplers.ipynb #c08d-005
 class LengthGroups(torch.utils.data.Sampler[int]):
@@ -89,3 +90,57 @@ class PromptOrder(torch.utils.data.Sampler[int]):
         for start in range(0, self.rows // self.step * self.step, self.step):
             for _ in range(self.times):
                 yield from order[start : start + self.step]
+
+# %% ../../nbs/5_training/05_samplers.ipynb #samplers-023
+def inner_sampler(loader: Any) -> Any:
+    """The sampler of rows below all wrappers of a data loader."""
+    inner = loader
+    while True:
+        below = getattr(inner, "batch_sampler", None) or getattr(inner, "sampler", None)
+        if below is None:
+            return inner
+        inner = below
+
+
+def epoch_setter() -> Any:
+    """A trainer callback that tells the innermost sampler which epoch begins, resumed or not."""
+    from transformers import TrainerCallback
+
+    class EpochSetter(TrainerCallback):
+        def on_epoch_begin(
+            self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any
+        ) -> None:
+            sampler = inner_sampler(train_dataloader)
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(int(state.epoch or 0))
+
+    return EpochSetter()
+
+
+class RowsAhead:
+    """The rows that this process will be asked for next.
+
+    Parameters
+    ----------
+    loader : its data loader, whose sampler is a function of the epoch.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+        self.epoch = -1
+        self.order: list[int] = []
+        self.places: dict[int, int] = {}  # row → where it comes last
+
+    def after(self, rows: Sequence[int], number: int) -> list[int]:
+        """The next `number` rows after some that were just asked for; fewer at an epoch's end."""
+        sampler = inner_sampler(self.loader)
+        epoch = getattr(sampler, "epoch", 0)
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.order = [row for batch in self.loader.batch_sampler for row in batch]
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(epoch)  # accelerate's goes on to the next when it is asked
+            self.places = {row: place for place, row in enumerate(self.order)}
+        start = max((self.places.get(row, -1) for row in rows), default=-1) + 1
+        coming = (row for row in self.order[start:] if row not in rows) if start else iter(())
+        return [row for row, _ in zip(coming, range(number), strict=False)]

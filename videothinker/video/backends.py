@@ -16,13 +16,21 @@ import numpy as np
 
 from ..files import InputError
 from .container import surveyed
-from .decode import DecodeJob, decode_pyav
+from videothinker.video.decode import (
+    DecodeJob,
+    FrameWalker,
+    Orientation,
+    decode_pyav,
+    orientation_of,
+    pixel_aspect,
+)
 from videothinker.video.frames import (
-    LIMITS,
     Frames,
     Limits,
     Sampling,
     UndecodableVideo,
+    default_limits,
+    even_rate,
     frame_size,
     sample_times,
 )
@@ -31,17 +39,36 @@ from videothinker.video.frames import (
 __all__ = ['Backend', 'BACKENDS', 'decode_decord', 'decode_torchcodec', 'check_backend', 'decode']
 
 # %% ../../nbs/1_video/04_backends.ipynb #c02b-026
-def _resized(job: DecodeJob, images: Any) -> np.ndarray:
-    """Decoded upright frames (arrays [H, W, 3]) in the wanted size, [T, h, w, 3] uint8."""
+def _resized(job: DecodeJob, images: Any, upright: Orientation, turned: int) -> np.ndarray:
+    """Decoded frames in the wanted size.
+
+    Parameters
+    ----------
+    images : arrays [H, W, 3].
+    upright : what the stored pictures ask for.
+    turned : quarter turns, counterclockwise, that the decoder has made.
+
+    Returns
+    -------
+    [T, h, w, 3] uint8
+    """
     from PIL import Image
 
-    source_height, source_width = np.asarray(images[0]).shape[:2]
-    height, width = frame_size(source_height, source_width, len(job.times), job.sampling)
-    pixels = job.empty_pixels(height, width)  # [T, h, w, 3]
+    stored_height, stored_width = np.rot90(np.asarray(images[0]), -turned).shape[:2]
+    shown = (stored_height, max(1, round(stored_width * pixel_aspect(job.stream))))
+    lying = upright.quarter_turns % 2 == 1
+    size = frame_size(*(shown[::-1] if lying else shown), len(job.times), job.sampling)
+    pixels = job.empty_pixels(*size)  # [T, h, w, 3]
     for i, image in enumerate(images):
-        picture = Image.fromarray(np.asarray(image))
-        pixels[i] = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+        picture = Image.fromarray(upright(np.rot90(np.asarray(image), -turned)))
+        pixels[i] = np.asarray(picture.resize(size[::-1], Image.Resampling.BICUBIC))
     return pixels
+
+
+def _orientation(job: DecodeJob) -> Orientation:
+    """What the stored pictures of a clip ask for, by its first."""
+    first = FrameWalker(job.container, job.stream, []).current
+    return orientation_of(first.picture) if first else Orientation()
 
 
 def _last_line(error: Exception) -> str:
@@ -67,7 +94,7 @@ def decode_decord(job: DecodeJob) -> tuple[np.ndarray, np.ndarray]:
         decord = _import_decord()
     except ImportError as error:
         raise UndecodableVideo(
-            job.path, "decord is not installed; install decord2 or use backend='pyav'"
+            job.path, "decord is not installed; install decord2 or use VIDEOTHINKER_BACKEND=pyav"
         ) from error
     try:
         reader = decord.VideoReader(os.path.abspath(job.path), num_threads=job.threads)
@@ -75,10 +102,21 @@ def decode_decord(job: DecodeJob) -> tuple[np.ndarray, np.ndarray]:
         stored -= stored[0]  # [N] seconds after the first frame
         indices = np.searchsorted(stored, job.times + 1e-3, side="right") - 1
         indices = np.maximum(0, indices)  # [T]
+        _check_same_film(job, len(stored), float(stored[-1]))
         images = [_unpadded(reader[int(i)].asnumpy()) for i in indices]
     except (RuntimeError, IndexError, decord.DECORDError) as error:
         raise UndecodableVideo(job.path, f"decord cannot read it ({_last_line(error)})") from error
-    return _resized(job, images), stored[indices]
+    upright = _orientation(job)
+    return _resized(job, images, upright, upright.by_angle), stored[indices]
+
+
+def _check_same_film(job: DecodeJob, n_frames: int, last: float) -> None:
+    """Refuse what decord has chosen among several video streams, if it is not the film."""
+    several = len(job.container.streams.video) > 1
+    if several and (n_frames != job.survey.n_frames or last > job.survey.duration):
+        raise UndecodableVideo(
+            job.path, "decord reads another picture than the film; use VIDEOTHINKER_BACKEND=pyav"
+        )
 
 
 def _import_decord() -> Any:
@@ -125,11 +163,15 @@ def decode_torchcodec(job: DecodeJob) -> tuple[np.ndarray, np.ndarray]:
         from torchcodec.decoders import VideoDecoder  # type: ignore[import-not-found]
     except (ImportError, RuntimeError, OSError) as error:
         raise UndecodableVideo(
-            job.path, "torchcodec cannot be loaded; install it and FFmpeg, or use backend='pyav'"
+            job.path,
+            "torchcodec cannot be loaded; install it and FFmpeg, or use VIDEOTHINKER_BACKEND=pyav",
         ) from error
     try:
         decoder = VideoDecoder(
-            os.path.abspath(job.path), dimension_order="NHWC", num_ffmpeg_threads=job.threads
+            os.path.abspath(job.path),
+            stream_index=job.stream.index,
+            dimension_order="NHWC",
+            num_ffmpeg_threads=job.threads,
         )
         start = decoder.metadata.begin_stream_seconds or 0.0
         end = decoder.metadata.end_stream_seconds or math.inf
@@ -139,7 +181,10 @@ def decode_torchcodec(job: DecodeJob) -> tuple[np.ndarray, np.ndarray]:
         raise UndecodableVideo(
             job.path, f"torchcodec cannot read it ({_last_line(error)})"
         ) from error
-    return _resized(job, batch.data.numpy()), batch.pts_seconds.numpy() - start
+    upright = _orientation(job)
+    turns = getattr(decoder.metadata, "rotation", None) is not None  # since its version 0.11
+    pixels = _resized(job, batch.data.numpy(), upright, upright.by_angle if turns else 0)
+    return pixels, batch.pts_seconds.numpy() - start
 
 # %% ../../nbs/1_video/04_backends.ipynb #c02b-083
 Backend = Callable[[DecodeJob], tuple[np.ndarray, np.ndarray]]
@@ -162,7 +207,7 @@ def decode(
     path: str | Path,
     sampling: Sampling,
     backend: str = "pyav",
-    limits: Limits = LIMITS,
+    limits: Limits | None = None,
     threads: int = 0,
 ) -> Frames:
     """Decode the wanted frames of a file in this process.
@@ -172,7 +217,7 @@ def decode(
     path : of a local file.
     sampling : which frames, and how large.
     backend : a key of `BACKENDS`.
-    limits : what the file may cost.
+    limits : what the file may cost; by default `default_limits()`.
     threads : that may decode; 0 for two, or one where there is one core.
 
     Returns
@@ -186,13 +231,15 @@ def decode(
     InputError : an unknown backend.
     """
     check_backend(backend)
+    limits = limits or default_limits()
     with surveyed(path, limits) as (container, stream, survey):
+        wanted = sample_times(survey.duration, sampling)  # [T]
         job = DecodeJob(
             path=str(path),
             container=container,
             stream=stream,
             survey=survey,
-            times=sample_times(survey.duration, sampling),
+            times=wanted,
             sampling=sampling,
             limits=limits,
             threads=threads or min(2, os.cpu_count() or 1),
@@ -204,4 +251,4 @@ def decode(
                 path,
                 "its times run backwards or out of the clip; the file is damaged, get it again",
             )
-        return Frames(pixels, times, survey.duration, str(path))
+        return Frames(pixels, times, survey.duration, str(path), even_rate(wanted))

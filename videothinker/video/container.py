@@ -5,16 +5,19 @@
 # %% ../../nbs/1_video/02_container.ipynb #c02a-002
 from __future__ import annotations
 
+import errno
 import math
 import os
-from collections.abc import Iterator
+import re
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from videothinker.video.frames import (
-    LIMITS,
     Limits,
     OutsideClip,
     TooLargeVideo,
@@ -24,6 +27,10 @@ from videothinker.video.frames import (
     VideoError,
     VideoInfo,
     check_file,
+    default_limits,
+    limit_variable,
+    open_video,
+    system_error,
 )
 
 # %% auto #0
@@ -43,42 +50,106 @@ def _any_title() -> dict[str, str]:
     return {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 # %% ../../nbs/1_video/02_container.ipynb #c02a-080
+def _is_cover(stream: Any) -> bool:
+    """Return True for artwork of a song and for thumbnails beside a film."""
+    return "attached_pic" in _dispositions(stream) or "timed_thumbnails" in _dispositions(stream)
+
+
+def _dispositions(stream: Any) -> list[str]:
+    """What a file says of the use of a stream, such as "default"."""
+    return [flag.name for flag in type(stream.disposition) if stream.disposition & flag]
+
+
 def _video_stream(container: Any, path: str, limits: Limits) -> Any:
-    """The first video stream, if it is one that can be decoded within the limits."""
-    if not container.streams.video:
-        raise UndecodableVideo(path, "has no picture (sound only, or an unknown kind of stream)")
-    stream = container.streams.video[0]
-    if stream.codec_context is None:
+    """The film among the video streams, if it is one that can be decoded within the limits."""
+    streams = [stream for stream in container.streams.video if not _is_cover(stream)]
+    if not streams:
+        cover = " with a cover" if container.streams.video else ""
+        reason = f"has no picture (sound only{cover}, or an unknown kind of stream)"
+        raise UndecodableVideo(path, reason)
+    known = [stream for stream in streams if stream.codec_context is not None]
+    if not known:
         raise UndecodableVideo(path, "has a picture of a kind that no decoder here knows")
+    stream = known[0] if len(known) == 1 else _film(known, path)
     if stream.width * stream.height > limits.max_frame_pixels:
         raise TooLargeVideo(
             path,
-            f"claims frames of {stream.width}x{stream.height} pixels, refused; "
-            "the limit is max_frame_pixels",
+            f"claims frames of {stream.width}x{stream.height} pixels, refused; if that is true, "
+            f"set {limit_variable('max_frame_pixels')} above {limits.max_frame_pixels}",
         )
     return stream
 
+
+def _film(streams: list[Any], path: str) -> Any:
+    """Which of several video streams is the film."""
+    counts = Counter({stream.index: stream.frames for stream in streams})
+    if not all(counts.values()):
+        counts = _count_frames(path, [stream.index for stream in streams])
+
+    def rank(stream: Any) -> tuple[bool, bool, int, int]:
+        moves = counts[stream.index] > 1
+        default = "default" in _dispositions(stream)
+        return moves, default, stream.width * stream.height, -stream.index
+
+    return max(streams, key=rank)
+
+
+def _count_frames(path: str, indices: list[int]) -> Counter[int]:
+    """Frames of each of some streams, counted until each has two."""
+    counts: Counter[int] = Counter(dict.fromkeys(indices, 0))
+    with _open(path) as container:
+        for packet in container.demux([container.streams[index] for index in indices]):
+            if packet.size:
+                counts[packet.stream_index] += 1
+            if min(counts.values()) > 1:
+                break
+    return counts
+
 # %% ../../nbs/1_video/02_container.ipynb #c02a-082
 _MP4, _MATROSKA = b"ftyp", b"\x1a\x45\xdf\xa3"  # how files of these kinds begin
+_SOUND = re.compile(
+    rb"ID3|fLaC|RIFF....WAVE|FORM....AIF|caff|wvpk|MAC |#!AMR|"
+    rb"\x0b\x77|\xff[\xe3\xf1-\xf3\xf9-\xfb]",
+    re.DOTALL,
+)
+_IMAGE = re.compile(rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|BM|II\*\0|MM\0\*", re.DOTALL)
+# what the system says, as against what the file is; EPERM is what careless decoders say, too
+_REFUSED = {
+    number
+    for name in ("ENOENT", "EACCES", "ESTALE", "ENXIO", "EMFILE", "ENFILE", "ETIMEDOUT")
+    if (number := getattr(errno, name, None))
+}
 
 
 def _invalid_data(path: str) -> VideoError:
-    """FFmpeg's "invalid data": a cut-off file if it begins like a video, else no video."""
-    with open(path, "rb") as file:
+    """FFmpeg's "invalid data": a cut-off file if it begins like a video, else what it is."""
+    with open_video(path) as file:
         head = file.read(12)
-    if head[4:8] == _MP4 or head[:4] == _MATROSKA:
+    avi = head[8:12] == b"AVI " and _cut_off(path, "avi")
+    if head[4:8] == _MP4 or head[:4] == _MATROSKA or avi:
         return TruncatedVideo(path, "has no index; the file is cut off, get it again")
+    if _SOUND.match(head):
+        return UndecodableVideo(path, "has no picture (sound only)")
+    if _IMAGE.match(head):
+        return UndecodableVideo(path, "is an image, not a video")
     return UndecodableVideo(path, "is not a video, or damaged beyond reading")
+
+
+def _open(path: str) -> Any:
+    """A local file, opened by PyAV."""
+    import av
+
+    return av.open(os.path.abspath(path), options=_OPTIONS, **_any_title())
 
 # %% ../../nbs/1_video/02_container.ipynb #c02a-083
 @contextmanager
-def opened(path: str | Path, limits: Limits = LIMITS) -> Iterator[tuple[Any, Any]]:
+def opened(path: str | Path, limits: Limits | None = None) -> Iterator[tuple[Any, Any]]:
     """Open a local file with PyAV and turn every failure in the block into a `VideoError`.
 
     Parameters
     ----------
-    path : of a local file; URLs, playlists and devices are refused.
-    limits : of the file's size and of the area of its frames.
+    path : of a local file; URLs, playlists, pipes and devices are refused.
+    limits : of the file's size and of the area of its frames; by default `default_limits()`.
 
     Yields
     ------
@@ -90,28 +161,41 @@ def opened(path: str | Path, limits: Limits = LIMITS) -> Iterator[tuple[Any, Any
     """
     import av
 
+    limits = limits or default_limits()
     text = check_file(path)
-    n_bytes = os.path.getsize(text)
-    if n_bytes > limits.max_bytes:
-        raise TooLargeVideo(
-            text, f"has {n_bytes:,} bytes; cut it or raise max_bytes ({limits.max_bytes:,})"
-        )
     av.logging.set_level(av.logging.PANIC)  # FFmpeg's own lines add nothing to the exception
     try:
-        with av.open(os.path.abspath(text), options=_OPTIONS, **_any_title()) as container:
+        _check_size(text, limits)
+        with _open(text) as container:
             stream = _video_stream(container, text, limits)
             stream.codec_context.thread_count = 1  # what runs in parallel here are whole decoders
             yield container, stream
-    except av.error.InvalidDataError as error:
+    except (av.error.InvalidDataError, av.error.ArgumentError) as error:
         raise _invalid_data(text) from error
     except (av.error.FFmpegError, OSError) as error:
+        if error.errno in _REFUSED:
+            raise system_error(text, OSError(error.errno, error.strerror)) from error
         raise UndecodableVideo(text, f"cannot be read ({error.strerror})") from error
     except OutsideClip:
         raise
-    except (ValueError, OverflowError, MemoryError, IndexError) as error:
+    except MemoryError as error:
+        advice = "ask for fewer or smaller frames, or read it on a larger machine"
+        raise TooLargeVideo(text, f"takes more memory than there is; {advice}") from error
+    except (ValueError, ArithmeticError, IndexError) as error:
         # what Python says to numbers that no sound file holds
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UndecodableVideo(text, f"is damaged or no usual video ({reason})") from error
+
+
+def _check_size(path: str, limits: Limits) -> None:
+    """TooLargeVideo for a file above the limit."""
+    n_bytes = os.path.getsize(path)
+    if n_bytes > limits.max_bytes:
+        raise TooLargeVideo(
+            path,
+            f"has {n_bytes:,} bytes; cut it, or set {limit_variable('max_bytes')} "
+            f"above {limits.max_bytes}",
+        )
 
 # %% ../../nbs/1_video/02_container.ipynb #c02a-010
 @dataclass(frozen=True)
@@ -152,22 +236,48 @@ def _survey_index(container: Any, stream: Any, n_bytes: int) -> Survey | None:
     if not key_stamps:
         return None
     container.seek(key_stamps[-1], stream=stream, backward=True)
-    packets = (packet for packet in container.demux(stream) if packet.pts is not None)
-    last = max((packet.pts + (packet.duration or 0) for packet in packets), default=None)
-    if last is None:
+    stamps = [
+        (packet.pts, packet.pts + (packet.duration or 0))
+        for packet in container.demux(stream)
+        if packet.pts is not None and not packet.is_discard
+    ]
+    if not stamps:
         return None
-    duration = float((last - (stream.start_time or 0)) * stream.time_base)
+    first = stream.start_time or 0
+    begins, ends = zip(*stamps, strict=True)
+    last_frame, end_time = (
+        float((max(ticks) - first) * stream.time_base) for ticks in (begins, ends)
+    )
+    duration = _nominal(last_frame, end_time, n_frames, stream)
     tick = float(stream.time_base)
     keyframes = [stamp * tick for stamp in key_stamps]
     return Survey(duration, n_frames, keyframes, complete=True, indexed=True)
 
+
+def _nominal(last: float, end: float, n_frames: int, stream: Any) -> float:
+    """Duration of a clip by its nominal rate, where that says what was measured, within a frame.
+
+    Parameters
+    ----------
+    last, end : start and end of the last frame, seconds after the first.
+    n_frames : number of frames.
+    stream : knows the rate, 23.976 for a film whose milliseconds say 23.98.
+    """
+    for rate in (stream.average_rate, stream.guessed_rate):
+        if rate:
+            nominal = float(n_frames / rate)
+            if abs(nominal - end) <= 1 / float(rate) and nominal > last:
+                return nominal
+    return end
+
 # %% ../../nbs/1_video/02_container.ipynb #c02a-012
-def _survey_packets(container: Any, stream: Any) -> Survey:
+def _survey_packets(container: Any, stream: Any, path: str | Path) -> Survey:
     """Survey by reading every packet; complete if a stream reaches the promised end."""
     starts: list[float] = []  # of the frames, seconds
     keyframes: list[float] = []
     reached = 0.0  # by any stream
-    longest = 0.0  # reached by the picture
+    longest = -math.inf  # reached by the picture
+    last_byte = 0  # that was read
     for packet in container.demux():
         stamp = packet.pts if packet.pts is not None else packet.dts
         if stamp is None or packet.size == 0:
@@ -175,18 +285,29 @@ def _survey_packets(container: Any, stream: Any) -> Survey:
         time = float(stamp * packet.time_base)
         end = time + float((packet.duration or 0) * packet.time_base)
         reached = max(reached, end)
-        if packet.stream.index == stream.index:
+        last_byte = max(last_byte, (packet.pos or 0) + packet.size)
+        if packet.stream_index != stream.index:
+            continue
+        if packet.is_keyframe:
+            keyframes.append(time)
+        if not packet.is_discard:  # what an edit list cuts away is never shown
             starts.append(time)
             longest = max(longest, end)
-            if packet.is_keyframe:
-                keyframes.append(time)
     first = min(starts, default=0.0)
     last = max(starts, default=0.0)
     if longest <= last:  # packets without a length: assume the usual distance between frames
         longest = last + (last - first) / max(1, len(starts) - 1)
-    promised = _promised_end(container)
-    complete = reached >= promised - max(0.5, 0.02 * promised)  # seconds
-    return Survey(longest - first, len(starts), sorted(keyframes), complete)
+    kind = container.format.name.split(",")[0]
+    if container.duration:
+        promised = _promised_end(container)
+        complete = reached >= promised - max(0.5, 0.02 * promised)  # seconds
+        complete = complete or _ends_whole(path, kind, last_byte)
+        # FFmpeg takes the length of an AVI from what is there, so the file itself has to say it
+        complete = complete and not (kind == "avi" and _cut_off(path, kind))
+    else:
+        complete = not _cut_off(path, kind)
+    duration = _nominal(last - first, longest - first, len(starts), stream)
+    return Survey(duration, len(starts), sorted(keyframes), complete)
 
 
 def _promised_end(container: Any) -> float:
@@ -196,8 +317,132 @@ def _promised_end(container: Any) -> float:
         return end
     return end + (container.start_time or 0) / 1_000_000  # the others' from the first packet
 
+# %% ../../nbs/1_video/02_container.ipynb #vcont-03
+def _vint(file: BinaryIO, keep_marker: bool) -> int | None:
+    """A number of variable length, as Matroska's ids and sizes are; None where there is none."""
+    first = file.read(1)
+    if not first or not first[0]:
+        return None
+    n_bytes = 9 - first[0].bit_length()
+    number = int.from_bytes(first + file.read(n_bytes - 1), "big")
+    if keep_marker:
+        return number
+    number &= (1 << 7 * n_bytes) - 1
+    return None if number == (1 << 7 * n_bytes) - 1 else number  # all ones: unknown
+
+
+def _matroska_end(file: BinaryIO, n_bytes: int) -> int | None:
+    """End of the last cluster; of what is not whole in the file, if there is such a part."""
+    end, last = n_bytes, None
+    while file.tell() < end:
+        name, size = _vint(file, True), _vint(file, False)
+        if name is None or size is None:
+            return None
+        after = file.tell() + size
+        if after > n_bytes:
+            return after
+        if name == 0x18538067:  # the segment: go inside
+            end = after
+            continue
+        if name == 0x1F43B675:
+            last = after
+        file.seek(after)
+    return last
+
+
+def _flv_end(file: BinaryIO, n_bytes: int) -> int | None:
+    """End of the last tag, behind which its size is said once more."""
+    named = re.search(rb"filesize\x00(.{8})", file.read(1 << 16), re.DOTALL)
+    if named and struct.unpack(">d", named[1])[0] > n_bytes:
+        return n_bytes + 1
+    file.seek(n_bytes - 4)
+    size = int.from_bytes(file.read(4), "big")
+    if not 11 <= size <= n_bytes - 4:
+        return None
+    file.seek(n_bytes - 4 - size)
+    head = file.read(4)
+    return n_bytes - 4 if int.from_bytes(head[1:], "big") + 11 == size else None
+
+
+def _avi_end(file: BinaryIO, n_bytes: int) -> int | None:
+    """End of the last list of frames; of what is not whole in the file, if there is such a part."""
+    last = None
+    while file.tell() + 12 <= n_bytes:
+        name, size, kind = struct.unpack("<4sI4s", file.read(12))
+        after = file.tell() - 4 + size + size % 2
+        if not name.strip(b"\0"):
+            return None
+        if after > n_bytes:
+            return after
+        if name == b"RIFF":  # go inside
+            continue
+        if kind == b"movi":
+            last = after
+        file.seek(after)
+    return last
+
+
+def _asf_end(file: BinaryIO, n_bytes: int) -> int | None:
+    """End of the object that holds the data; of what is not whole before it."""
+    while (start := file.tell()) + 24 <= n_bytes:
+        name, size = struct.unpack("<16sQ", file.read(24))
+        data = name.hex() == "3626b2758e66cf11a6d900aa0062ce6c"
+        if data or start + size > n_bytes:
+            return start + size
+        if size < 24:
+            return None
+        file.seek(start + size)
+    return None
+
+
+def _mov_end(file: BinaryIO, n_bytes: int) -> int | None:
+    """End of the last box; None for a file in fragments, of which any number may be missing."""
+    while (start := file.tell()) + 16 <= n_bytes:
+        size, kind, large = struct.unpack(">I4sQ", file.read(16))
+        after = start + (large if size == 1 else size)
+        if kind == b"moof" or after < start + 8:
+            return None
+        if after > n_bytes:
+            return after
+        file.seek(after)
+    return start
+
+
+_ENDS: dict[str, Callable[[BinaryIO, int], int | None]] = {
+    "matroska": _matroska_end,
+    "flv": _flv_end,
+    "avi": _avi_end,
+    "asf": _asf_end,
+    "mov": _mov_end,
+}
+
+
+def _data_end(path: str | Path, kind: str) -> tuple[int | None, int]:
+    """Where the data of a file of a kind (FFmpeg's name) end, if that is known; and its size."""
+    n_bytes = os.path.getsize(path)
+    if kind not in _ENDS:
+        return None, n_bytes
+    with open_video(path) as file:
+        return _ENDS[kind](file, n_bytes), n_bytes
+
+
+def _ends_whole(path: str | Path, kind: str, last_byte: int) -> bool:
+    """Return True if the data end within the file, and (nearly) all were read, up to `last_byte`.
+
+    An edit list may hide the last frames of an mp4, so there it does not matter what was read.
+    """
+    end, n_bytes = _data_end(path, kind)
+    read_all = kind == "mov" or (end is not None and last_byte >= end - 4096)
+    return end is not None and end <= n_bytes and read_all
+
+
+def _cut_off(path: str | Path, kind: str) -> bool:
+    """Return True if the data should end behind the end of the file."""
+    end, n_bytes = _data_end(path, kind)
+    return end is not None and end > n_bytes
+
 # %% ../../nbs/1_video/02_container.ipynb #c02a-084
-def survey(container: Any, stream: Any, path: str | Path, limits: Limits = LIMITS) -> Survey:
+def survey(container: Any, stream: Any, path: str | Path, limits: Limits | None = None) -> Survey:
     """Measure an open file: duration, frames and keyframes, from its index or else its packets.
 
     Parameters
@@ -205,7 +450,7 @@ def survey(container: Any, stream: Any, path: str | Path, limits: Limits = LIMIT
     container, stream : as `opened` gives them; the container is read, so it stands elsewhere
         afterwards.
     path : of the file, for its size and for messages.
-    limits : `max_seconds` counts.
+    limits : `max_seconds` counts; by default `default_limits()`.
 
     Raises
     ------
@@ -213,8 +458,9 @@ def survey(container: Any, stream: Any, path: str | Path, limits: Limits = LIMIT
     """
     measured = _survey_index(container, stream, os.path.getsize(path))
     if measured is None:
-        measured = _survey_packets(container, stream)
+        measured = _survey_packets(container, stream, path)
     duration = measured.duration
+    limits = limits or default_limits()
     if not measured.complete:
         raise TruncatedVideo(
             path, "ends before the time its header promises; the file is cut off, get it again"
@@ -226,18 +472,19 @@ def survey(container: Any, stream: Any, path: str | Path, limits: Limits = LIMIT
     if duration > limits.max_seconds:
         raise TooLongVideo(
             path,
-            f"lasts {duration:.0f} s; cut it or raise max_seconds ({limits.max_seconds:.0f})",
+            f"lasts {duration:.0f} s; cut it, or set {limit_variable('max_seconds')} "
+            f"above {limits.max_seconds:g}",
         )
     return measured
 
 # %% ../../nbs/1_video/02_container.ipynb #c02a-014
-def describe(path: str | Path, limits: Limits = LIMITS) -> VideoInfo:
+def describe(path: str | Path, limits: Limits | None = None) -> VideoInfo:
     """Duration, size, rate and codec of a video file, measured without decoding it.
 
     Parameters
     ----------
     path : of a local file.
-    limits : what is accepted.
+    limits : what is accepted; by default `default_limits()`.
 
     Returns
     -------
@@ -264,13 +511,13 @@ def describe(path: str | Path, limits: Limits = LIMITS) -> VideoInfo:
 
 # %% ../../nbs/1_video/02_container.ipynb #c02a-064
 @contextmanager
-def surveyed(path: str | Path, limits: Limits = LIMITS) -> Iterator[tuple[Any, Any, Survey]]:
+def surveyed(path: str | Path, limits: Limits | None = None) -> Iterator[tuple[Any, Any, Survey]]:
     """Open a file with PyAV, measure it, and return to its beginning.
 
     Parameters
     ----------
     path : of a local file.
-    limits : what is accepted.
+    limits : what is accepted; by default `default_limits()`.
 
     Yields
     ------

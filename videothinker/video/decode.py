@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -16,11 +17,18 @@ from typing import Any
 import numpy as np
 
 from .container import Survey, opened
-from .frames import Limits, Sampling, TooLargeVideo, UndecodableVideo, frame_size
+from videothinker.video.frames import (
+    Limits,
+    Sampling,
+    TooLargeVideo,
+    UndecodableVideo,
+    frame_size,
+    limit_variable,
+)
 
 # %% auto #0
 __all__ = ['MIN_SKIP', 'LOOKAHEAD', 'PARALLEL_FRAMES', 'PacketLookahead', 'DecodedFrame', 'marks_non_reference_frames',
-           'FrameWalker', 'FrameScaler', 'DecodeJob', 'decode_pyav']
+           'FrameWalker', 'Orientation', 'orientation_of', 'pixel_aspect', 'FrameScaler', 'DecodeJob', 'decode_pyav']
 
 # %% ../../nbs/1_video/03_decode.ipynb #c02b-018
 MIN_SKIP = 0.5  # seconds; nearer than that decoding on is cheaper than a seek
@@ -256,6 +264,50 @@ class FrameWalker:
             self._skipping = skip
             self.stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
 
+# %% ../../nbs/1_video/03_decode.ipynb #vdecode-01
+@dataclass(frozen=True)
+class Orientation:
+    """How a stored picture has to be turned and mirrored to be shown upright.
+
+    Attributes
+    ----------
+    mirrored : left and right of the stored picture are exchanged first.
+    quarter_turns : then it is turned so often by 90 degrees, counterclockwise.
+    """
+
+    mirrored: bool = False
+    quarter_turns: int = 0
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """The upright picture of a stored one, [H, W, 3]."""
+        return np.rot90(image[:, ::-1] if self.mirrored else image, self.quarter_turns)
+
+    @property
+    def by_angle(self) -> int:
+        """Quarter turns made by readers that look at the matrix's angle only."""
+        return (self.quarter_turns + 2 * self.mirrored) % 4
+
+
+def orientation_of(picture: Any) -> Orientation:
+    """The orientation that a decoded frame asks for, rounded to quarter turns.
+
+    Source of the display matrix (x' = ax + cy, y' = bx + dy, y pointing down): ISO/IEC 14496-12,
+    8.3.2; FFmpeg hands it on with every frame.
+    """
+    matrix = picture.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return Orientation()
+    a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
+    mirrored = a * d < b * c
+    angle = math.atan2(-b, -a) if mirrored else math.atan2(b, a)  # clockwise
+    return Orientation(mirrored, -round(angle / (math.pi / 2)) % 4)
+
+
+def pixel_aspect(stream: Any) -> float:
+    """Width of a pixel by its height; 1 where the file does not say, or says what cannot be."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    return aspect if 0.2 <= aspect <= 5 else 1.0
+
 # %% ../../nbs/1_video/03_decode.ipynb #c02b-022
 class FrameScaler:
     """Converts decoded frames to upright RGB of one size.
@@ -265,20 +317,23 @@ class FrameScaler:
     picture : any decoded frame of the clip.
     n_frames : how many there will be.
     sampling : says how large.
+    aspect : width of a pixel by its height.
 
     Attributes
     ----------
     size : (height, width) of the result, pixels.
     """
 
-    def __init__(self, picture: Any, n_frames: int, sampling: Sampling) -> None:
+    def __init__(
+        self, picture: Any, n_frames: int, sampling: Sampling, aspect: float = 1.0
+    ) -> None:
         from av.video.reformatter import VideoReformatter
 
-        rotation = getattr(picture, "rotation", 0) or 0  # degrees
-        self._quarter_turns = round(rotation / 90) % 4
-        lying = self._quarter_turns % 2 == 1
+        self._upright = orientation_of(picture)
+        lying = self._upright.quarter_turns % 2 == 1
         height, width = picture.height, picture.width
-        self.size = frame_size(*((width, height) if lying else (height, width)), n_frames, sampling)
+        shown = (height, max(1, round(width * aspect)))  # as stored, in square pixels
+        self.size = frame_size(*(shown[::-1] if lying else shown), n_frames, sampling)
         self._stored_size = self.size[::-1] if lying else self.size
         shrinks = math.prod(self._stored_size) <= height * width
         self._interpolation = "AREA" if shrinks else "BICUBIC"
@@ -290,7 +345,7 @@ class FrameScaler:
         scaled = self._reformatter.reformat(
             picture, width, height, "rgb24", interpolation=self._interpolation
         )
-        return np.rot90(scaled.to_ndarray(), self._quarter_turns)  # [H, W, 3]
+        return self._upright(scaled.to_ndarray())  # [H, W, 3]
 
 # %% ../../nbs/1_video/03_decode.ipynb #c02b-024
 PARALLEL_FRAMES = 500  # clips with fewer stored frames are decoded by one thread
@@ -326,10 +381,16 @@ class DecodeJob:
         if n_bytes > self.limits.max_output_bytes:
             raise TooLargeVideo(
                 self.path,
-                f"{len(self.times)} frames of {width}x{height} are {n_bytes:,} bytes; ask for less "
-                f"or raise max_output_bytes ({self.limits.max_output_bytes:,})",
+                f"{len(self.times)} frames of {width}x{height} are {n_bytes:,} bytes; ask for "
+                f"fewer (max_frames) or smaller ones (max_pixels), or set "
+                f"{limit_variable('max_output_bytes')} above {self.limits.max_output_bytes}",
             )
         return np.empty((len(self.times), height, width, 3), np.uint8)
+
+    def scaler(self, picture: Any) -> FrameScaler:
+        """What makes pixels of this clip's frames, of which `picture` is one."""
+        aspect = pixel_aspect(self.stream)
+        return FrameScaler(picture, len(self.times), self.sampling, aspect)
 
     def chunks(self) -> deque[np.ndarray]:
         """Indices of the wanted times, in the chunks in which they are handed to the threads."""
@@ -388,7 +449,7 @@ def decode_pyav(job: DecodeJob) -> tuple[np.ndarray, np.ndarray]:
             job.path, f"not one of its {job.survey.n_frames} frames can be decoded"
         )
     first = walker.current.picture
-    scaler = FrameScaler(first, len(job.times), job.sampling)
+    scaler = job.scaler(first)
     shown = np.zeros(len(job.times))  # [T]
     result = _Result(job.times, job.chunks(), job.empty_pixels(*scaler.size), shown)
     walkers = [walker]
@@ -413,5 +474,5 @@ def _help(job: DecodeJob, result: _Result, picture: Any, origin: float | None) -
     """The work of the second thread, on the file opened anew."""
     with opened(job.path, job.limits) as (container, stream):
         walker = FrameWalker(container, stream, job.survey.keyframes, origin)
-        result.fill(walker, FrameScaler(picture, len(job.times), job.sampling))
+        result.fill(walker, job.scaler(picture))
         return walker

@@ -5,22 +5,27 @@
 # %% ../../nbs/1_video/01_frames.ipynb #c02-002
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import math
 import os
+import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..files import InputError, UserError
 
 # %% auto #0
-__all__ = ['LIMITS', 'VideoError', 'MissingVideo', 'EmptyVideo', 'TruncatedVideo', 'UndecodableVideo', 'TooLongVideo',
-           'TooLargeVideo', 'DecodeTimeout', 'OutsideClip', 'check_file', 'Limits', 'Sampling', 'sample_times',
-           'smart_resize', 'frame_size', 'Frames', 'VideoInfo']
+__all__ = ['VideoError', 'MissingVideo', 'EmptyVideo', 'UnreadableVideo', 'TruncatedVideo', 'UndecodableVideo', 'TooLongVideo',
+           'TooLargeVideo', 'DecodeTimeout', 'OutsideClip', 'check_file', 'system_error', 'open_video', 'Limits',
+           'limit_variable', 'default_limits', 'Sampling', 'sample_times', 'even_rate', 'smart_resize', 'frame_size',
+           'Frames', 'VideoInfo']
 
 # %% ../../nbs/1_video/01_frames.ipynb #c02-005
 class VideoError(UserError):
@@ -49,6 +54,13 @@ class EmptyVideo(VideoError):
     """The file has zero bytes."""
 
 
+class UnreadableVideo(VideoError):
+    """The system does not let the file be read: permissions, a disk or a network that fails.
+
+    It may work again later, without anything having been done to the file.
+    """
+
+
 class TruncatedVideo(VideoError):
     """The file is cut off: its index is missing, or it ends before the time its header promises."""
 
@@ -73,6 +85,16 @@ class OutsideClip(InputError):
     """A time is wanted that the clip does not have. The file is sound, so no `VideoError`."""
 
 # %% ../../nbs/1_video/01_frames.ipynb #c02-008
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
 def check_file(path: str | Path) -> str:
     """Check that a path names a local file that is not empty.
 
@@ -86,21 +108,77 @@ def check_file(path: str | Path) -> str:
 
     Raises
     ------
-    MissingVideo : nothing is there, or a folder, a device, a URL.
+    MissingVideo : nothing is there, or a folder, a pipe, a device, a URL.
     EmptyVideo : the file has zero bytes.
+    UnreadableVideo : the system does not let its folder be read.
     """
     text = os.fspath(path)
     if "://" in text:
         raise MissingVideo(text, "is a URL; only local files are read, download it first")
-    if "\0" in text or not os.path.exists(text):
-        raise MissingVideo(
-            text, "there is no such file; check the video root or download the video"
-        )
-    if not os.path.isfile(text):
-        raise MissingVideo(text, "is not a file (a folder or a device); give the path of one video")
-    if os.path.getsize(text) == 0:
+    try:
+        found = os.stat(text)
+    except ValueError:  # a name that no file can have
+        raise _not_there(text) from None
+    except OSError as error:
+        raise system_error(text, error) from error
+    _check_regular(text, found.st_mode)
+    if found.st_size == 0:
         raise EmptyVideo(text, "the file has 0 bytes; download it again")
     return text
+
+
+def system_error(path: str, error: OSError) -> VideoError:
+    """What an error of the system means for the video that was to be read."""
+    if error.errno in _NOT_THERE:
+        return _not_there(path)
+    advice = "check its permissions, and the disk or network that it is on"
+    return UnreadableVideo(path, f"cannot be read ({error.strerror or error}); {advice}")
+
+
+def _not_there(path: str) -> MissingVideo:
+    """There is nothing at a path, or a link to nothing."""
+    if "\0" not in path and os.path.islink(path):
+        reason = "is a link to a file that is not there; download the video or mend the link"
+        return MissingVideo(path, reason)
+    return MissingVideo(path, "there is no such file; check the video root or download the video")
+
+
+def _check_regular(path: str, mode: int) -> None:
+    """MissingVideo for what is no regular file."""
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "no usual file")
+        raise MissingVideo(path, f"is {kind}, not a file; give the path of one video")
+
+# %% ../../nbs/1_video/01_frames.ipynb #vframes-02
+@contextmanager
+def open_video(path: str | Path) -> Iterator[io.BufferedReader]:
+    """Open a video file to read its bytes; whatever the system refuses is a `VideoError`.
+
+    Parameters
+    ----------
+    path : of a local file.
+
+    Yields
+    ------
+    The open file.
+
+    Raises
+    ------
+    MissingVideo, EmptyVideo : as `check_file`.
+    UnreadableVideo : it cannot be opened, or not be read to the end.
+    """
+    text = check_file(path)
+    try:
+        with open(text, "rb", opener=_open_at_once) as file:
+            _check_regular(text, os.fstat(file.fileno()).st_mode)
+            yield file
+    except OSError as error:
+        raise system_error(text, error) from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for the other end of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 # %% ../../nbs/1_video/01_frames.ipynb #c02-032
 @dataclass(frozen=True)
@@ -121,7 +199,32 @@ class Limits:
     max_output_bytes: int = 4_000_000_000
 
 
-LIMITS = Limits()  # the default everywhere
+def limit_variable(name: str) -> str:
+    """The environment variable of a limit: VIDEOTHINKER_MAX_SECONDS for `max_seconds`."""
+    return f"VIDEOTHINKER_{name.upper()}"
+
+
+def default_limits() -> Limits:
+    """The limits of calls that give none: each from its environment variable, if that is set.
+
+    Raises
+    ------
+    InputError : names a variable that is no positive number.
+    """
+    values: dict[str, Any] = {}
+    for limit in fields(Limits):
+        variable = limit_variable(limit.name)
+        text = os.environ.get(variable)
+        if not text:
+            continue
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            raise InputError(f"{variable} is {text!r}; give a positive number")
+        values[limit.name] = number if limit.name == "max_seconds" else int(number)
+    return Limits(**values)
 
 # %% ../../nbs/1_video/01_frames.ipynb #c02-013
 @dataclass(frozen=True)
@@ -258,6 +361,18 @@ def sample_times(duration: float, sampling: Sampling) -> np.ndarray:
         times = _grid(duration, sampling)
     return np.append(times, times[-1]) if len(times) % 2 else times
 
+
+def even_rate(times: np.ndarray) -> float | None:
+    """Frames per second of evenly spread times [T], repeats of the last left out.
+
+    None where they are not evenly spread, or all the same.
+    """
+    last = int(np.searchsorted(times, times[-1]))  # the first of the equal last times
+    span = float(times[last] - times[0])
+    if span <= 0 or np.ptp(np.diff(times[: last + 1])) > 1e-6 * span:
+        return None
+    return last / span
+
 # %% ../../nbs/1_video/01_frames.ipynb #c02-021
 def smart_resize(
     height: int,
@@ -331,22 +446,26 @@ class Frames:
     times : [T] seconds after the first frame of the clip.
     duration : of the whole clip, seconds.
     path : where they were read from, "" if nowhere.
+    rate : frames per second at which they were asked for; None if not at even steps.
     """
 
     pixels: np.ndarray = field(repr=False)
     times: np.ndarray = field(repr=False)
     duration: float
     path: str = ""
+    rate: float | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.times)
 
     @property
     def fps(self) -> float:
-        """Frames per second of true time, the mean where they are not evenly spread.
+        """Frames per second: of the even steps, else the mean over the true times.
 
         Repeats of the last frame do not count; a lone frame gives 1 / duration.
         """
+        if self.rate is not None:
+            return self.rate
         last = int(np.searchsorted(self.times, self.times[-1]))  # the first of the equal last times
         span = float(self.times[last] - self.times[0])
         return last / span if span > 0 else 1.0 / (self.duration or 1.0)

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import stat
+import tempfile
 import time
 import zlib
+from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -17,16 +21,25 @@ from typing import Any
 
 import numpy as np
 
-from ..cache import DiskCache
+from ..cache import DiskCache, default_limit
 from ..files import InputError
 from .backends import check_backend, decode
 from .container import describe
-from .frames import LIMITS, Frames, Limits, Sampling, VideoInfo, check_file
+from videothinker.video.frames import (
+    Frames,
+    Limits,
+    Sampling,
+    VideoInfo,
+    check_file,
+    default_limits,
+    open_video,
+    system_error,
+)
 from .worker import ask_worker
 
 # %% auto #0
-__all__ = ['DEFAULT_CACHE', 'CACHE_VERSION', 'default_backend', 'read_frames', 'probe', 'frame_cache', 'frame_key',
-           'cached_frames']
+__all__ = ['DEFAULT_CACHE', 'CACHE_VERSION', 'default_backend', 'default_timeout', 'read_frames', 'probe', 'frame_cache',
+           'check_environment', 'frame_key', 'cached_frames']
 
 # %% ../../nbs/1_video/06_reader.ipynb #c02c-030
 def default_backend() -> str:
@@ -39,13 +52,30 @@ def default_backend() -> str:
     name = os.environ.get("VIDEOTHINKER_BACKEND") or "pyav"
     return check_backend(name, " in VIDEOTHINKER_BACKEND")
 
+# %% ../../nbs/1_video/06_reader.ipynb #vreader-01
+def default_timeout() -> float:
+    """Seconds that one video may take where no flag says so: $VIDEOTHINKER_TIMEOUT, or 60.
+
+    Raises
+    ------
+    InputError : the variable is no positive number.
+    """
+    text = os.environ.get("VIDEOTHINKER_TIMEOUT") or "60"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise InputError(f"VIDEOTHINKER_TIMEOUT is {text!r}; give a positive number of seconds")
+    return seconds
+
 # %% ../../nbs/1_video/06_reader.ipynb #c02c-100
 def read_frames(
     path: str | Path,
     sampling: Sampling,
     timeout: float | None = 60.0,
     backend: str = "",
-    limits: Limits = LIMITS,
+    limits: Limits | None = None,
     threads: int = 0,
 ) -> Frames:
     """Read the wanted frames of a video with their true times.
@@ -56,7 +86,7 @@ def read_frames(
     sampling : which frames, and how large.
     timeout : seconds after which the decoding process is killed; None to decode in this process.
     backend : "pyav", "decord" or "torchcodec"; by default `default_backend()`.
-    limits : what the file may cost.
+    limits : what the file may cost; by default `default_limits()`.
     threads : that may decode at the same time; 0 for two, or one where there is one core.
 
     Returns
@@ -65,8 +95,8 @@ def read_frames(
 
     Raises
     ------
-    VideoError : MissingVideo, EmptyVideo, TruncatedVideo, UndecodableVideo, TooLongVideo,
-        TooLargeVideo or DecodeTimeout.
+    VideoError : MissingVideo, EmptyVideo, UnreadableVideo, TruncatedVideo, UndecodableVideo,
+        TooLongVideo, TooLargeVideo or DecodeTimeout.
     OutsideClip : a time is wanted that the clip does not have.
     InputError : an unknown backend, or decord without a timeout.
     """
@@ -76,18 +106,21 @@ def read_frames(
             raise InputError("decord can hang for ever and therefore only runs with a timeout")
         return decode(path, sampling, backend, limits, threads)
     text = os.fspath(path)
+    limits = limits or default_limits()
     head, pixels = ask_worker(text, backend, sampling, timeout, limits, threads)
-    return Frames(pixels, np.array(head["times"]), head["duration"], text)
+    return Frames(pixels, np.array(head["times"]), head["duration"], text, head["rate"])
 
 # %% ../../nbs/1_video/06_reader.ipynb #c02c-090
-def probe(path: str | Path, timeout: float | None = 60.0, limits: Limits = LIMITS) -> VideoInfo:
+def probe(
+    path: str | Path, timeout: float | None = 60.0, limits: Limits | None = None
+) -> VideoInfo:
     """Duration, size, rate and codec of a video file, measured without decoding it.
 
     Parameters
     ----------
     path : of a local file.
     timeout : seconds after which the measuring process is killed; None to measure in this process.
-    limits : what is accepted.
+    limits : what is accepted; by default `default_limits()`.
 
     Returns
     -------
@@ -99,12 +132,12 @@ def probe(path: str | Path, timeout: float | None = 60.0, limits: Limits = LIMIT
     """
     if timeout is None:
         return describe(path, limits)
-    head, _ = ask_worker(os.fspath(path), "pyav", None, timeout, limits)
+    head, _ = ask_worker(os.fspath(path), "pyav", None, timeout, limits or default_limits())
     return VideoInfo(**head["info"] | {"path": str(path)})
 
 # %% ../../nbs/1_video/06_reader.ipynb #c02c-047
 DEFAULT_CACHE = "default"  # in place of a folder: the usual one
-CACHE_VERSION = 3  # raise when the same file and sampling would give other frames
+CACHE_VERSION = 4  # raise when the same file and sampling would give other frames
 
 
 @lru_cache(maxsize=64)
@@ -113,8 +146,43 @@ def frame_cache(folder: str | Path = DEFAULT_CACHE, suffix: str = ".frames") -> 
 
     The folder "default" is `frames` under $VIDEOTHINKER_CACHE or ~/.cache/videothinker.
     """
-    home = os.environ.get("VIDEOTHINKER_CACHE") or Path.home() / ".cache" / "videothinker"
-    return DiskCache(Path(home) / "frames" if folder == DEFAULT_CACHE else folder, suffix)
+    return DiskCache(_cache_home() / "frames" if folder == DEFAULT_CACHE else folder, suffix)
+
+
+def _cache_home() -> Path:
+    """Where results are kept between runs; for a user without a home, among temporary files.
+
+    Raises
+    ------
+    InputError : when somebody else has made the folder there.
+    """
+    if home := os.environ.get("VIDEOTHINKER_CACHE"):
+        return Path(home)
+    try:
+        return Path.home() / ".cache" / "videothinker"
+    except RuntimeError:  # a container that runs under any number
+        folder = Path(tempfile.gettempdir()) / f"videothinker-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()  # anybody could have made it, or a link, and fill it with frames
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise InputError(
+            f"{folder} is somebody else's; name a folder of your own in $VIDEOTHINKER_CACHE"
+        )
+    return folder
+
+
+def check_environment() -> None:
+    """Look at the environment variables about videos before the first video is.
+
+    Raises
+    ------
+    InputError : names one whose value cannot be.
+    """
+    default_limits()
+    default_limit()
+    default_timeout()
+    default_backend()
 
 # %% ../../nbs/1_video/06_reader.ipynb #c02c-101
 @lru_cache(maxsize=4096)
@@ -125,7 +193,7 @@ def _digest(path: str, n_bytes: int, changed_ns: int, folder: str | Path) -> str
     stored = digests.get(key) or b""
     if len(stored) == 64:
         return stored.decode()
-    with open(path, "rb") as file:
+    with open_video(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if time.time_ns() - changed_ns > 2_000_000_000:
         digests.put(key, digest.encode())
@@ -153,10 +221,13 @@ def frame_key(
 
     Raises
     ------
-    MissingVideo, EmptyVideo : there is no content.
+    MissingVideo, EmptyVideo, UnreadableVideo : there is no content, or none to be had.
     """
     text = check_file(path)
-    stat = os.stat(text)
+    try:
+        stat = os.stat(text)
+    except OSError as error:
+        raise system_error(text, error) from error
     content = _digest(os.path.abspath(text), stat.st_size, stat.st_mtime_ns, cache_dir)
     return _sha256([CACHE_VERSION, content, asdict(sampling), backend or default_backend()])
 
@@ -167,6 +238,7 @@ def _to_entry(frames: Frames) -> bytes:
         "shape": frames.pixels.shape,
         "times": frames.times.tolist(),
         "duration": frames.duration,
+        "rate": frames.rate,
     }
     head = json.dumps(fields).encode()
     return b"%08x %08x\n%b\n" % (len(head), zlib.crc32(head), head) + frames.pixels.tobytes()
@@ -181,7 +253,8 @@ def _from_entry(entry: Path, path: str) -> Frames:
             raise ValueError("torn")
         fields = json.loads(head)
         pixels = np.memmap(file, np.uint8, "c", 19 + length, tuple(fields["shape"]))  # [T, H, W, 3]
-        return Frames(pixels, np.array(fields["times"]), fields["duration"], path)
+        times = np.array(fields["times"])  # [T]
+        return Frames(pixels, times, fields["duration"], path, fields["rate"])
 
 # %% ../../nbs/1_video/06_reader.ipynb #c02c-103
 def cached_frames(

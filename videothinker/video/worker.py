@@ -26,33 +26,43 @@ from videothinker.video.frames import (
     Limits,
     OutsideClip,
     Sampling,
+    TooLargeVideo,
     UndecodableVideo,
     VideoError,
     check_file,
 )
 
 # %% auto #0
-__all__ = ['WORKER_BYTES', 'START_WORKER', 'WORKER_JOBS', 'IDLE_WORKERS', 'limit_process', 'run_job', 'serve', 'WorkerDied',
-           'DecodeWorker', 'stop_workers', 'ask_worker']
+__all__ = ['WORKER_BYTES', 'START_WORKER', 'WORKER_JOBS', 'IDLE_WORKERS', 'worker_bytes', 'limit_process', 'run_job', 'serve',
+           'WorkerDied', 'DecodeWorker', 'stop_workers', 'ask_worker']
 
 # %% ../../nbs/1_video/05_worker.ipynb #c02c-028
-WORKER_BYTES = 8_000_000_000  # address space of a decoding process
+WORKER_BYTES = 8_000_000_000  # address space of a decoding process, with the usual limits
 
 
-def limit_process(backend: str, timeout: float) -> None:
+def worker_bytes(limits: Limits) -> int:
+    """Address space of a decoding process: more for frames that are larger, or more of them."""
+    usual = Limits()
+    frames = max(0, limits.max_frame_pixels - usual.max_frame_pixels)
+    output = max(0, limits.max_output_bytes - usual.max_output_bytes)
+    return WORKER_BYTES + 60 * frames + output  # a decoder holds some twenty frames
+
+
+def limit_process(backend: str, timeout: float, limits: Limits) -> None:
     """Have the system end this process when it takes far more memory or CPU time than a job may.
 
     Parameters
     ----------
     backend : torchcodec gets no memory limit of ours; it maps the libraries of a whole GPU.
     timeout : of the job that comes, in seconds; the limit is for all cores, and 5 seconds more.
+    limits : of the job.
     """
     try:
         import resource
     except ImportError:  # Windows
         return
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    n_bytes = hard if backend == "torchcodec" else WORKER_BYTES
+    n_bytes = hard if backend == "torchcodec" else worker_bytes(limits)
     if hard != resource.RLIM_INFINITY:
         n_bytes = min(n_bytes, hard)
     resource.setrlimit(resource.RLIMIT_AS, (n_bytes, hard))
@@ -73,7 +83,7 @@ def run_job(job: dict[str, Any]) -> tuple[dict[str, Any], bytes | memoryview]:
     Returns
     -------
     The first line of the answer, and the pixels [T, H, W, 3] as bytes (b"" if there are none):
-    `{"info"}`, `{"shape", "times", "duration"}` or `{"error", "reason"}`.
+    `{"info"}`, `{"shape", "times", "duration", "rate"}` or `{"error", "reason"}`.
     """
     limits = Limits(**job["limits"])
     try:
@@ -89,6 +99,7 @@ def run_job(job: dict[str, Any]) -> tuple[dict[str, Any], bytes | memoryview]:
         "shape": frames.pixels.shape,
         "times": frames.times.tolist(),
         "duration": frames.duration,
+        "rate": frames.rate,
     }
     return head, frames.pixels.data.cast("B")
 
@@ -107,7 +118,7 @@ def serve() -> None:
     answers.flush()
     for line in sys.stdin.buffer:
         job = json.loads(line)
-        limit_process(job["backend"], job["timeout"])
+        limit_process(job["backend"], job["timeout"], Limits(**job["limits"]))
         head, pixels = run_job(job)
         answers.write(json.dumps(head).encode() + b"\n")
         answers.write(pixels)
@@ -115,6 +126,11 @@ def serve() -> None:
 
 # %% ../../nbs/1_video/05_worker.ipynb #c02c-061
 START_WORKER = "from videothinker.video.worker import serve; serve()"
+
+
+def _other_backend(backend: str) -> str:
+    """How to choose another decoder than this one."""
+    return f"VIDEOTHINKER_BACKEND={'decord' if backend == 'pyav' else 'pyav'}"
 
 
 class WorkerDied(Exception):
@@ -163,11 +179,18 @@ class DecodeWorker:
         Raises
         ------
         DecodeTimeout : the process was late and has been killed.
+        TooLargeVideo : there is no memory for the pixels.
         WorkerDied : it ended by itself; with its last words.
         """
         self.jobs += 1
         try:
             return self._within(job["timeout"], lambda: self._exchange(job))
+        except MemoryError as error:
+            self.stop()
+            raise TooLargeVideo(
+                job["path"],
+                "its frames take more memory than there is; ask for fewer or smaller ones",
+            ) from error
         except (OSError, EOFError, ValueError) as error:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(1)  # so that its exit code is its own
@@ -175,8 +198,9 @@ class DecodeWorker:
             if self.late.is_set():
                 raise DecodeTimeout(
                     job["path"],
-                    f"{job['backend']} was killed after {job['timeout']:g} s; "
-                    "raise timeout or try another backend",
+                    f"{job['backend']} was killed after {job['timeout']:g} s; give it more time "
+                    "(--timeout; VIDEOTHINKER_TIMEOUT for a teacher's pictures) or another "
+                    f"decoder ({_other_backend(job['backend'])})",
                 ) from error
             raise WorkerDied(
                 f"the decoding process ended with {code} ({self._last_words()})"
@@ -297,8 +321,8 @@ def ask_worker(
 
     Returns
     -------
-    `{"shape", "times", "duration"}` and pixels [T, H, W, 3] uint8; for a description `{"info"}` and
-    nothing.
+    `{"shape", "times", "duration", "rate"}` and pixels [T, H, W, 3] uint8; for a description
+    `{"info"}` and nothing.
 
     Raises
     ------
@@ -317,8 +341,8 @@ def ask_worker(
         worker, head, pixels = _do(job)
     except (WorkerDied, EOFError) as error:
         raise UndecodableVideo(path, str(error) or "no decoding process can be started") from error
-    except DecodeTimeout as error:
-        raise DecodeTimeout(path, error.reason) from error
+    except (DecodeTimeout, TooLargeVideo) as error:
+        raise type(error)(path, error.reason) from error
     _give_back(worker)
     if "error" not in head:
         return head, pixels
@@ -335,5 +359,8 @@ def _do(job: dict[str, Any]) -> tuple[DecodeWorker, dict[str, Any], np.ndarray]:
             return worker, *worker.ask(job)
         except WorkerDied:
             pass
-    worker = DecodeWorker()
+    try:
+        worker = DecodeWorker()
+    except (OSError, RuntimeError) as error:  # no process, no thread, no room for its words
+        raise WorkerDied(f"no decoding process can be started ({error})") from error
     return worker, *worker.ask(job)

@@ -23,11 +23,12 @@ from ..trace import parse_range
 from ..video.frames import Frames
 
 # %% auto #0
-__all__ = ['MAX_WIDTH', 'TRACE_LIMIT', 'JS', 'CSS', 'frame_data', 'segment_data', 'trace_data', 'static_text', 'script_json',
-           'page_script', 'page_html']
+__all__ = ['MAX_WIDTH', 'PICTURES', 'TRACE_LIMIT', 'JS', 'CSS', 'frame_data', 'segment_data', 'trace_data', 'static_text',
+           'script_json', 'page_script', 'page_html']
 
 # %% ../../nbs/7_viewer/01_page.ipynb #c15-007
 MAX_WIDTH = 160  # pixels; wider frames are made smaller
+PICTURES = 64  # of a clip; the strip shows no more
 
 
 def _jpeg(pixels: np.ndarray) -> str:
@@ -52,16 +53,19 @@ def frame_data(frames: Frames) -> list[dict[str, Any]]:
 
     Returns
     -------
-    For each distinct time: `time` in seconds, `index` of its first frame, `count` of frames,
-    `src`, a JPEG data URI.
+    For each distinct time: `time` in seconds, `index` of its first frame, `count` of frames, and
+    of at most `PICTURES` of them, spread evenly, `src`, a JPEG data URI.
     """
     entries: list[dict[str, Any]] = []
     for index, time in enumerate(frames.times.tolist()):
         if entries and entries[-1]["time"] == time:
             entries[-1]["count"] += 1
         else:
-            src = _jpeg(frames.pixels[index])
-            entries.append({"time": time, "index": index, "count": 1, "src": src})
+            entries.append({"time": time, "index": index, "count": 1})
+    count = min(len(entries), PICTURES)
+    for k in range(count):
+        entry = entries[k * len(entries) // count]
+        entry["src"] = _jpeg(frames.pixels[entry["index"]])
     return entries
 
 # %% ../../nbs/7_viewer/01_page.ipynb #c15-010
@@ -209,7 +213,8 @@ def page_script(run: str) -> str:
 
     Parameters
     ----------
-    run : JavaScript that runs after it, with `mount(host, data)` at hand.
+    run : JavaScript that runs after it, with `mount(host, data)` and `mountNamed(name, data)` at
+        hand.
 
     Returns
     -------

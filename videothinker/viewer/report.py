@@ -35,6 +35,7 @@ SPLIT_NAMES = {"id": "held-out", "ood": "out of domain"}
 SCORE_NAMES = {
     "format_rate": "format",
     "times_valid": "times valid",
+    "cut_off": "cut off",
     "miou": "mIoU",
     "r@0.3": "R@0.3",
     "r@0.5": "R@0.5",

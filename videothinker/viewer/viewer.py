@@ -5,6 +5,7 @@
 # %% ../../nbs/7_viewer/02_viewer.ipynb #c15a-002
 from __future__ import annotations
 
+import hashlib
 import html
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -76,7 +77,7 @@ class View:
         return cls(
             title=title or sample.id or sample.video_id,
             question=sample.problem,
-            options=sample.options,
+            options=sample.option_lines,
             frames=frames,
             true_segments=sample.segments,
             predicted_segments=trace.segments,
@@ -135,12 +136,13 @@ def view_data(view: View) -> dict[str, Any]:
     }
 
 # %% ../../nbs/7_viewer/02_viewer.ipynb #c15a-012
-def placeholder(view: View) -> str:
+def placeholder(view: View, name: str = "") -> str:
     """The element a view is drawn into, with its content as plain text for readers without scripts.
 
     Parameters
     ----------
     view : what to show.
+    name : by which `mountNamed` of `viewer.js` finds it; "" when a script counts it out.
 
     Returns
     -------
@@ -150,7 +152,8 @@ def placeholder(view: View) -> str:
     lines += [f"right answer: {view.answer}", f"model's answer: {view.predicted_answer}"]
     lines += [view.trace_text]
     paragraphs = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
-    return f'<div class="vt-host">{paragraphs}</div>'
+    found_by = f' data-view="{html.escape(name)}"' if name else ""
+    return f'<div class="vt-host"{found_by}>{paragraphs}</div>'
 
 # %% ../../nbs/7_viewer/02_viewer.ipynb #c15a-015
 PAGE_CSS = "body { margin: 20px auto; max-width: 1200px; padding: 0 12px; }"
@@ -168,9 +171,10 @@ def view_html(view: View, standalone: bool = True) -> str:
     -------
     The same markup for the same view, byte for byte.
     """
-    host = "document.currentScript.previousElementSibling"
-    script = page_script(f"mount({host}, {script_json(view_data(view))});")
-    body = f"<style>{CSS}</style>{placeholder(view)}{script}"
+    data = script_json(view_data(view))
+    name = hashlib.blake2b(data.encode(), digest_size=8).hexdigest()
+    script = page_script(f'mountNamed("{name}", {data});')
+    body = f"<style>{CSS}</style>{placeholder(view, name)}{script}"
     return page_html(view.title or "Video-Thinker", PAGE_CSS, body) if standalone else body
 
 # %% ../../nbs/7_viewer/02_viewer.ipynb #c15a-020
