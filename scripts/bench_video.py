@@ -887,6 +887,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--ahead", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    if args.json:
+        from videothinker.files import check_writable
+
+        check_writable(args.json, what="--json")
     if args.child:
         return serve(args.child, args.way)
     if args.ahead:

@@ -5,18 +5,20 @@
 
 Small sound videos are made in the usual containers and codecs, and each file is one of them after
 an accident or an attack: cut off, bytes flipped, blocks moved or lost, fields of the header that
-lie, a wrong name, no video at all. File NUMBER of a seed is always the same; `--only` reads single
-ones again.
+lie, a wrong name, no video at all. Others are what cameras and editors write, in their odder forms:
+edit lists, display matrices, cover art, timestamps, the shape of a pixel, colour tags. File NUMBER
+of a seed is always the same; `--only` reads single ones again.
 
 Every file is read with `read_frames` (8 frames) and `probe`. Each has to end within `--timeout` and
 one second, in frames of the right shape whose times ascend and lie inside the clip, or in a
-`VideoError` whose message is one line that begins with the path; a sound file has to be read,
-whatever its name. This process may not grow by more than 30 MB from the first fifth of the files to
-the end, and no decoding process may keep more than 500 MB (with decord2, whose import takes 750,
-1,000; with torchcodec, which brings all of PyTorch along, 1,500). The table counts the outcomes of
-`read_frames` by what was done to the file; a file that breaks a rule is kept, in `--keep` or the
-folder that is named. Exit 1 if there is one. Also counted are decoding processes that crashed: the
-caller sees an error like any other, but it costs a new process.
+`VideoError` whose message is one line that begins with the path, and never in a Python error inside
+the decoding process; a sound file has to be read, whatever its name, its cover, its matrix, its
+pixels' shape or its colours. This process may not grow by more than 30 MB from the first fifth of
+the files to the end, and no decoding process may keep more than 500 MB (with decord2, whose import
+takes 750, 1,000; with torchcodec, which brings all of PyTorch along, 1,500). The table counts the
+outcomes of `read_frames` by what was done to the file; a file that breaks a rule is kept, in
+`--keep` or the folder that is named. Exit 1 if there is one. Also counted are decoding processes
+that crashed: the caller sees an error like any other, but it costs a new process.
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import io
 import json
 import math
 import os
 import random
+import struct
 import sys
 import tempfile
 import time
@@ -61,6 +65,9 @@ class Source(NamedTuple):
     start: int = 0  # number of frames before the first
     sound: bool = False
     title: bytes = b""
+    aspect: tuple[int, int] = (1, 1)  # width and height of a pixel
+    colour: int = 0  # number of the primaries, the transfer and the matrix (ITU-T H.273)
+    still: bool = False  # a track of one picture before the film
 
 
 X265 = {"x265-params": "log-level=none:keyint=12"}
@@ -73,6 +80,12 @@ SOURCES = {
     "one.mp4": Source(n=1),
     "sound.mp4": Source(sound=True),
     "latin1.mp4": Source(title="Übung".encode("latin1")),  # not UTF-8
+    "wide.mp4": Source(aspect=(4, 3)),
+    "wide.mkv": Source(aspect=(4, 3)),
+    "colour.mp4": Source(colour=9),
+    "colour.mkv": Source(colour=1),
+    "still.mp4": Source(still=True),
+    "still.mkv": Source(still=True),
     "hevc.mp4": Source("libx265", X265),
     "av1.mp4": Source("libsvtav1", {"preset": "12"}),
     "mpeg4.mp4": Source("mpeg4"),
@@ -90,7 +103,10 @@ SOURCES = {
     "h264.flv": Source(),
     "wmv2.wmv": Source("wmv2"),
 }
-CANNOT = {("decord", "live.webm")}  # sound files that a decoder refuses
+CANNOT = {  # sound files, and kinds of them, that a decoder refuses
+    ("torchcodec", "cover art"),
+    *(("decord", name) for name in ("live.webm", "still.mp4", "colour.mp4", "colour.mkv")),
+}
 Sources = dict[str, bytes]
 
 
@@ -101,12 +117,23 @@ def make_source(path: Path, source: Source, size: tuple[int, int] = (64, 96)) ->
     noise = np.random.default_rng(0).integers(0, 255, (*size, 3)).astype(np.uint8)
     with av.open(str(path), "w", options=source.container) as container:
         container.metadata["title"] = "x" * len(source.title)
+        still = add_still(container, size) if source.still else None
         stream = container.add_stream(
             source.codec, rate=25, options={"g": "12", "threads": "1", **source.options}
         )
         stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, 25)
+        context = stream.codec_context
+        if source.aspect != (1, 1):
+            context.sample_aspect_ratio = Fraction(*source.aspect)
+        if source.colour:
+            context.colorspace = context.color_primaries = context.color_trc = source.colour
+            context.color_range = 1
         sound = container.add_stream("aac", rate=8000) if source.sound else None
+        if still:
+            grey = av.VideoFrame.from_ndarray(np.full((*size, 3), 99, np.uint8), format="rgb24")
+            grey.pts, grey.time_base = 0, Fraction(1, 25)
+            container.mux([*still.encode(grey), *still.encode()])
         for i in range(source.n):
             frame = av.VideoFrame.from_ndarray(
                 np.roll(noise, (3 * i, 5 * i), (0, 1)), format="rgb24"
@@ -123,6 +150,15 @@ def make_source(path: Path, source: Source, size: tuple[int, int] = (64, 96)) ->
             container.mux(ending.encode())
     if source.title:
         path.write_bytes(path.read_bytes().replace(b"x" * len(source.title), source.title))
+
+
+def add_still(container: Any, size: tuple[int, int]) -> Any:
+    """A stream for one picture."""
+    still = container.add_stream("mjpeg", rate=25)
+    still.height, still.width, still.pix_fmt = *size, "yuvj420p"
+    still.time_base = still.codec_context.time_base = Fraction(1, 25)
+    still.disposition = 0
+    return still
 
 
 def make_sources(folder: Path) -> Sources:
@@ -288,6 +324,128 @@ def lie_size(rng: random.Random, data: bytes, suffix: str) -> bytes:
     return data[:start] + value(rng, length) + data[start + length :]
 
 
+# What cameras and editors write
+
+
+def put(data: bytes, at: int, values: bytes) -> bytes:
+    """The data with other bytes at a place."""
+    return data[:at] + values + data[at + len(values) :]
+
+
+def edit_list(rng: random.Random, data: bytes, suffix: str) -> bytes:
+    """An edit list that trims one end, or both, or that makes no sense."""
+    found = places(data, b"elst")
+    if not found:
+        return lie(rng, data, suffix)
+    scale = 1 << 10
+    for at in found:
+        if int.from_bytes(data[at + 4 : at + 8]) and len(data) >= at + 20:
+            media = rng.choice((0, rng.randrange(25 * scale), -1, -scale, rng.randrange(1 << 31)))
+            length = rng.choice((0, 500, 1000, rng.randrange(2000), rng.randrange(1 << 32)))
+            rate = rng.choice((1 << 16, 1 << 16, 1 << 16, 0, 1 << 15, 2 << 16))
+            data = put(data, at + 8, struct.pack(">IiI", length, media, rate))
+    return data
+
+
+def display_matrix(rng: random.Random, data: bytes, suffix: str) -> bytes:
+    """A matrix that turns, mirrors, stretches, or makes no sense."""
+    one = 1 << 16
+    turns = [(one, 0, 0, one), (0, one, -one, 0), (-one, 0, 0, -one), (0, -one, one, 0)]
+    mirrors = [(-one, 0, 0, one), (one, 0, 0, -one), (0, one, one, 0), (0, -one, -one, 0)]
+    odd = [(0, 0, 0, 0), (46341, 46341, -46341, 46341), (one, one, one, one), (3 * one, 0, 0, 1)]
+    a, b, c, d = rng.choice([*turns, *mirrors, *odd, tuple(rng.choices(range(-one, one), k=4))])
+    x, y, w = rng.choice(((0, 0, 1 << 30), (96 << 16, 0, 1 << 30), (0, 0, 0)))
+    matrix = struct.pack(">9i", a, b, 0, c, d, 0, x, y, w)
+    return put(data, rng.choice(places(data, b"tkhd")) + 40, matrix)
+
+
+def cover_art(rng: random.Random, data: bytes, suffix: str) -> bytes:
+    """A cover in the tags, in front of the tracks or behind them; also one that is no picture."""
+    from PIL import Image
+
+    def box(kind: bytes, *parts: bytes) -> bytes:
+        content = b"".join(parts)
+        return struct.pack(">I", 8 + len(content)) + kind + content
+
+    picture = io.BytesIO()
+    kind = rng.choice(("JPEG", "PNG", "BMP"))
+    Image.new("RGB", (rng.randint(1, 600), rng.randint(1, 600))).save(picture, kind)
+    number = {"JPEG": 13, "PNG": 14, "BMP": 27}[kind]
+    content = rng.choice((picture.getvalue(), rng.randbytes(99), b""))
+    art = box(b"covr", box(b"data", struct.pack(">II", number, 0), content))
+    handler = box(b"hdlr", bytes(8), b"mdirappl", bytes(9))
+    tags = box(b"udta", box(b"meta", bytes(4), handler, box(b"ilst", art)))
+    start = data.index(b"moov") - 4
+    size = int.from_bytes(data[start : start + 4])
+    if start + size < len(data):  # an index in front: what it points at may not move
+        return data + tags
+    inside = data[start + 8 :]
+    first = int.from_bytes(inside[:4]) if rng.random() < 0.5 else len(inside)
+    return data[:start] + box(b"moov", inside[:first], tags, inside[first:])
+
+
+TIMES: dict[
+    str, dict[str, tuple[tuple[int, int], ...]]
+] = {  # marks before which, or behind which, times stand: place, bytes
+    ".mp4": {
+        "stts": ((8, 4), (12, 4)),
+        "ctts": ((8, 4), (12, 4)),
+        "mdhd": ((12, 4), (16, 4)),
+        "mvhd": ((12, 4), (16, 4)),
+        "tfdt": ((4, 4), (8, 4)),
+    },
+    ".mkv": {"e7": ((0, 3),), "a3": ((2, 2), (3, 2)), "2ad7b1": ((1, 3),), "4489": ((1, 8),)},
+    ".ts": {"000001e0": ((5, 5), (10, 5))},
+    ".mpg": {"000001e0": ((5, 5), (10, 5)), "000001ba": ((0, 6),)},
+    ".flv": {"09": ((3, 4),), "6475726174696f6e": ((1, 8),)},
+    ".avi": {"61766968": ((4, 4),), "73747268": ((24, 4), (28, 4), (32, 4), (36, 4))},
+}
+
+
+def timestamps(rng: random.Random, data: bytes, suffix: str) -> bytes:
+    """Times that jump, stand still, run backwards or overflow."""
+    kinds = TIMES.get(".mkv" if suffix == ".webm" else suffix, {})
+    marks = {
+        name.encode() if suffix == ".mp4" else bytes.fromhex(name): p for name, p in kinds.items()
+    }
+    marks = {mark: where for mark, where in marks.items() if mark in data}
+    if not marks:
+        return lie(rng, data, suffix)
+    for _ in range(rng.randint(1, 6)):
+        mark = rng.choice(sorted(marks))
+        at, length = rng.choice(marks[mark])
+        start = rng.choice(places(data, mark)[:60]) + at
+        if start + length <= len(data):
+            data = put(data, start, rng.choice((value(rng, length), rng.randbytes(length))))
+    return data
+
+
+def pixel_shape(rng: random.Random, data: bytes, suffix: str) -> bytes:
+    """Pixels that are wide, narrow, or of no shape at all."""
+    marks = {".mp4": ((b"pasp", 0, 8), (b"tkhd", 76, 8)), ".mkv": ((b"\x54\xb0", 1, 1),)}[suffix]
+    mark, at, length = rng.choice([m for m in marks if m[0] in data])
+    if mark == b"pasp":
+        shape = rng.choice(((1, 1), (2, 1), (1, 2), (64, 45), (0, 1), (1, 0), (1 << 31, 3)))
+        return put(data, places(data, mark)[0] + at, struct.pack(">II", *shape))
+    return put(
+        data,
+        rng.choice(places(data, mark)) + at,
+        rng.choice((bytes(length), rng.randbytes(length))),
+    )
+
+
+def colour_tags(rng: random.Random, data: bytes, suffix: str) -> bytes:
+    """Primaries, transfer, matrix and range of any number."""
+    if suffix == ".mp4":
+        numbers = [rng.choice((0, 1, 2, 5, 6, 8, 9, 10, 14, 22, 255, 65535)) for _ in range(3)]
+        full = rng.choice((0, 128, 255))
+        return put(data, places(data, b"nclx")[0], struct.pack(">3HB", *numbers, full))
+    for mark in (b"\x55\xb1\x81", b"\x55\xb9\x81", b"\x55\xba\x81", b"\x55\xbb\x81"):
+        for at in places(data, mark)[:1]:
+            data = put(data, at, bytes([rng.choice((0, 1, 2, 5, 8, 9, 14, 99, 255))]))
+    return data
+
+
 TEXTS = (
     "this is no video\n" * 50,
     "<!DOCTYPE html><html><body>404 Not Found</body></html>",
@@ -358,8 +516,29 @@ CHANGES: dict[str, Change] = {
     "blocks lost": lambda rng, data, suffix: shuffle(rng, data, "lost"),
     "header lies": lie,
     "size lies": lie_size,
+    "edit list": edit_list,
+    "display matrix": display_matrix,
+    "cover art": cover_art,
+    "timestamps": timestamps,
+    "pixel shape": pixel_shape,
+    "colour tags": colour_tags,
 }
-SOUND = ("nothing", "wrong extension", "odd name")
+OF = {  # the sources of some kinds, by how their names end
+    "edit list": ("end.mp4", "sound.mp4", "wide.mp4", "long.mp4", "hevc.mp4", "still.mp4"),
+    "display matrix": (".mp4",),
+    "cover art": ("end.mp4", "sound.mp4", "colour.mp4", "still.mp4"),
+    "pixel shape": ("wide.mp4", "wide.mkv"),
+    "colour tags": ("colour.mp4", "colour.mkv"),
+}
+SOUND = (
+    "nothing",
+    "wrong extension",
+    "odd name",
+    "display matrix",
+    "cover art",
+    "pixel shape",
+    "colour tags",
+)
 NO_VIDEO = ("empty", "text or playlist", "random bytes")
 KINDS = (
     *CHANGES,
@@ -375,7 +554,8 @@ KINDS = (
 def damaged(seed: int, number: int, sources: Sources) -> File:
     """File NUMBER of a seed."""
     rng = random.Random(f"{seed} {number}")
-    kind, source = KINDS[number % len(KINDS)], rng.choice(sorted(sources))
+    kind = KINDS[number % len(KINDS)]
+    source = rng.choice([name for name in sorted(sources) if name.endswith(OF.get(kind, ""))])
     data, suffix = sources[source], Path(source).suffix
     name = f"{number:05}-{source}"
     if kind in CHANGES:
@@ -460,7 +640,10 @@ def attempt(path: Path, file: File, backend: str, timeout: float) -> dict[str, A
     found = outcome(path, lambda: read_frames(path, WISH, timeout, backend), check, timeout)
     second = outcome(path, lambda: probe(path, timeout), complaints_about_info, timeout)
     complaint = found["complaint"] or second["complaint"]
-    if file.kind in SOUND and found["outcome"] != "read" and (backend, file.source) not in CANNOT:
+    if "process ended with 1 " in found["reason"] + second["reason"]:
+        complaint = complaint or f"a Python error: {found['reason'] or second['reason']}"
+    cannot = CANNOT & {(backend, file.source), (backend, file.kind)}
+    if file.kind in SOUND and found["outcome"] != "read" and not cannot:
         complaint = complaint or f"is sound, and {found['outcome']}: {found['reason']}"
     return found | {
         "complaint": complaint,
@@ -561,6 +744,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
     args = parser.parse_args(argv)
+    if args.json:
+        from videothinker.files import check_writable
+
+        check_writable(args.json, what="--json")
     keep = args.keep or Path(tempfile.mkdtemp(prefix="try-files-"))
     everything, wrong = {}, 0
     for backend in BACKENDS if args.backend == "all" else [args.backend]:
