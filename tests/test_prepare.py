@@ -201,13 +201,15 @@ def test_paths_that_leave_the_root_are_refused(tmp_path: Path, world: Path) -> N
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     settings = PrepareSettings(role="ood", min_frames=0)
     manifest = prepare("rows", tmp_path / "rows.json", tmp_path / "data", videos, settings)
-    assert [s.path for s in read_rows(tmp_path / "data/eval/ood/rows.jsonl")] == ["fine.mp4"]
-    assert manifest["left_out"] == len(paths) - 1
+    # a link is its owner's, who made the folder
+    kept = [s.path for s in read_rows(tmp_path / "data/eval/ood/rows.jsonl")]
+    assert kept == ["link.mp4", "fine.mp4"]
+    assert manifest["left_out"] == len(paths) - 2
     left = [
         json.loads(line)
         for line in (tmp_path / "data/problems/rows.jsonl").read_text().splitlines()
     ]
-    assert sorted(problem["value"]["path"] for problem in left) == sorted(paths[:-1])
+    assert sorted(problem["value"]["path"] for problem in left) == sorted({*paths} - {*kept})
 
 
 def test_a_video_that_cannot_be_read_is_one_problem_of_its_rows(
@@ -229,6 +231,41 @@ def test_a_video_that_cannot_be_read_is_one_problem_of_its_rows(
     assert [s.path for s in load_rows(tmp_path / "data/eval/ood")] == ["fine.mp4"]
     reasons = (tmp_path / "data/problems/rows.jsonl").read_text()
     assert "circle.mp4: cannot be read (" in reasons and str(tmp_path) not in reasons
+
+
+@pytest.mark.parametrize("where", ["stat", "probe", "frames"])
+def test_a_video_without_permission_costs_its_rows_alone(
+    where: str, tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is for anybody but root, for whom a file's mode says nothing."""
+    from videothinker.data import prepare as module
+
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for name in ("closed", "fine"):
+        shutil.copy(next((world / "videos/train").glob("*.mp4")), videos / f"{name}.mp4")
+
+    def closed(function):
+        def call(path, *args, **options):
+            if Path(path).name == "closed.mp4":
+                raise PermissionError(13, "Permission denied", str(path))
+            return function(path, *args, **options)
+
+        return call
+
+    if where == "stat":
+        monkeypatch.setattr(Path, "stat", closed(Path.stat))
+    else:
+        name = {"probe": "probe", "frames": "read_frames"}[where]
+        monkeypatch.setattr(module, name, closed(getattr(module, name)))
+    question = {"problem": "Why?", "options": [], "solution": "so", "problem_type": "free-form"}
+    rows = [question | {"path": f"{name}.mp4", "id": name} for name in ("closed", "fine")]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    settings = PrepareSettings(role="ood", min_frames=0)
+    manifest = prepare("rows", tmp_path / "rows.json", tmp_path / "data", videos, settings)
+    assert manifest["problems"] == {"video": 1} and manifest["files"][0]["count"] == 1
+    reasons = (tmp_path / "data/problems/rows.jsonl").read_text()
+    assert "cannot be read (Permission denied); check its permissions" in reasons
 
 
 # Kills

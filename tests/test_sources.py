@@ -284,7 +284,11 @@ def lvbench(rng: random.Random, count: int) -> Files:
         lines.append({"key": ident(rng), "type": "sport", "video_info": info, "qa": asked})
     return [
         ("video_info.meta.jsonl", lines, True),
-        ("lvbench.json", official(rng, count)[0][1], False),
+        (
+            "lvbench.json",
+            [r | {"data_source": "LVBench"} for r in official(rng, count)[0][1]],
+            False,
+        ),
     ]
 
 
@@ -684,6 +688,315 @@ def test_paths_that_leave_the_folder_are_problems(trick: str, tmp_path: Path) ->
             and found.problems
             and all(p.kind == "row" for p in found.problems)
         )
+
+
+# Folders and files as they are published
+
+
+def dumped(path: Path, content: Any) -> Path:
+    """A JSON file, with the folders that it needs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def clip_of(**more: Any) -> dict[str, Any]:
+    """A video in ActivityNet's shape."""
+    return {
+        "duration": 9,
+        "timestamps": [[0, 4], [4, 9]],
+        "sentences": ["It rains.", "Then sun."],
+    } | more
+
+
+def holmes_asked(video: str, number: int = 1) -> dict[str, Any]:
+    """A question of Video-Holmes."""
+    row: dict[str, Any] = {"video ID": video, "Question ID": number, "Question Type": "SR"}
+    row |= {"Question": "Who?", "Options": {"A": "x", "B": "y"}, "Answer": "B"}
+    return row
+
+
+def test_a_folder_says_what_was_read_and_what_was_not_there(tmp_path: Path) -> None:
+    from videothinker.data.prepare import prepare, report_lines
+
+    for name in ("val_1.json", "val_2.json", "train_other.json"):
+        dumped(tmp_path / "captiondata" / name, {"v_abc": clip_of()})
+    manifest = prepare("ActivityNet", tmp_path / "captiondata", tmp_path / "data")
+    assert manifest["annotations"] == {
+        "rows": {"val_1.json": 1, "val_2.json": 1},
+        "missing": ["train.json or train_modified.json"],
+        "unread": ["train_other.json"],
+    }
+    report = "\n".join(report_lines(manifest, tmp_path / "data"))
+    assert "read: val_1.json (1 row), val_2.json (1 row)" in report
+    assert "NOT THERE: train.json or train_modified.json" in report
+    assert "not read: train_other.json" in report
+    dumped(tmp_path / "captiondata" / "train_modified.json", {"v_def": clip_of()})
+    manifest = prepare("ActivityNet", tmp_path / "captiondata", tmp_path / "data")
+    assert manifest["annotations"]["rows"]["train_modified.json"] == 1
+    assert not manifest["annotations"]["missing"]
+    for names in (["yc2_train.json", "yc2_test.json"], ["youcookii_annotations_trainval.json"]):
+        folder = tmp_path / names[0]
+        for name in names:
+            dumped(folder / name, {"v_abc": clip_of()})
+        found = import_annotations("YouCook2", folder)
+        assert list(found.files) == names
+        assert found.missing == (
+            ["yc2_val.json or youcookii_annotations_trainval.json"] if len(names) > 1 else []
+        )
+    alone = prepare("ActivityNet", tmp_path / "captiondata" / "val_1.json", tmp_path / "one")
+    assert not alone["annotations"]["missing"]  # a file was asked for, not a folder
+
+
+def test_files_in_sub_folders_are_found_unless_two_could_be_meant(tmp_path: Path) -> None:
+    asked = {"qid": 1, "video_uid": "v", "question": "?", "answer": "x", "choices": ["x", "y"]}
+    asked |= {"right_answer": "A", "sub_category": "Object Perception"}
+    dumped(tmp_path / "CG-Bench" / "cgbench_mini.json", [asked])
+    meta = {"v": {"duration": 31.5, "max_frame": 3, "fps": 25}}
+    dumped(tmp_path / "CG-Bench" / "run" / "video_meta_info.json", meta)
+    found = import_annotations("CG-Bench", tmp_path / "CG-Bench")
+    assert found.samples[0].duration == 31.5 and not found.missing
+    dumped(tmp_path / "CG-Bench" / "old" / "video_meta_info.json", meta)
+    with pytest.raises(ValueError, match="several files are named video_meta_info.json"):
+        import_annotations("CG-Bench", tmp_path / "CG-Bench")
+
+
+def film(joined: bool = False, **more: Any) -> list[dict[str, Any]]:
+    """An annotation of a film, its keys written apart or together."""
+    content = {
+        "Segment Description": [
+            {"TimeRange": "00:00-00:10", "Description": "A man waits."},
+            {"TimeRange": "fill in the range", "Description": "fill in what happens"},
+        ],
+        "Key Relationships": [{"Combination": "fill in"}],
+        "Inference Shots": [],
+        "Core Theme": "Patience",
+    } | more
+    return [{key.replace(" ", "") if joined else key: value for key, value in content.items()}]
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_video_holmes_as_it_is_unpacked(joined: bool, tmp_path: Path) -> None:
+    from videothinker.data.prepare import prepare
+
+    root = tmp_path / "Video-Holmes"
+    dumped(root / "Benchmark" / "test_Video-Holmes.json", [holmes_asked("abc"), holmes_asked("d")])
+    dumped(root / "Benchmark" / "train_Video-Holmes.json", [holmes_asked("tra")])
+    dumped(root / "Benchmark" / "annotations" / "abc.json", film(joined))
+    dumped(root / "Benchmark" / "annotations" / "d.json", {"notes": "something else"})
+    (root / "Benchmark" / "annotations" / "e.json").write_text("[{")
+    for given in (
+        [root],
+        [root / "Benchmark"],
+        [root / "Benchmark" / "test_Video-Holmes.json", root / "Benchmark" / "annotations"],
+    ):
+        found = import_annotations("Video-Holmes", given)
+        assert [s.video_id for s in found.samples] == ["abc", "d"]
+        annotation = found.samples[0].provenance["film"]
+        assert [s["caption"] for s in annotation["segments"]] == ["A man waits."]
+        assert "fill in" not in json.dumps(annotation)
+        assert "film" not in found.samples[1].provenance
+        assert [(p.file, p.kind) for p in found.problems] == [
+            ("d.json", "part"),
+            ("e.json", "part"),
+        ]
+    train = root / "Benchmark" / "train_Video-Holmes.json"
+    with pytest.raises(ValueError, match="1 rows of Video-Holmes are of its training split"):
+        prepare("Video-Holmes", train, tmp_path / "data")
+    from videothinker.data.prepare import PrepareSettings
+
+    films = dumped(root / "Benchmark" / "annotation_training" / "tra.json", film(joined)).parent
+    settings = PrepareSettings("by-split")
+    by_split = prepare("Video-Holmes", [train, films], tmp_path / "data", None, settings)
+    assert [file["folder"] for file in by_split["files"]] == ["train"]
+    [row] = read_rows(tmp_path / "data" / "train" / "Video-Holmes.jsonl")
+    assert row.provenance["film"]["segments"][0]["caption"] == "A man waits."
+
+
+def test_rows_of_another_set_are_refused_by_name(tmp_path: Path) -> None:
+    row = {"problem": "?", "options": ["A. x", "B. y"], "solution": "<answer>A</answer>"}
+    rows = [
+        row | {"path": f"{i}.mp4", "data_source": source}
+        for i, source in enumerate(
+            ["LVBench", "video_holmes", "", "Video-Holmes (EasyVideoR1)", "Holmes"]
+        )
+    ]
+    found = import_annotations("Video-Holmes", dumped(tmp_path / "rows.json", rows))
+    assert len(found.samples) == 4
+    assert [p.reason for p in found.problems] == [
+        "field 'data_source': is 'LVBench', so this is no row of Video-Holmes"
+    ]
+
+
+@pytest.mark.parametrize("source", ["ActivityNet", "YouCook2"])
+def test_the_same_shape_with_other_names_or_units_is_refused(source: str, tmp_path: Path) -> None:
+    charades = dumped(tmp_path / "charades.json", {"AO8RW": clip_of(), "Y6R7T": clip_of()})
+    named = "videos are named 'v_…', and the first here is 'AO8RW'.*write 'v_' before each"
+    with pytest.raises(ValueError, match=named):
+        import_annotations(source, charades)
+    frames = clip_of(num_frames=7182, fps=29.4)
+    del frames["duration"]
+    tacos = dumped(tmp_path / "tacos.json", {"v_s13-d21": frames, "v_abc": clip_of(fps=25)})
+    found = import_annotations(source, tacos)
+    assert [c.video_id for c in found.clips] == ["abc"]
+    assert "its times are numbers of frames" in found.problems[0].reason
+    fake = {f"v_{i}": clip_of(sentences=["a a", "a a"]) for i in range(3)} | {"v_x": clip_of()}
+    found = import_annotations(source, dumped(tmp_path / "fake_test.json", fake))
+    assert found.counts["unlabelled"] == 3 and len(found.clips) == 1
+    assert "'a a'" in found.problems[0].reason
+    (tmp_path / "lines.json").write_text('{"qid": 1}\n{"qid": 2}\n')
+    with pytest.raises(ValueError, match="lines.json: is JSON lines; expected one JSON object"):
+        import_annotations(source, tmp_path / "lines.json")
+
+
+def test_a_damaged_object_is_not_called_that_of_another_source(tmp_path: Path) -> None:
+    text = json.dumps({f"v_{i}": clip_of() for i in range(100)})
+    name = tmp_path / "train.json"
+    name.write_text(text.replace('"v_5": {', '"v_5": {"x": "y, ', 1))
+    found = import_annotations("ActivityNet", name)
+    assert len(found.clips) == 99 and [p.row for p in found.problems] == ["v_5"]
+    name.write_text(text.replace('"v_5": {', '"v_5": {"x": }, ', 1))
+    with pytest.raises(ValueError, match=r"entry 6, 'v_5': not JSON: .*was the file cut off"):
+        import_annotations("ActivityNet", name)
+
+
+WITHHELD = [None, "", " ", "NA", "N/A", "nan", "None", "?", -1, "hidden"]
+
+
+@pytest.mark.parametrize("answer", [*WITHHELD, "missing"])
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("STAR", "answer"),
+        ("ScaleLong", "answer"),
+        ("LVBench", "answer"),
+        ("Video-Holmes", "Answer"),
+        ("CG-Bench", "right_answer"),
+        ("VRBench", "answer"),
+        ("rows", "solution"),
+    ],
+)
+def test_an_answer_kept_back_is_no_malformed_row(
+    name: str, field: str, answer: Any, tmp_path: Path
+) -> None:
+    def withhold(value: Any) -> Any:
+        if isinstance(value, list):
+            return [withhold(each) for each in value]
+        if not isinstance(value, dict):
+            return value
+        new = {key: withhold(inner) for key, inner in value.items()}
+        if field in new and ("question" in str(new.keys()).casefold() or "problem" in new):
+            if answer == "missing":
+                del new[field]
+            else:
+                new[field] = answer
+        return new
+
+    file, content, lines = FORMATS[name](random.Random(5), 4)[0]
+    paths = write(tmp_path, [(file, withhold(content), lines)])
+    if name == "rows" and answer == "missing":  # what tells such a file is gone
+        with pytest.raises(ValueError, match="is no file of rows"):
+            import_annotations(name, paths)
+        return
+    found = import_annotations(name, paths)
+    assert found.rows and found.counts["unlabelled"] == found.rows, found.problems[:1]
+
+
+@pytest.mark.parametrize("answer", ["", " ", "NA", "None", "-1", "?", "unknown"])
+@pytest.mark.parametrize("tagged", [False, True])
+def test_an_answer_in_its_tag_is_kept_back_just_the_same(
+    answer: str, tagged: bool, tmp_path: Path
+) -> None:
+    given = f"<answer>{answer}</answer>" if tagged else answer
+    row = {"problem": "?", "options": [], "path": "a.mp4", "solution": given}
+    choice = row | {"problem_type": "multiple choice", "options": ["A. x", "B. y"]}
+    found = import_annotations("rows", dumped(tmp_path / "rows.json", [choice]))
+    assert found.counts["unlabelled"] == found.rows == 1
+    for kind in ("numerical", "free-form"):  # "None" may be the answer, and so may -1
+        rows = [row | {"problem_type": kind}]
+        found = import_annotations("rows", dumped(tmp_path / "rows.json", rows))
+        assert found.counts["unlabelled" if not answer.strip() else "samples"] == 1
+
+
+def test_pictures_are_passed_over_and_counted(tmp_path: Path) -> None:
+    from videothinker.data.prepare import prepare, report_lines
+
+    row = official(random.Random(6), 1)[0][1][0] | {"data_source": ""}
+    rows = [row | {"data_type": "image", "path": "./a/b.jpg", "problem_id": i} for i in range(9)]
+    path = dumped(tmp_path / "Video-R1-260k.json", [*rows, row, row | {"path": "c.png"}])
+    manifest = prepare("rows", path, tmp_path / "data")
+    assert manifest["passed_over"] == {"about images": 10} and manifest["left_out"] == 0
+    assert "  passed over: 10 about images" in report_lines(manifest, tmp_path / "data")
+    assert manifest["files"][0]["count"] == 1 and not manifest["problems"]
+    with pytest.raises(ValueError, match="all 9 are about images"):
+        prepare("rows", dumped(tmp_path / "pictures.json", rows), tmp_path / "none")
+
+
+def test_a_row_with_video_in_place_of_path_says_so(tmp_path: Path) -> None:
+    from videothinker.data.prepare import prepare
+
+    row = official(random.Random(6), 1)[0][1][0]
+    row["video"] = row.pop("path")
+    with pytest.raises(ValueError) as caught:
+        prepare("rows", dumped(tmp_path / "rows.json", [row] * 3), tmp_path / "data")
+    said = str(caught.value)
+    assert "the commonest reason (3 times): field 'path': is missing, but it has 'video'" in said
+
+
+@pytest.mark.parametrize(
+    "reference", ["12:30-12:30", "12:40-12:30", "00:10-99:00:00", "soon", "5-"]
+)
+def test_a_time_reference_that_cannot_be_used_stays_in_the_row(
+    reference: str, tmp_path: Path
+) -> None:
+    _, (line, *_), _ = lvbench(random.Random(7), 1)[0]
+    for asked in line["qa"]:
+        asked["time_reference"] = reference
+    line["video_info"]["duration_minutes"] = 60
+    for sample in import_annotations("LVBench", dumped(tmp_path / "l.json", [line])).samples:
+        assert sample.extra == {"time_reference": reference} and not sample.segments
+
+
+def test_videos_that_a_downloader_has_numbered_are_found(tmp_path: Path) -> None:
+    """`video2dataset` names them 00000/00000000.mp4 and notes the address beside each."""
+    from videothinker.data.prepare import VideoFolder
+
+    shard = tmp_path / "videos" / "00000"
+    for i, url in enumerate(["https://www.youtube.com/watch?v=Cm73ma6Ibcs", "x", None, 5]):
+        dumped(shard / f"{i:08}.json", {"url": url, "status": "success"})
+        (shard / f"{i:08}.mp4").touch()
+    (shard / "00000009.mp4").touch()
+    (shard / "00000003.json").write_text("[")
+    folder = VideoFolder(tmp_path)
+    assert folder.find("videos/Cm73ma6Ibcs.mp4") == ["videos/00000/00000000.mp4"]
+    assert folder.find("v_Cm73ma6Ibcs.mp4") == ["videos/00000/00000000.mp4"]
+    assert folder.find("videos/abcdefghijk.mp4") == folder.find("videos/x.mp4") == []
+
+
+def test_what_was_prepared_without_videos_validates(tmp_path: Path) -> None:
+    from videothinker.data.prepare import prepare
+    from videothinker.data.validate import find_row_files, validate
+
+    prepare(
+        "TutorialVQA", write(tmp_path / "t", tutorialvqa(random.Random(8), 6)), tmp_path / "data"
+    )
+    files = find_row_files(tmp_path / "data")
+    report = validate(files["train"], files["eval"])
+    assert not [f for f in report.findings if f.check == "captions" and f.level == "error"]
+    assert {f.level for f in report.findings if f.check == "captions"} == {"note"}
+
+
+def test_the_report_counts_parts_and_names_the_commonest_reason(tmp_path: Path) -> None:
+    from videothinker.data.prepare import prepare, report_lines
+
+    table = {"v_a": clip_of(timestamps=[[0, 4], [8, 3]]), "v_b": clip_of()}
+    manifest = prepare("ActivityNet", dumped(tmp_path / "train.json", table), tmp_path / "data")
+    report = "\n".join(report_lines(manifest, tmp_path / "data"))
+    assert "2 annotated, 0 left out\n" in report
+    assert "  1 part of rows or files that could not be used, each with its reason: " in report
+    table = {f"v_{i}": clip_of(sentences=["x"]) for i in range(5)} | {"v_x": clip_of(duration=0)}
+    with pytest.raises(ValueError, match="5 times.: 2 timestamps but 1 sentences"):
+        prepare("ActivityNet", dumped(tmp_path / "bad.json", table), tmp_path / "none")
 
 
 # Many rows
