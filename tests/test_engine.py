@@ -12,20 +12,24 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from videothinker.files import InputError, read_journal
-from videothinker.synthesis.engine import EngineError, OpenAIEngine, Request, chat, read_answers
+from videothinker.files import InputError
+from videothinker.journal import read_journal
+from videothinker.synthesis.engine import EngineError, Request, chat, read_answers
+from videothinker.synthesis.openai_engine import OpenAIEngine
 
 N, CONCURRENCY = 60, 4
 CANARY = "sk-canary-31415926535"
 CLIENT = """
 import sys
-from videothinker.synthesis.engine import OpenAIEngine, Request, chat
+from videothinker.synthesis.engine import Request, chat
+from videothinker.synthesis.openai_engine import OpenAIEngine
 
 url, cache, n, concurrency = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 with OpenAIEngine(url, "toy", "TOY_KEY", cache, concurrency=concurrency, pause=0.01) as engine:
@@ -194,6 +198,45 @@ def test_the_budget_outlives_a_restart(server: Server, tmp_path: Path) -> None:
             assert any("budget" in reason for _, reason in engine.errors)
     answers = read_answers(read_journal(cache))
     assert 0 < 15 * len(answers) <= room and sum(server.seen.values()) == len(answers)
+
+
+def test_what_is_set_aside_for_requests_under_way_is_waited_for(server: Server) -> None:
+    """Each of 30 costs 15 tokens, may cost 8,200, and eight of them at once have no room."""
+    server.delay = 0.02
+    requests = [Request(chat("s", f"{i}"), max_tokens=8192) for i in range(30)]
+    with OpenAIEngine(server.url, "toy", "TOY_KEY", budget_tokens=50_000, concurrency=8) as engine:
+        assert engine.complete(requests) == [str(i) for i in range(30)]
+        assert engine.errors == [] and server.busiest > 1
+    with OpenAIEngine(server.url, "toy", "TOY_KEY", budget_tokens=8000, concurrency=8) as engine:
+        assert engine.complete(requests) == [None] * 30 and engine.usage.sent == 0
+
+
+def test_closing_ends_who_waits_in_another_thread(server: Server) -> None:
+    server.delay = 1.0
+    engine = OpenAIEngine(server.url, "toy", "TOY_KEY")
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(engine.complete, requests_of("q"))
+        while not server.seen:
+            time.sleep(0.005)
+        engine.close()
+        engine.close()
+        with pytest.raises(EngineError, match="closed before it had all answers"):
+            waiting.result(timeout=60)
+    with pytest.raises(EngineError, match="closed"):
+        engine.complete(requests_of("q"))
+
+
+def test_of_two_who_want_an_answer_one_may_give_up(server: Server) -> None:
+    server.delay = 0.5
+    with OpenAIEngine(server.url, "toy", "TOY_KEY") as engine:
+        first, second = (
+            asyncio.run_coroutine_threadsafe(engine._batch(requests_of("q")), engine._loop)
+            for _ in range(2)
+        )
+        while not server.seen:
+            time.sleep(0.005)
+        first.cancel()
+        assert second.result(timeout=60) == ["Q"] and server.seen["q"] == 1
 
 
 def test_a_broken_or_busy_cache_is_refused(server: Server, tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ import pytest
 
 from videothinker.commands.main import main
 from videothinker.schema import Clip, Sample, Segment, write_captions, write_rows
-from videothinker.synthesis.engine import OpenAIEngine, Request, chat
+from videothinker.synthesis.engine import Request, chat
 from videothinker.synthesis.hindsight_curation import curate
+from videothinker.synthesis.openai_engine import OpenAIEngine
 from videothinker.synthesis.synthesize import synthesize
-from videothinker.synthesis.teacher import EngineTeacher
+from videothinker.synthesis.teacher import EngineTeacher, read_question
 from videothinker.toy.teacher import ScriptedTeacher, SymbolicReader, ToyError
 from videothinker.toy.world import draw_scene
 
@@ -234,7 +235,7 @@ class Handler(BaseHTTPRequestHandler):
             "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
         }
         if status != 200:
-            answer = {"error": {"message": f"cannot do {user.partition(chr(10))[0]}"}}
+            answer = {"error": {"message": f"cannot do {str(user).partition(chr(10))[0]}"}}
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.end_headers()
@@ -289,12 +290,9 @@ def test_reasons_are_those_of_the_own_request(folder: Path, server: Server) -> N
     with OpenAIEngine(server.url, "m", api_key_env=None) as engine:
         teacher = EngineTeacher(engine, tries=1)
         failed: list[Any] = []
-        assert (
-            synthesize([], star_rows(20), teacher, workers=8, failed=failed, progress=False) == []
-        )
-        assert [f"cannot do Question: {f.source.problem}" in f.reason for f in failed] == [
-            True
-        ] * 20
+        assert not synthesize([], star_rows(9), teacher, workers=8, failed=failed, progress=False)
+        own = [f"cannot do Question: {f.source.problem}" in f.reason for f in failed]
+        assert own == [True] * 9
         assert engine.reason(Request(chat("s", "never asked"))) == ""
 
 
@@ -353,11 +351,17 @@ def test_every_flag_reaches_its_server(
     argv = ["--out", out, "--teacher-url", server.url, "--teacher-model", "m", "--temperature", 0.1]
     argv += ["--max-tokens", 99, "--api-key-env", "MY_KEY", "--tries", 2, "--concurrency", 1]
     argv += ["--timeout", 30, "--request-retries", 0, "--workers", 1]
+    argv += ["--patience", 60, "--extra", '{"top_p": 0.5}']
     server.reply = lambda system, user: 503
     code, text = run("synthesize", "--qa", folder / "star.jsonl", *argv)
-    assert code == 2 and "in 2 tries" in text
-    assert len(server.bodies) == 6  # three rows, two tries, no retries
-    assert {(b["temperature"], b["max_tokens"]) for b in server.bodies} == {(0.1, 99)}
+    assert code == 2 and "HTTP 503" in text
+    assert len(server.bodies) == 3  # three rows, no retries; another seed is no help
+    server.reply = lambda system, user: good_trace(system, user).replace("<think>", "")
+    code, text = run("synthesize", "--qa", folder / "star.jsonl", *argv)
+    assert code == 2 and "in 2 tries" in text and "reasoning parser" in text
+    assert len(server.bodies) == 3 + 6
+    sent = {(b["temperature"], b["max_tokens"], b["top_p"]) for b in server.bodies}
+    assert sent == {(0.1, 99, 0.5)}
     assert server.keys == {"Bearer sk-mine"}
     server.reply = good_trace
     argv += ["--budget-tokens", 1]
@@ -378,3 +382,125 @@ def test_a_key_that_was_named_must_be_set(folder: Path, run: Any, server: Server
     server.reply = good_trace
     assert run(*argv, server.url, "--api-key-env", "")[0] == 0
     assert server.keys == {"Bearer none"}
+
+
+def test_images_that_a_server_refuses_name_their_flag(
+    folder: Path, run: Any, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def images(path: Path, segment: Segment, n: int) -> list[str]:
+        return ["data:image/jpeg;base64,AA=="] * n
+
+    def reply(system: str, user: Any) -> str | int:
+        if isinstance(user, str):
+            return good_trace(system, user)
+        return "a hand reaches for it" if len(user) <= 3 else 400
+
+    rows = star_rows(30)
+    for row in rows:
+        row.segments = [Segment(0.0, 4.0)]
+    write_rows(folder / "uncaptioned.jsonl", rows)
+    monkeypatch.setattr("videothinker.synthesis.teacher.segment_images", images)
+    server.reply = reply
+    argv = ["synthesize", "--qa", folder / "uncaptioned.jsonl", "--videos", folder]
+    argv += ["--out", folder / "out.jsonl", "--teacher-url", server.url, "--teacher-model", "m"]
+    code, text = run(*argv)
+    assert code == 2 and len(server.bodies) < 30  # all are refused: it ends before the last
+    one_line(text, "synthesize", "HTTP 400", "image_url", "--frames")
+    assert run(*argv, "--frames", 2)[0] == 0
+
+
+def test_replies_that_break_the_rules_are_asked_for_with_new_seeds(
+    folder: Path, run: Any, server: Server
+) -> None:
+    out = folder / "out.jsonl"
+    argv = ["synthesize", "--qa", folder / "star.jsonl", "--out", out, "--tries", 2]
+    argv += ["--teacher-url", server.url, "--teacher-model", "m"]
+    server.reply = lambda system, user: good_trace(system, user).replace("<think>", "")
+    assert run(*argv)[0] == 2 and len(server.bodies) == 6
+    server.reply = good_trace
+    for _ in range(2):  # the first goes on, the second finds everything in the cache
+        assert run(*argv) == (0, f"3 rows in {out}\n")
+        assert sorted(body["seed"] for body in server.bodies) == [0] * 3 + [1] * 3 + [2] * 3
+
+
+def test_thoughts_before_a_reply_are_left_out(folder: Path, run: Any, server: Server) -> None:
+    argv = ["curate", "--data", folder / "traced.jsonl", "--out", folder / "out.jsonl"]
+    argv += ["--check-only", "--reader-url", server.url, "--reader-model", "r"]
+    thought = "<think>is it <answer>C</answer>? no</think>"
+    server.reply = lambda system, user: f"{thought} {_first_taken(user)}"
+    assert run(*argv)[0] == 0
+
+
+def test_a_teacher_that_was_stopped_by_its_server_keeps_what_it_made(
+    folder: Path, run: Any, server: Server
+) -> None:
+    """The key expires in the middle: the rows so far are written, the rest is one start away."""
+    write_rows(folder / "many.jsonl", star_rows(40))
+    out = folder / "out.jsonl"
+    argv = ["synthesize", "--qa", folder / "many.jsonl", "--out", out, "--concurrency", 1]
+    argv += ["--teacher-url", server.url, "--teacher-model", "m"]
+    server.reply = lambda system, user: 401 if len(server.bodies) > 10 else good_trace(system, user)
+    code, text = run(*argv)
+    assert code == 3 and len(server.bodies) == 11 and "30 of 40 failed" in text
+    assert "HTTP 401" in text and "--api-key-env" in text
+    assert len(out.read_text().splitlines()) == 10
+    server.reply = good_trace
+    assert run(*argv) == (0, f"40 rows in {out}\n") and len(server.bodies) == 11 + 30
+
+
+@pytest.mark.parametrize(
+    "flag, value",
+    [
+        ("--temperature", "nan"),
+        ("--request-retries", "-1"),
+        ("--extra", "[1]"),
+        ("--extra", "no/such/file.json"),
+        ("--patience", "inf"),
+        ("--frames", "0"),
+        ("--teacher-url", "localhost:8000/v1"),
+        ("--teacher-url", "http://[::1/v1"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(folder: Path, run: Any, flag: str, value: str) -> None:
+    argv = ["synthesize", "--qa", folder / "star.jsonl", "--out", folder / "out.jsonl"]
+    argv += ["--teacher-url", "http://localhost:1/v1", "--teacher-model", "m", flag, value]
+    code, text = run(*argv)
+    assert code == 2 and flag in text and "Traceback" not in text
+
+
+def test_one_cache_serves_one_command(folder: Path, run: Any, server: Server) -> None:
+    cache = folder / "shared.answers"
+    argv = ["synthesize", "--qa", folder / "star.jsonl", "--out", folder / "out.jsonl"]
+    argv += ["--teacher-url", server.url, "--teacher-model", "m", "--cache", cache]
+    with OpenAIEngine(server.url, "m", None, cache):
+        code, text = run(*argv)
+    assert code == 2 and not server.bodies
+    one_line(text, "synthesize", str(cache), "in use by another")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["A. cat", "B. dog", "bird", "D. fish"],
+        ["cat", "dog", "bird", "D. fish"],
+        ["A) cat", "B) dog", "C) bird", "fish"],
+        ["(A)cat", "(B)dog", "(C)bird", "fish"],
+        ["A. cat", "B. dog", "D. bird", "C. fish"],
+    ],
+)
+def test_options_of_which_some_have_letters_are_asked_for_again(options: list[str]) -> None:
+    reply = {"question": "What comes?", "answer": options[0]}
+    with pytest.raises(ValueError, match="begin with a letter"):
+        read_question(json.dumps({**reply, "options": options}))
+
+
+def test_options_with_all_or_no_letters_are_read() -> None:
+    for options in (
+        ["A. cat", "B. dog", "C. bird", "D. fish"],
+        ["cat", "dog", "bird", "fish"],
+        ["a) cat", "b) dog", "c) bird", "d) fish"],
+    ):
+        reply = {"question": "What comes?", "options": options, "answer": "A"}
+        assert read_question(json.dumps(reply))[1] == ["A. cat", "B. dog", "C. bird", "D. fish"]
+    reply["options"] = ["J. Smith", "an A.M. walk", "A.M. news", "at 5 p.m."]
+    assert read_question(json.dumps(reply))[1][2] == "C. A.M. news"

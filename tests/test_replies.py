@@ -1,0 +1,880 @@
+"""Servers in all their ways: no reply loses a paid answer, and none breaks the cache."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from videothinker.files import InputError, UserError
+from videothinker.journal import read_journal
+from videothinker.json_files import dumps
+from videothinker.schema import Clip, Sample, Segment
+from videothinker.synthesis.engine import EngineError, FunctionEngine, Request, chat, read_answers
+from videothinker.synthesis.openai_engine import REFUSALS, OpenAIEngine
+from videothinker.synthesis.synthesize import TeacherError
+from videothinker.synthesis.teacher import EngineTeacher
+
+CANARY = "sk-canary-31415926535"
+Reply = tuple[int, dict[str, str], bytes]  # status, headers, body
+
+
+class Server(ThreadingHTTPServer):
+    """A chat server: `reply(n, body)` is what the n-th request (from 0) gets."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.reply: Callable[[int, dict[str, Any]], Any] = lambda n, body: completion("fine")
+        self.bodies: list[dict[str, Any]] = []
+        self.lock = threading.Lock()
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # a client that has gone
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:  # what a redirected POST becomes
+        self.send_error(405)
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            n = len(self.server.bodies)
+            self.server.bodies.append(body)
+        said = self.server.reply(n, body)
+        if isinstance(said, dict):
+            said = (200, {}, json.dumps(said).encode())
+        status, headers, data = said
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def completion(content: Any = "fine", finish: Any = "stop", **message: Any) -> dict[str, Any]:
+    """A chat completion; `usage=` is its own field, all others are the message's."""
+    usage = message.pop("usage", {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15})
+    message = {"role": "assistant", "content": content, **message}
+    choice = {"index": 0, "finish_reason": finish, "message": message}
+    return {"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage}
+
+
+def problem(status: int, message: str, headers: dict[str, str] | None = None, **more: Any) -> Reply:
+    return status, headers or {}, json.dumps({"error": {"message": message, **more}}).encode()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as patch, Server() as server:
+        patch.setenv("TOY_KEY", CANARY)
+        # certificates, which nothing here needs, are most of what an engine's start takes
+        patch.setattr("ssl.SSLContext.load_verify_locations", lambda *_, **__: None)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def server(running: Server) -> Server:
+    running.bodies.clear()
+    running.reply = lambda n, body: completion("fine")
+    return running
+
+
+def ask(*questions: str, **fields: Any) -> list[Request]:
+    return [Request(chat("s", question), max_tokens=8, **fields) for question in questions]
+
+
+def engine_at(server: Server, cache: Path | None = None, **fields: Any) -> OpenAIEngine:
+    return OpenAIEngine(server.url, "toy", "TOY_KEY", cache, **{"pause": 0.001, **fields})
+
+
+def without_waiting(engine: OpenAIEngine) -> list[float]:
+    """Let an engine's pauses pass at once; returns the list that they are noted in."""
+    waited: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waited.append(seconds)
+        await asyncio.sleep(0)
+
+    engine._wait = wait  # type: ignore[method-assign]
+    return waited
+
+
+# Counts of tokens
+
+USAGES = [
+    {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None},
+    {},
+    None,
+    [],
+    "free of charge",
+    {"prompt_tokens": -5, "completion_tokens": -1},
+    {"prompt_tokens": float("nan"), "completion_tokens": float("inf")},
+    {"prompt_tokens": "ten", "completion_tokens": {}},
+    {"prompt_tokens": 10**400, "completion_tokens": True},
+]
+
+
+@pytest.mark.parametrize("usage", USAGES)
+def test_odd_usage_neither_breaks_nor_counts(server: Server, tmp_path: Path, usage: Any) -> None:
+    server.reply = lambda n, body: completion("fine", usage=usage)
+    for sent in (1, 0):
+        with engine_at(server, tmp_path / "c.jsonl", budget_tokens=1000) as engine:
+            assert engine.complete(ask("q")) == ["fine"]
+            assert engine.usage.sent == sent and 0 < engine._spent < 1000
+            assert isinstance(engine._spent, int)
+
+
+def test_a_cache_with_nulls_is_read_again(server: Server, tmp_path: Path) -> None:
+    """As such lines stand in caches that were written before nulls were looked for."""
+    with engine_at(server) as engine:
+        key = engine._key(ask("q")[0])
+    line = {"key": key, "text": "paid", "reason": "", "prompt_tokens": None}
+    (tmp_path / "c.jsonl").write_text(json.dumps(line | {"completion_tokens": None}) + "\n")
+    with engine_at(server, tmp_path / "c.jsonl") as engine:
+        assert engine.complete(ask("q")) == ["paid"] and not server.bodies
+
+
+# Replies without an answer
+
+USELESS = {
+    "reasoning": completion(None, reasoning_content="the red square, so A"),
+    "no answer but reasoning": completion("", reasoning="the red square, so A"),
+    "refused: I cannot": completion(None, refusal="I cannot help with that"),
+    "cut off before the answer": completion(None, "length", reasoning_content="let me think"),
+    "filtered": completion("The", "content_filter"),
+    "a call of a tool": completion(None, "tool_calls", tool_calls=[{"id": "1"}]),
+    "empty": completion([]),
+}
+
+
+@pytest.mark.parametrize("reason", USELESS)
+def test_useless_replies_say_why_and_are_asked_again(
+    server: Server, tmp_path: Path, reason: str
+) -> None:
+    mended: list[bool] = []
+    server.reply = lambda n, body: completion("an answer") if mended else USELESS[reason]
+    with engine_at(server, tmp_path / "c.jsonl") as engine:
+        assert engine.complete(ask("q", "q")) == [None, None]
+        assert engine.complete(ask("q")) == [None]  # within a run it is not paid for twice
+        assert reason in engine.reason(ask("q")[0]) and engine.replied(ask("q")[0])
+    assert len(server.bodies) == 1
+    mended.append(True)
+    for _ in range(2):
+        with engine_at(server, tmp_path / "c.jsonl") as engine:
+            assert engine.complete(ask("q")) == ["an answer"]
+            assert engine._spent == 30  # both replies were paid for
+    assert len(server.bodies) == 2
+
+
+def test_an_answer_that_does_not_fit_is_remembered(server: Server, tmp_path: Path) -> None:
+    server.reply = lambda n, body: completion("it is the", "length")
+    for _ in range(2):
+        with engine_at(server, tmp_path / "c.jsonl") as engine:
+            assert engine.complete(ask("q")) == [None] and engine._spent == 15
+            assert engine.reason(ask("q")[0]) == "cut off after 8 tokens"
+    assert len(server.bodies) == 1
+
+
+PARTS = [
+    [{"type": "text", "text": "fi"}, {"type": "text", "text": "ne"}],
+    [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "fine"}],
+    ["fine"],
+    [{"text": "fine"}, {"type": "image_url", "image_url": {"url": "x"}}, None, 5],
+]
+
+
+@pytest.mark.parametrize("content", PARTS)
+def test_parts_of_a_content_are_joined(server: Server, content: Any) -> None:
+    server.reply = lambda n, body: completion(content)
+    with engine_at(server) as engine:
+        assert engine.complete(ask("q")) == ["fine"] and engine.usage.sent == 1
+
+
+STREAM = b'data: {"id":"1","choices":[{"index":0,"delta":{"content":"hi"}}]}\n\ndata: [DONE]\n\n'
+STRANGE: dict[str, Any] = {
+    "choices": completion() | {"choices": []},
+    "null": completion() | {"choices": None},
+    "overloaded": {"error": {"message": "the model is overloaded"}},
+    "Bad Gateway": (200, {"Content-Type": "text/html"}, b"<html><h1>Bad Gateway</h1>log in</html>"),
+    "data:": (200, {"Content-Type": "text/event-stream"}, STREAM),
+    "not a chat completion": (200, {}, b"[" * 100_000),
+    "while decompressing": (200, {"Content-Encoding": "gzip"}, b"this is not gzip"),
+    "status 200: upstream": {"choices": [{"error": {"message": "upstream is gone"}}]},
+}
+
+
+@pytest.mark.parametrize("words", STRANGE)
+def test_what_is_no_completion_costs_two_requests(server: Server, words: str) -> None:
+    server.reply = lambda n, body: STRANGE[words]
+    with engine_at(server) as engine:
+        assert engine.complete(ask("q")) == [None] and len(server.bodies) == 2
+        reason = engine.reason(ask("q")[0])
+        assert words in reason
+        assert not engine.replied(ask("q")[0])
+
+
+def test_an_error_with_status_200_goes_by_its_code(server: Server) -> None:
+    server.reply = lambda n, body: (
+        completion("fine") if n >= 4 else {"error": {"message": "busy", "code": (503, 429)[n % 2]}}
+    )
+    with engine_at(server, retries=2) as engine:
+        without_waiting(engine)
+        assert engine.complete(ask("q")) == ["fine"] and engine.usage.sent == 5
+
+
+def test_odd_transport_is_read(server: Server, tmp_path: Path) -> None:
+    good = json.dumps(completion("caf\u00e9")).encode()
+    latin = json.dumps(completion("caf\u00e9"), ensure_ascii=False).encode("latin-1")
+    said = [
+        (200, {"Content-Encoding": "gzip"}, gzip.compress(good)),
+        (200, {"Content-Type": "text/plain"}, good),
+        (200, {}, b"\xef\xbb\xbf" + good),
+        (200, {}, b"\n" * 5000 + good),
+        (200, {}, latin),  # not UTF-8
+        (200, {}, json.dumps(completion("\ud83d half")).encode()),  # half a character
+    ]
+    server.reply = lambda n, body: said[n]
+    with engine_at(server, tmp_path / "c.jsonl") as engine:
+        texts = [engine.complete(ask(str(i)))[0] for i in range(len(said))]
+    assert texts[:4] == ["caf\u00e9"] * 4 and texts[4:] == ["caf\ufffd", "\ufffd half"]
+    assert len(read_answers(read_journal(tmp_path / "c.jsonl"))) == len(said)
+
+
+def test_half_characters_in_a_question_are_sent(server: Server) -> None:
+    with engine_at(server) as engine:
+        assert engine.complete(ask("a\ud800b")) == ["fine"]
+    assert server.bodies[0]["messages"][1]["content"] == "a\ufffdb"
+
+
+# Fields that a server does not take
+
+REFUSED = {
+    "max_tokens": problem(
+        400,
+        "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+        "'max_completion_tokens' instead.",
+        param="max_tokens",
+        code="unsupported_parameter",
+    ),
+    "temperature": problem(
+        400,
+        "Unsupported value: 'temperature' does not support 0.5 with this model. Only the default "
+        "(1) value is supported.",
+        param="temperature",
+        code="unsupported_value",
+    ),
+    "seed": (
+        422,
+        {},
+        b'{"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}',
+    ),
+}
+
+
+def test_fields_that_a_server_does_not_take(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def reply(n: int, body: dict[str, Any]) -> Any:
+        return next((REFUSED[name] for name in REFUSED if name in body), completion("fine"))
+
+    server.reply = reply
+    questions = ask(*map(str, range(20)), temperature=0.5, seed=1)
+    with engine_at(server, tmp_path / "c.jsonl", concurrency=2) as engine:
+        assert engine.complete(questions) == ["fine"] * 20
+    assert len(server.bodies) <= 20 + 2 * 3
+    assert server.bodies[-1].keys() == {"model", "messages", "max_completion_tokens"}
+    assert server.bodies[-1]["max_completion_tokens"] == 8
+    told = " ".join(caplog.messages)
+    assert len(caplog.messages) == 3 and all(name in told for name in REFUSED)
+    with engine_at(server, tmp_path / "c.jsonl") as engine:  # they are the same requests
+        assert engine.complete(questions) == ["fine"] * 20 and engine.usage.sent == 0
+
+
+def test_fields_of_the_user_stay(server: Server) -> None:
+    server.reply = lambda n, body: REFUSED["temperature"] if n < 50 else completion()
+    extra = {"temperature": 0.5, "max_tokens": None, "seed": None, "top_p": 1}
+    with engine_at(server, extra=extra) as engine:
+        assert engine.complete(ask("q", seed=3)) == [None]
+        assert "temperature" in engine.reason(ask("q", seed=3)[0])
+    assert [body.keys() for body in server.bodies] == [
+        {"model", "messages", "temperature", "top_p"}
+    ]
+
+
+def test_the_newer_name_may_be_given_by_the_user(server: Server) -> None:
+    with engine_at(server, extra={"max_completion_tokens": 99}) as engine:
+        assert engine.complete(ask("q")) == ["fine"]
+    assert server.bodies[0]["max_completion_tokens"] == 99
+    assert "max_tokens" not in server.bodies[0]
+
+
+# Limits
+
+
+def opens_after(seconds: float, waited: list[float], headers: Callable[[], dict[str, str]]) -> Any:
+    """A server that limits its rate until so many seconds were waited."""
+    return lambda n, body: (
+        completion("fine")
+        if sum(waited) >= seconds
+        else problem(429, "slow down", headers(), code="rate_limit_exceeded")
+    )
+
+
+@pytest.mark.parametrize(
+    "opens, headers",
+    [
+        (70, lambda left: {}),
+        (1500, lambda left: {}),
+        (45, lambda left: {"retry-after-ms": "45000"}),
+        (300, lambda left: {"retry-after": "300"}),
+        (40, lambda left: {"retry-after": formatdate(time.time() + left + 1, usegmt=True)}),
+    ],
+)
+def test_a_limit_loses_nothing(
+    server: Server, opens: float, headers: Callable[[float], dict[str, str]]
+) -> None:
+    with engine_at(server, pause=1.0, retries=0) as engine:
+        waited = without_waiting(engine)
+        server.reply = opens_after(opens, waited, lambda: headers(opens - sum(waited)))
+        assert engine.complete(ask("q")) == ["fine"]
+        assert max(waited) <= opens + 60 and len(server.bodies) < 12 + opens / 15
+        if headers(1.0):  # it was told how long, and asked once more after that
+            assert len(server.bodies) == 2 and opens - 1 <= waited[0] <= opens + 4
+
+
+def test_patience_ends(server: Server) -> None:
+    server.reply = lambda n, body: problem(429, "come back tomorrow", {"retry-after": "86400"})
+    with engine_at(server, concurrency=1) as engine:
+        waited = without_waiting(engine)
+        assert engine.complete(ask(*map(str, range(30)))) == [None] * 30
+        assert len(server.bodies) == 1 and not waited
+        assert "come back tomorrow" in engine.reason(ask("29")[0])
+
+
+def test_a_busy_server_that_says_when_is_no_fault(server: Server) -> None:
+    server.reply = lambda n, body: (
+        completion("fine") if n >= 9 else problem(503, "loading", {"retry-after": "5"})
+    )
+    with engine_at(server, retries=0) as engine:
+        waited = without_waiting(engine)
+        assert engine.complete(ask("q")) == ["fine"] and min(waited) >= 5
+
+
+# When nothing comes of anything
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        problem(400, "At most 1 image(s) may be provided in one prompt."),
+        problem(403, "this model is not for you"),
+        problem(422, "unknown field"),
+        completion(None, reasoning_content="hm"),
+        completion("it is", "length"),
+        (200, {"Content-Type": "text/html"}, b"<html>please log in</html>"),
+    ],
+)
+def test_refusals_of_all_requests_end_the_sending(
+    server: Server, tmp_path: Path, reply: Any
+) -> None:
+    server.reply = lambda n, body: reply
+    with engine_at(server, tmp_path / "c.jsonl", concurrency=2) as engine:
+        assert engine.complete(ask(*map(str, range(60)))) == [None] * 60
+        assert len(server.bodies) <= 2 * (REFUSALS + 2)
+        last = engine.reason(ask("59")[0])
+        assert "no more is sent" in last and not engine.replied(ask("59")[0])
+    server.reply = lambda n, body: completion("fine")
+    with engine_at(server, tmp_path / "c.jsonl") as engine:
+        assert engine.complete(ask("59")) == ["fine"]
+
+
+def test_a_wrong_name_or_key_ends_it_at_once(server: Server) -> None:
+    for status in (401, 402, 404, 405):
+        server.bodies.clear()
+        server.reply = lambda n, body, s=status: problem(s, f"no: {CANARY}")
+        with engine_at(server, concurrency=1) as engine:
+            assert engine.complete(ask(*map(str, range(9)))) == [None] * 9
+            assert len(server.bodies) == 1 and engine.errors[-1][1] == f"HTTP {status}: no: ***"
+
+
+def test_nobody_waits_for_a_server_that_has_refused_the_key(server: Server) -> None:
+    server.reply = lambda n, body: (
+        problem(429, "later", {"retry-after": "3000"}) if n == 0 else problem(401, "key expired")
+    )
+    start = time.monotonic()
+    with engine_at(server, concurrency=2) as engine:
+        assert engine.complete(ask("a", "b", "c")) == [None] * 3
+    assert time.monotonic() - start < 600
+
+
+def test_rows_that_are_refused_one_by_one_end_nothing(server: Server, tmp_path: Path) -> None:
+    def reply(n: int, body: dict[str, Any]) -> Any:
+        question = body["messages"][1]["content"]
+        return completion("fine") if question in ("first", "last") else problem(400, "too long")
+
+    server.reply = reply
+    questions = ask("first", *map(str, range(50)), "last")
+    for _ in range(2):  # in the second run those that are refused come first
+        with engine_at(server, tmp_path / "c.jsonl", concurrency=1) as engine:
+            assert engine.complete(questions) == ["fine", *[None] * 50, "fine"]
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_refusals_of_the_first_rows_do_not_end_it(server: Server, concurrency: int) -> None:
+    def reply(n: int, body: dict[str, Any]) -> Any:
+        time.sleep(0.01)
+        fine = int(body["messages"][1]["content"]) >= 2 * REFUSALS
+        return completion("fine") if fine else problem(400, "too long")
+
+    server.reply = reply
+    with engine_at(server, concurrency=concurrency) as engine:
+        answers = engine.complete(ask(*map(str, range(4 * REFUSALS))))
+    assert answers == [None] * (2 * REFUSALS) + ["fine"] * (2 * REFUSALS)
+    assert len(server.bodies) == 4 * REFUSALS  # the one that was tried first is asked once
+    server.reply = lambda n, body: problem(400, f"the prompt has {n + 900} tokens")
+    with engine_at(server) as engine:  # each in other words: it lies in the rows
+        engine.complete(ask(*map(str, range(3 * REFUSALS))))
+        assert engine.usage.sent == 3 * REFUSALS
+
+
+# A model whose context is small
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "'max_tokens' or 'max_completion_tokens' is too large: {sent}. This model's maximum "
+        "context length is 4096 tokens and your request has 200 input tokens.",
+        "This model's maximum context length is 4096 tokens. However, you requested {sent} tokens.",
+        "Requested token count exceeds the model's context length of 4096 tokens: {sent}.",
+    ],
+)
+def test_a_small_context_gets_shorter_answers(
+    server: Server, tmp_path: Path, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def reply(n: int, body: dict[str, Any]) -> Any:
+        sent, prompt = body["max_tokens"], body["messages"][1]["content"]
+        room = 500 if prompt == "long" else 3800
+        return completion() if sent <= room else problem(400, words.format(sent=sent))
+
+    server.reply = reply
+    questions = [Request(chat("s", q), max_tokens=8192) for q in ("a", "long", "b", "c")]
+    cache = tmp_path / "c.jsonl"
+    with engine_at(server, cache, concurrency=1, budget_tokens=10_000) as engine:
+        assert engine.complete(questions) == ["fine", None, "fine", "fine"]
+        sent = [body["max_tokens"] for body in server.bodies]
+        assert sent == [8192, 4096, 2048, 2048, 1024, 512, 2048, 2048]  # long costs only itself
+    assert caplog.text.count("has a small context") == 2 and "up to 2048 tokens" in caplog.text
+    server.bodies.clear()
+    with engine_at(server, cache) as engine:  # under the key of what was asked for
+        assert engine.complete([questions[0], questions[3]]) == ["fine", "fine"]
+    assert not server.bodies
+
+
+def test_a_length_of_the_user_is_not_changed(server: Server) -> None:
+    server.reply = lambda n, body: problem(400, "maximum context length is 4096 tokens")
+    with engine_at(server, extra={"max_tokens": 9000}) as engine:
+        assert engine.complete(ask("q")) == [None] and len(server.bodies) == 1
+
+
+def test_an_answer_cut_off_in_a_small_context_is_asked_again(
+    server: Server, tmp_path: Path
+) -> None:
+    def reply(n: int, body: dict[str, Any]) -> Any:
+        small = problem(400, "maximum context length is 1024 tokens")
+        return small if body["max_tokens"] > 512 else completion("it is", "length")
+
+    server.reply = reply
+    question = [Request(chat("s", "q"), max_tokens=1024)]
+    with engine_at(server, tmp_path / "c.jsonl") as engine:
+        assert engine.complete(question) == [None]
+        assert engine.reason(question[0]) == "small context: cut off after 512 tokens"
+    server.reply = lambda n, body: completion("fine")
+    with engine_at(server, tmp_path / "c.jsonl") as engine:
+        assert engine.complete(question) == ["fine"]
+
+
+def test_a_server_that_has_gone_ends_the_sending(server: Server, tmp_path: Path) -> None:
+    server.reply = lambda n, body: completion("fine") if n < 3 else problem(500, "out of memory")
+    with engine_at(server, tmp_path / "c.jsonl", concurrency=1, retries=1) as engine:
+        assert engine.complete(ask(*map(str, range(500)))) == ["fine"] * 3 + [None] * 497
+        assert len(server.bodies) == 3 + 2 * REFUSALS and "out of memory" in engine.errors[-1][1]
+    with OpenAIEngine("http://127.0.0.1:9/v1", "toy", None, retries=0, pause=0) as engine:
+        assert engine.complete(ask(*map(str, range(500)))) == [None] * 500
+        assert REFUSALS <= engine.usage.sent <= REFUSALS + 8
+
+
+def test_a_reply_that_trickles_is_a_timeout(server: Server) -> None:
+    """A sign of life now and then, as some servers send under load, is no reply."""
+    ended = threading.Event()
+
+    def reply(n: int, body: dict[str, Any]) -> Any:
+        ended.wait(20)
+        return completion()
+
+    class Trickle:
+        def __iter__(self) -> Iterator[bytes]:
+            while not ended.is_set():
+                yield b"\n"
+                time.sleep(0.05)
+
+    server.reply = lambda n, body: (200, {}, Trickle())
+    before, Handler.do_POST = Handler.do_POST, trickling(Handler.do_POST)
+    try:
+        start = time.monotonic()
+        with engine_at(server, retries=0, timeout=0.5) as engine:
+            assert engine.complete(ask("q")) == [None]
+            assert "Timeout" in engine.reason(ask("q")[0])
+        assert time.monotonic() - start < 15
+    finally:
+        ended.set()
+        Handler.do_POST = before
+
+
+def trickling(post: Callable[[Handler], None]) -> Callable[[Handler], None]:
+    """`do_POST` whose body is sent piece by piece."""
+
+    def do_post(self: Handler) -> None:
+        write = self.wfile.write
+
+        def pieces(data: Any) -> Any:
+            if isinstance(data, bytes):
+                return write(data)
+            for piece in data:
+                write(piece)
+                self.wfile.flush()
+            return None
+
+        self.wfile.write = pieces  # type: ignore[method-assign]
+        post(self)
+
+    return do_post
+
+
+# Addresses and settings
+
+
+def test_the_address_may_be_written_in_several_ways(server: Server) -> None:
+    root = server.url.removesuffix("/v1")
+    for url in (root, f"{root}/", f"{root}/v1/", f"{root}/v1/chat/completions", f" {root}/v1 "):
+        with OpenAIEngine(url, "toy", None) as engine:
+            assert engine.complete(ask(url)) == ["fine"]
+
+
+def test_a_proxy_is_not_asked_for_this_machine(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with engine_at(server, retries=0) as engine:
+        assert engine.complete(ask("q")) == ["fine"]
+    monkeypatch.setenv("ALL_PROXY", "no such thing://x")
+    monkeypatch.setenv("HTTPS_PROXY", "no such thing://x")
+    with pytest.raises(EngineError, match="HTTPS_PROXY"):
+        OpenAIEngine("https://example.invalid/v1", "toy", None)
+
+
+def test_a_redirection_is_named(server: Server) -> None:
+    there = server.url.replace("127.0.0.1", "localhost")
+    server.reply = lambda n, body: (301, {"Location": f"{there}/chat/completions"}, b"")
+    with engine_at(server, retries=0) as engine:
+        assert engine.complete(ask("q")) == [None]
+        assert "redirected to http://localhost/v1" in engine.reason(ask("q")[0])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"concurrency": 0},
+        {"retries": -1},
+        {"timeout": 0},
+        {"timeout": math.nan},
+        {"pause": -1},
+        {"patience": math.inf},
+        {"extra": {"stream": True}},
+        {"extra": {"messages": []}},
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(server: Server, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        engine_at(server, **wrong)
+
+
+# Ctrl-C
+
+CLIENT = """
+import sys
+from videothinker.commands.main import main
+
+main(sys.argv[1:])
+"""
+
+
+def test_ctrl_c_keeps_what_is_under_way_and_ends_all_waiting(
+    server: Server, tmp_path: Path
+) -> None:
+    """Two requests are being answered and one waits for a limit when it is pressed."""
+    from test_synthesis import star_rows
+
+    from videothinker.schema import write_rows
+
+    write_rows(tmp_path / "rows.jsonl", star_rows(30))
+    limited = problem(429, "later", {"retry-after": "3000"})
+
+    def reply(n: int, body: dict[str, Any]) -> Any:
+        if n == 0:
+            return limited
+        time.sleep(2.0)
+        return completion("<time>00:00-00:04</time> so <answer>A</answer>")
+
+    server.reply = reply
+    out = tmp_path / "out.jsonl"
+    argv = ["synthesize", "--qa", tmp_path / "rows.jsonl", "--out", out, "--concurrency", 3]
+    argv += ["--teacher-url", server.url, "--teacher-model", "m", "--api-key-env", ""]
+    with subprocess.Popen(
+        [sys.executable, "-c", CLIENT, *map(str, argv)], stderr=subprocess.PIPE, text=True
+    ) as client:
+        deadline = time.monotonic() + 60
+        while len(server.bodies) < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        client.send_signal(signal.SIGINT)
+        _, said = client.communicate(timeout=60)
+    assert client.returncode not in (0, 2) and "stopped" in said and "Traceback" not in said
+    assert "stopping: 2 requests under way are awaited (Ctrl-C again loses them)" in said
+    assert len(server.bodies) == 3
+    assert len(read_answers(read_journal(f"{out}.answers"))) == 2
+
+
+# Whatever a server sends
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["", "stop", "length", "error", "\ud800", "\x00", "<think>", "429", "1e999"])
+)
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+def shaped(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """An object with these fields, each of which may be missing, or anything."""
+    return st.fixed_dictionaries({}, optional={k: v | values for k, v in fields.items()})
+
+
+def either(good: Any, *odd: Any) -> st.SearchStrategy[Any]:
+    """Mostly what is right, else one of the odd values, seldom anything."""
+    return st.one_of(st.just(good), st.just(good), st.sampled_from([good, *odd]), values)
+
+
+odd_counts = [7, None, -500, "12", "x", True, 1.5, math.nan, math.inf, 10**400, [], {}]
+token_counts = st.sampled_from(odd_counts)
+usages = st.fixed_dictionaries({"prompt_tokens": token_counts, "completion_tokens": token_counts})
+parts = st.lists(
+    st.fixed_dictionaries({"type": either("text", "thinking"), "text": either("x", None)}),
+    max_size=3,
+)
+message = st.fixed_dictionaries(
+    {"content": either("fine", None, "", "\ud800", "\x00") | st.text(max_size=9) | parts},
+    optional={
+        "reasoning_content": either("hm", ""),
+        "refusal": either("no", {}),
+        "tool_calls": either([{}]),
+    },
+)
+choice = st.fixed_dictionaries(
+    {"message": message, "finish_reason": either("stop", None, "length", "content_filter")},
+    optional={"error": either(None, {"message": "no", "code": 502}), "logprobs": st.none()},
+)
+completions = st.fixed_dictionaries(
+    {"choices": st.lists(choice, min_size=1, max_size=2) | either([], None, [None])},
+    optional={"usage": usages | either(None, {}, "free"), "id": values},
+)
+errors = shaped(
+    error=shaped(
+        message=st.text(max_size=30)
+        | st.sampled_from(["'max_tokens' is not supported", "unknown field seed", CANARY]),
+        code=st.sampled_from(["unsupported_parameter", "insufficient_quota", 429, 503, "x"]),
+        param=st.sampled_from(["max_tokens", "temperature", "seed", "top_p"]),
+    ),
+    detail=st.lists(shaped(loc=st.just(["body", "seed"]), msg=st.text(max_size=9)), max_size=2),
+)
+encoded = st.one_of(
+    completions.map(json.dumps).map(str.encode),
+    completions.map(lambda v: json.dumps(v, ensure_ascii=False).encode("utf-16", "surrogatepass")),
+    errors.map(json.dumps).map(str.encode),
+    values.map(json.dumps).map(str.encode),
+    st.binary(max_size=60),
+    st.sampled_from([STREAM, b"<html><h1>502 Bad Gateway", b"", b"null", b"{", b"\xff" * 9]),
+)
+statuses = st.sampled_from(
+    [200, 201, 204, 300, 304, 400, 401, 402, 403, 404, 408, 413, 422, 429, 451, 500, 502, 503, 599]
+)
+text = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=12)
+odd_headers = st.fixed_dictionaries(
+    {},
+    optional={
+        "Content-Type": st.sampled_from(
+            ["text/html", "application/json; charset=latin-1", "text/event-stream", "x; charset=no"]
+        ),
+        "Retry-After": st.sampled_from(["1", "-1", "nan", "1e400", "Wed, 21 Oct 2026 07:28:00 GMT"])
+        | text,
+        "retry-after-ms": st.sampled_from(["5", "inf"]) | text,
+        "Date": text,
+    },
+)
+broken_headers = st.fixed_dictionaries(
+    {},
+    optional={
+        "Content-Encoding": st.sampled_from(["gzip", "deflate", "identity", "br"]),
+        "Content-Length": st.sampled_from(["0", "5", "99999"]),
+    },
+)
+paid = st.tuples(st.just(200), odd_headers, completions.map(json.dumps).map(str.encode))
+replies = st.one_of(
+    paid,
+    paid,
+    st.tuples(statuses, odd_headers, encoded),
+    st.tuples(statuses, broken_headers, encoded),
+)
+
+
+@settings(
+    max_examples=int(os.environ.get("VT_EXAMPLES", "80")),
+    deadline=None,
+    derandomize="VT_EXAMPLES" not in os.environ,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+)
+@given(said=st.lists(replies, min_size=1, max_size=4))
+@example(said=[(200, {}, json.dumps(completion("x", usage=USAGES[0])).encode())])
+@example(said=[(200, {}, json.dumps(completion("\ud800")).encode())])
+def test_whatever_a_server_sends(
+    running: Server, tmp_path_factory: pytest.TempPathFactory, said: list[Any]
+) -> None:
+    cache = tmp_path_factory.mktemp("any") / "c.jsonl"
+    running.bodies.clear()
+    running.reply = lambda n, body: completion("paid")
+    with engine_at(running, cache, timeout=2.0, retries=2) as engine:
+        without_waiting(engine)
+        assert engine.complete(ask("first")) == ["paid"]
+        running.reply = lambda n, body: said[n - 1] if n <= len(said) else completion("late")
+        [text] = engine.complete(ask("q"))
+        assert len(running.bodies) <= 1 + len(said) + 1
+        assert (text is None) == bool(engine.errors)
+        for _, reason in engine.errors:
+            assert reason and reason.isprintable() and len(reason) < 600 and CANARY not in reason
+        check_counts(engine)
+        spent = engine._spent
+    assert CANARY not in cache.read_text()
+    answers = read_answers(read_journal(cache))
+    cut_off = any(answer.reason.startswith("cut off after") for answer in answers.values())
+    running.reply = lambda n, body: completion("mended")
+    with engine_at(running, cache) as engine:
+        assert engine._spent == spent
+        assert engine.complete(ask("first")) == ["paid"]  # nothing paid for is lost
+        [again] = engine.complete(ask("q"))
+        assert again == (text if text is not None or cut_off else "mended")
+        assert (again or "").encode() is not None  # whole characters
+        check_counts(engine)
+
+
+def check_counts(engine: OpenAIEngine) -> None:
+    usage = engine.usage
+    for number in (engine._spent, engine._reserved, *vars(usage).values()):
+        assert type(number) is int and number >= 0
+    assert engine._reserved == 0
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(line=values | shaped(key=st.text(max_size=5), text=st.text(max_size=5), reason=st.text()))
+def test_whatever_stands_in_a_cache(line: Any) -> None:
+    with contextlib.suppress(UserError):
+        for answer in read_answers([line]).values():
+            assert isinstance(answer.tokens, int) and answer.tokens >= 0
+            assert answer.text is None or isinstance(answer.text, str)
+
+
+# Whatever a model writes
+
+words = st.text(max_size=12) | st.sampled_from(
+    [
+        "A",
+        "B. rain",
+        "rain",
+        "the answer is B",
+        "<|im_end|>",
+        "\ud800",
+        "J. Smith",
+        "<caption>",
+        "\n",
+    ]
+)
+
+
+@st.composite
+def question(draw: st.DrawFn) -> str:
+    """A question as a model writes it, mostly with an answer that is among the options."""
+    options = draw(st.lists(words, min_size=3, max_size=7))
+    answer = draw(st.sampled_from([*options, "A", "C", "B. rain"]))
+    return json.dumps({"question": draw(words), "options": options, "answer": answer})
+
+
+questions = question()
+written = questions | words | st.builds("<think>{}</think>{}".format, words, questions)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(reply=written)
+@example(reply='{"a": ' * 100_000 + "}")
+def test_whatever_a_model_writes(reply: str) -> None:
+    """Rows that can be read back, or a `TeacherError`: never anything else."""
+    clip = Clip("v", "v.mp4", 9.0, "train", [Segment(0.0, 4.0, "a ring")], "STAR")
+    teacher = EngineTeacher(FunctionEngine(lambda request: reply), lambda *_: [], tries=1)
+    with contextlib.suppress(TeacherError):
+        row = teacher.question(clip, 0)
+        assert Sample.from_row(json.loads(dumps(row.to_row()))) == row
+        assert "".join([row.problem, *row.options]).encode()  # whole characters
+        assert row.answer in row.letters and len(set(row.letters)) == len(row.options) >= 4
+    row = Sample("?", ["A. x", "B. y"], "<answer>A</answer>", "v.mp4", segments=clip.segments)
+    for task in (lambda: teacher.trace(row, 0), lambda: teacher.captions(row, clip)):
+        with contextlib.suppress(TeacherError):
+            said = task()
+            assert "<|im_end|>" not in str(said)
