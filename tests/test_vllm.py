@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT
 
 TRAIN = """
@@ -230,3 +231,78 @@ def test_a_server_with_other_logprobs_is_refused(world: Path) -> None:
 def test_without_vllm_it_says_what_to_install(world: Path) -> None:
     done = run(world, "none", stubs=False)
     assert done.returncode != 0 and "pip install 'videothinker[vllm]'" in done.stderr
+
+
+def adapted(dtype: torch.dtype, **options: Any) -> Any:
+    """Two frozen layers with adapters that are not zero."""
+    from peft import LoraConfig, get_peft_model
+    from torch import nn
+
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(48, 64), nn.ReLU(), nn.Linear(64, 48))
+    config = LoraConfig(r=4, target_modules=["0", "2"], **options)
+    model = get_peft_model(layers.to(dtype), config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=3e-3)
+    return model
+
+
+def base_weights(model: Any) -> dict[str, torch.Tensor]:
+    """The frozen weights below the adapters."""
+    return {n: p.detach().clone() for n, p in model.named_parameters() if "lora_" not in n}
+
+
+def test_thousands_of_transfers_leave_the_base_as_it_was() -> None:
+    """2,500 steps of LoRA: the base keeps its bits, which merging in place does not leave it."""
+    from videothinker.training.vllm_rollout import merged_weights
+
+    model = adapted(torch.bfloat16)
+    before = base_weights(model)
+    steps = torch.Generator().manual_seed(1)
+    for step in range(2500):
+        sent = dict(merged_weights(model))
+        if step % 500 == 0:
+            check_sent(model, sent)
+        with torch.no_grad():
+            for parameter in (p for p in model.parameters() if p.requires_grad):
+                parameter += 1e-5 * torch.randn(parameter.shape, generator=steps)
+    after = base_weights(model)
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+
+    for _ in range(20):  # the usual way
+        model.merge_adapter()
+        model.unmerge_adapter()
+    moved = base_weights(model)
+    assert any(not torch.equal(moved[name], weight) for name, weight in before.items())
+
+
+def check_sent(model: Any, sent: dict[str, torch.Tensor]) -> None:
+    """Names are those without adapters; weights are the 32-bit sums, rounded once."""
+    assert list(sent) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    for number in (0, 2):
+        layer = model.base_model.model[number]
+        own = layer.base_layer.weight
+        delta = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+        delta = delta * layer.scaling["default"]
+        assert delta.dtype == torch.float32
+        assert torch.equal(sent[f"{number}.weight"], (own.float() + delta).to(own.dtype))
+        assert not torch.equal(sent[f"{number}.weight"], own)
+        assert torch.equal(sent[f"{number}.bias"], layer.base_layer.bias)
+
+
+@pytest.mark.parametrize("kind", ["use_dora", "lora_bias", "use_rslora"])
+def test_every_kind_of_adapter_is_sent_merged(kind: str) -> None:
+    """What the engine computes is what the model with its adapters does."""
+    from torch import nn
+
+    from videothinker.training.vllm_rollout import merged_weights
+
+    model = adapted(torch.float32, **{kind: True})
+    before = base_weights(model)
+    engine = nn.Sequential(nn.Linear(48, 64), nn.ReLU(), nn.Linear(64, 48))
+    for _ in range(2):
+        engine.load_state_dict(dict(merged_weights(model)))
+        x = torch.randn(5, 48)
+        torch.testing.assert_close(engine(x), model(x), atol=1e-5, rtol=1e-5)
+    assert all(torch.equal(base_weights(model)[name], weight) for name, weight in before.items())
