@@ -4,9 +4,11 @@
 #   bash scripts/run_grpo_video.sh --model runs/sft/model --data data/train/train.jsonl --videos /videos --out runs/grpo
 #   ACCELERATE=ddp RECIPE=qwen2.5-vl-7b/grpo-lora-80g bash scripts/run_grpo_video.sh …
 #
-# ACCELERATE  single (default), ddp or zero2 (fsdp2 and zero3 are for SFT), or the path of a file of `accelerate config`
+# ACCELERATE  single (default), ddp or zero2 (fsdp2 and zero3 are for SFT); or the path of a file that `accelerate config`
+#             wrote, or of DeepSpeed's own JSON (then say how many processes: LAUNCH='--num_processes 8')
 # LAUNCH      further flags of accelerate, for several machines on each of them:
 #             LAUNCH='--num_machines 2 --num_processes 16 --machine_rank 0 --main_process_ip HOST --main_process_port 29500'
+#             without GPUs, to try a launch: LAUNCH='--num_processes 2 --mixed_precision no' (ddp, zero2)
 # RECIPE      a packaged recipe or the path of one (default: qwen2.5-vl-7b/grpo)
 # Every flag of `videothinker grpo` can be given. Killed and started again, it goes on from the last finished checkpoint.
 set -euo pipefail
@@ -14,5 +16,10 @@ presets="$(cd "$(dirname "${BASH_SOURCE[0]}")/../videothinker/presets" && pwd)"
 config="${ACCELERATE:-single}"
 [ -f "$config" ] || config="$presets/accelerate/${config%.yaml}.yaml"
 [ -f "$config" ] || { echo "ACCELERATE=$ACCELERATE: no such file, and none of: $(cd "$presets/accelerate" && echo *.yaml)" >&2; exit 2; }
+how=(--config_file "$config")
+if grep -q '"zero_optimization"' "$config"; then  # DeepSpeed's own configuration
+    how=(--config_file "$presets/accelerate/single.yaml" --use_deepspeed --deepspeed_config_file "$config")
+    how+=(--deepspeed_multinode_launcher standard --mixed_precision no)  # its `bf16` decides
+fi
 # shellcheck disable=SC2086
-exec accelerate launch --config_file "$config" ${LAUNCH:-} -m videothinker grpo --recipe "${RECIPE:-qwen2.5-vl-7b/grpo}" "$@"
+exec accelerate launch "${how[@]}" ${LAUNCH:-} -m videothinker grpo --recipe "${RECIPE:-qwen2.5-vl-7b/grpo}" "$@"

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import os
 import random
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 import yaml
 from conftest import ROOT
+from transformers import TrainerCallback
 
-from videothinker.files import read_json
+from videothinker.commands.main import user_message
+from videothinker.json_files import read_json
+from videothinker.model.encoder import EncoderOptions
 from videothinker.schema import read_captions, write_rows
 from videothinker.synthesis.synthesize import synthesize
 from videothinker.toy.teacher import ScriptedTeacher
 from videothinker.toy.world import WorldSize, make_world
+from videothinker.training.job import Recipe, TrainingJob
+from videothinker.training.recipes import make_job, run_job
+from videothinker.video.frames import Sampling
 
 ENVIRONMENT = os.environ | {
     "OMP_NUM_THREADS": "1",
@@ -126,3 +137,124 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(
         for s in states
     ]
     assert logs[0] == logs[1] and len(logs[0]) > 1
+
+
+# In this process: disks that are full, folders of others, runs that end between training and saving
+
+
+def job(
+    stage: str,
+    world: Path,
+    out: Path,
+    callbacks: Sequence[Any] = (),
+    steps: int = 4,
+    **recipe: Any,
+) -> TrainingJob:
+    """A training of a few steps with a checkpoint after each."""
+    train = TRAIN[stage] | {"max_steps": steps, "save_steps": 1, "save_total_limit": 2}
+    train |= {"learning_rate": 1e-3, "logging_steps": 1, "disable_tqdm": True}
+    train |= {"num_iterations": 1} if stage == "grpo" else {}
+    style = "short" if stage == "sft" else "letter"
+    sampling = Sampling(fps=2, max_frames=48, size=(56, 56))
+    values = Recipe(stage, style=style, sampling=sampling, train=train)
+    options = EncoderOptions(timeout=None)
+    rows = world / "train.jsonl"
+    made = make_job(replace(values, **recipe), rows, out, world, BASE, (), options, callbacks)
+    return replace(made, rewards={"any": any_reward}) if stage == "grpo" else made
+
+
+def any_reward(prompts: Sequence[str], completions: Sequence[Any], **columns: Any) -> list[float]:
+    """Something that differs between completions, whatever they say."""
+    return [float(crc32(str(completion).encode()) % 7) for completion in completions]
+
+
+def weights(out: Path) -> bytes:
+    return (out / "model" / "model.safetensors").read_bytes()
+
+
+class FullDisk(TrainerCallback):
+    """Lets no file grow above a megabyte from step 3 on, as a full disk or a quota does."""
+
+    def __init__(self) -> None:
+        self.limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, self.limits[1]))
+
+    def over(self) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.limits)
+
+
+@pytest.mark.filterwarnings("error::FutureWarning:transformers.training_args")
+def test_a_full_disk_and_what_others_keep_beside_the_checkpoints(
+    world: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    run_job(job("sft", world, whole))
+    full = FullDisk()
+    try:
+        with pytest.raises(Exception) as raised:
+            run_job(job("sft", world, out, [full]))
+    finally:
+        full.over()
+    assert "no room on the disk" in str(user_message(raised.value)), raised.value
+    checkpoints = out / "checkpoints"
+    assert (checkpoints / "checkpoint-2" / "finished").exists()
+    assert not (checkpoints / "checkpoint-3" / "finished").exists()
+
+    shutil.copytree(checkpoints / "checkpoint-2", checkpoints / "checkpoint-best")
+    shutil.copytree(checkpoints / "checkpoint-2", checkpoints / "checkpoint-2-backup")
+    shutil.copytree(checkpoints / "checkpoint-2", checkpoints / "checkpoint-9")
+    (checkpoints / "checkpoint-2.zip").write_bytes(b"zip")
+    (checkpoints / "checkpoint-4").mkdir()  # where this run will want to write
+    (checkpoints / "checkpoint-4" / "notes.txt").write_text("mine")
+    capfd.readouterr()
+    run_job(job("sft", world, out))
+    said = "".join(capfd.readouterr())
+    assert weights(out) == weights(whole) != (BASE / "model.safetensors").read_bytes()
+    assert "goes on from step 2 of 4" in said
+    assert "missing keys" not in said and "unexpected keys" not in said
+    left = {path.name for path in checkpoints.glob("*checkpoint-*")}
+    ours = {"checkpoint-3", "checkpoint-4"}
+    kept = {"checkpoint-best", "checkpoint-2-backup", "checkpoint-2.zip"}
+    assert left == ours | kept | {"foreign-checkpoint-4", "damaged-checkpoint-9"}
+    assert (checkpoints / "foreign-checkpoint-4" / "notes.txt").read_text() == "mine"
+    assert (checkpoints / "checkpoint-best" / "optimizer.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "stage, peft",
+    [("sft", {"r": 2}), ("grpo", None), ("grpo", {"r": 2})],
+)
+def test_a_run_that_was_trained_but_not_saved_is_saved(
+    stage: str, peft: dict[str, Any] | None, world: Path, tmp_path: Path
+) -> None:
+    """Killed between the last checkpoint and the end: nothing is trained again."""
+    targets = peft and peft | {"target_modules": ["q_proj", "v_proj"]}
+    options: dict[str, Any] = {"peft": targets}
+    trained = run_job(job(stage, world, tmp_path / "run", steps=2, **options))
+    before = weights(tmp_path / "run")
+    assert before != (BASE / "model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "run" / "model")
+    again = run_job(job(stage, world, tmp_path / "run", steps=2, **options))
+    assert weights(tmp_path / "run") == before
+    steps = [entry["step"] for entry in again["log"] if "loss" in entry]
+    assert steps == [entry["step"] for entry in trained["log"] if "loss" in entry] == [1, 2]
+
+
+def test_one_checkpoint_is_enough(world: Path, tmp_path: Path) -> None:
+    """The old one is removed when the new one is finished, and not before."""
+
+    class Stop(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            names = sorted(path.name for path in Path(args.output_dir).glob("checkpoint-*"))
+            assert names == [f"checkpoint-{state.global_step}"]
+            if state.global_step == 2:
+                raise KeyboardInterrupt
+
+    stopped = job("sft", world, tmp_path / "run", [Stop()])
+    stopped.recipe.train["save_total_limit"] = 1
+    with pytest.raises(KeyboardInterrupt):
+        run_job(stopped)
+    assert (stopped.checkpoints / "checkpoint-2" / "finished").exists()

@@ -1,0 +1,110 @@
+"""What a training costs: cases in which "fits" was wrong, with the numbers worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from videothinker.training.plan import CostEstimate, plan_training
+from videothinker.training.recipes import apply_overrides, read_recipe
+
+SIZES = {"3b": "Qwen/Qwen2.5-VL-3B-Instruct", "7b": "Qwen/Qwen2.5-VL-7B-Instruct"}
+
+
+def plan(name: str, gpus: str, *overrides: str, **options: str) -> CostEstimate:
+    """The estimate of a packaged recipe of the 3B or the 7B model."""
+    recipe = apply_overrides(read_recipe(name), overrides)
+    return plan_training(recipe, gpus, SIZES[name[11:13]], **options)
+
+
+def gigabytes(estimate: CostEstimate, *parts: str) -> float:
+    return sum(estimate.memory[part] for part in parts) / 1e9
+
+
+def test_the_3b_model_does_not_fit_under_ddp() -> None:
+    """Language model and words, 3.086 billion weights: each four bytes, and each gradient twice."""
+    ddp = plan("qwen2.5-vl-3b/grpo", "8xH100-80G")
+    assert gigabytes(ddp, "buckets") == pytest.approx(4 * 3.086, rel=1e-3)
+    assert gigabytes(ddp, "buckets") == gigabytes(ddp, "gradients")
+    # weights 15.0, copies 7.5, gradients and buckets 24.7, Adam 24.7, reference 15.0: 86.9
+    state = gigabytes(ddp, "weights", "16-bit copies", "gradients", "buckets", "optimizer")
+    assert state + gigabytes(ddp, "reference") == pytest.approx(86.9, abs=0.1)
+    assert not ddp.fits and "ACCELERATE=zero2" in ddp.changes[-1]
+    assert plan("qwen2.5-vl-3b/grpo", "8xH100-80G", sharding="zero2").fits
+    alone = plan("qwen2.5-vl-3b/grpo", "H200-141G")
+    assert alone.memory["buckets"] == 0 and alone.fits  # one GPU has nobody to send them to
+
+
+def test_sft_of_the_3b_model_under_ddp() -> None:
+    """15.0 + 7.5 + 12.3 + 12.3 + 24.7 = 71.9 GB of state, before the first activation."""
+    ddp = plan("qwen2.5-vl-3b/sft", "8xH100-80G")
+    state = gigabytes(ddp, "weights", "16-bit copies", "gradients", "buckets", "optimizer")
+    assert state == pytest.approx(71.9, abs=0.1)
+    assert not ddp.fits and plan("qwen2.5-vl-3b/sft", "8xH100-80G", sharding="fsdp2").fits
+
+
+def test_adapters_and_deepspeed_have_small_buckets() -> None:
+    lora = plan("qwen2.5-vl-7b/grpo-lora-80g", "8xA100-80G")
+    # r 64 on all seven projections: 161.5 million numbers in 32 bits
+    assert gigabytes(lora, "buckets") == pytest.approx(0.646, abs=0.001) and lora.fits
+    zero2 = plan("qwen2.5-vl-7b/grpo", "8xH100-80G", sharding="zero2")
+    # one bucket to reduce and one to gather, half a billion 16-bit numbers each
+    assert gigabytes(zero2, "buckets") == 2.0
+    assert zero2.fits
+
+
+def test_the_residual_stream_has_the_type_of_the_weights() -> None:
+    """3B, P 1483, C 1024, 8 completions, checkpointed, weights in 32 bits below autocast.
+
+    Kept of each of 36 layers: of a prompt token its input (4 · 2048) and keys (4 · 256), values
+    (2 · 256) and their gradients; of a completion token its input. One layer of completions is
+    computed again: 2 norms of 2048 · (4 + 4 + 2), and 2 bytes of 3 · 2048 + 2 · 2048 + 2 · 256
+    + 4 · 11008 numbers for each token, and 2 · 2 · 256 bytes of joined keys and values for each
+    of 8 · (1483 + 1024).
+    """
+    layer = 2 * 2048 * (4 + 4 + 2) + 2 * (3 * 2048 + 2 * 2048 + 2 * 256 + 4 * 11008)
+    again = 8 * (1024 * layer + 2 * 2 * 256 * (1483 + 1024))
+    kept = 1483 * (4 * 2048 + 2 * (4 + 2) * 256) + 8 * 1024 * 4 * 2048
+    wide = plan("qwen2.5-vl-3b/grpo", "H200-141G").memory["activations"]
+    assert wide == 36 * kept + again
+    # 16-bit weights: a stream of 16 bits
+    layer = 2 * 2048 * (4 + 2 + 2) + 2 * (3 * 2048 + 2 * 2048 + 2 * 256 + 4 * 11008)
+    again = 8 * (1024 * layer + 2 * 2 * 256 * (1483 + 1024))
+    kept = 1483 * (2 * 2048 + 2 * (2 + 2) * 256) + 8 * 1024 * 2 * 2048
+    narrow = plan("qwen2.5-vl-3b/grpo", "8xH100-80G", sharding="zero2").memory["activations"]
+    assert narrow == 36 * kept + again
+
+
+def test_attention_keeps_no_scores_but_sft_repeats_keys_and_values() -> None:
+    """28 heads · n · (P + n) numbers of each layer would be gigabytes for 8,203 tokens."""
+    short = plan("qwen2.5-vl-7b/grpo-long-video", "A100-80G", "sampling.n_frames=128")
+    long = plan("qwen2.5-vl-7b/grpo-long-video", "A100-80G")
+    tokens = [estimate.load.prompt for estimate in (short, long)]
+    growth = (long.memory["activations"] - short.memory["activations"]) / (tokens[1] - tokens[0])
+    assert growth < 28 * (3584 * 2 + 2 * 4 * 512) + 300_000  # bytes of a token, however long
+    plain = plan("qwen2.5-vl-7b/sft", "H200-141G", "train.gradient_checkpointing=false")
+    row = plain.load.prompt + plain.load.longest
+    layer = 2 * 3584 * (4 + 4 + 2) + 2 * (3 * 3584 + 2 * 3584 + 2 * 512 + 4 * 18944)
+    repeated = 2 * 2 * 3584
+    kept_of = 28 * (plain.load.prompt + plain.load.longest) * (layer + repeated)
+    assert row and plain.memory["activations"] == kept_of
+
+
+def test_what_a_recipe_says_about_memory_is_heard() -> None:
+    name, gpus = "qwen2.5-vl-3b/sft", "H200-141G"
+    usual = plan(name, gpus)
+    small = plan(name, gpus, "train.optim=paged_adamw_8bit")
+    assert small.memory["optimizer"] == usual.memory["optimizer"] / 4
+    both = [
+        plan(name, gpus, f"train.{field}=false").memory["activations"]
+        for field in ("gradient_checkpointing", "activation_checkpointing")
+    ]
+    assert both[0] != usual.memory["activations"]
+    recipe = read_recipe(name)
+    older = {k: v for k, v in recipe.train.items() if k != "gradient_checkpointing"}
+    newer = replace(recipe, train=older | {"activation_checkpointing": False})
+    assert plan_training(newer, gpus, SIZES["3b"]).memory["activations"] == both[0]
+    exact = plan(name, gpus, "train.bf16=false")
+    assert exact.memory["16-bit copies"] == 0
+    assert exact.memory["activations"] > usual.memory["activations"]
