@@ -16,8 +16,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from videothinker.commands.main import build_parser, user_message
+from videothinker.claims import claim_output
+from videothinker.commands.main import (
+    INTERRUPTED,
+    STOPPED,
+    apply_environment,
+    build_parser,
+    user_message,
+)
 from videothinker.commands.models import run_eval
+from videothinker.files import check_writable
 
 
 def load_model(path: str, **options: Any) -> tuple[Any, Any]:
@@ -69,7 +77,10 @@ def parse(argv: Sequence[str] | None) -> list[argparse.Namespace]:
 def evaluate_pair(args: argparse.Namespace, load: LastModel) -> bool:
     """Run one `videothinker eval`; False when it ended with an error that has been printed."""
     try:
-        run_eval(args, load)
+        apply_environment(args)
+        check_writable(args.out, folder=True)
+        with claim_output(args.out):
+            run_eval(args, load)
     except Exception as error:
         message = user_message(error)
         if message is None:
@@ -83,10 +94,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate every pair; returns the exit code."""
     load = LastModel()
     failed = []
-    for args in parse(argv):
-        print(f"== {args.model} on {args.data}", flush=True)
-        if not evaluate_pair(args, load):
-            failed.append(f"failed: {args.model} on {args.data}")
+    try:
+        for args in parse(argv):
+            print(f"== {args.model} on {args.data}", flush=True)
+            if not evaluate_pair(args, load):
+                failed.append(f"failed: {args.model} on {args.data}")
+    except KeyboardInterrupt:
+        print(STOPPED, file=sys.stderr)
+        return INTERRUPTED
     for line in failed:
         print(line)
     return 1 if failed else 0

@@ -1,0 +1,438 @@
+"""Evaluations: rows that cannot be asked or judged, replies that are no answers, few videos."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from videothinker.commands.main import main
+from videothinker.evaluation.records import (
+    Record,
+    compare_runs,
+    records_by_id,
+    summarise,
+    summary_line,
+)
+from videothinker.evaluation.statistics import clustered_mean, paired_difference
+from videothinker.files import FormatError, InputError
+from videothinker.json_files import read_json
+from videothinker.schema import Sample, write_rows
+from videothinker.video.frames import VideoError
+
+EXAMPLES = int(os.environ.get("VIDEOTHINKER_EXAMPLES", "0"))
+tried = settings(
+    max_examples=EXAMPLES or 100, deadline=None, derandomize=not EXAMPLES, database=None
+)
+OPTIONS = ["A. the red ring", "B. the dog", "C. a cat"]
+
+
+def row(name: str, **changes: Any) -> Sample:
+    """A question about its own video."""
+    sample = Sample("Which is first?", OPTIONS, "<answer>B</answer>", f"{name}.mp4", id=name)
+    return replace(sample, **changes)
+
+
+# intervals
+
+ANSWERS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 4)), min_size=1, max_size=30)
+
+
+@tried
+@given(ANSWERS)
+@example([(1.0, 0), (0.0, 1), (0.0, 2)])
+@example([(1.0, 0), (0.0, 0), (1.0, 1), (0.0, 1)])
+@example([(1.0, 0)] * 9)
+def test_an_interval_lies_inside_its_bounds(answers: list[tuple[float, int]]) -> None:
+    values, videos = [a for a, _ in answers], [v for _, v in answers]
+    estimate = clustered_mean(values, videos)
+    if len(set(videos)) == 1:
+        assert math.isnan(estimate.low) and estimate.bounds == (None, None)
+        return
+    assert 0 <= estimate.low <= estimate.mean + 1e-9 and estimate.mean - 1e-9 <= estimate.high <= 1
+    mirrored = clustered_mean([1 - v for v in values], videos)
+    assert mirrored.low == pytest.approx(1 - estimate.high, abs=1e-6)
+    if set(values) <= {0.0, 1.0}:
+        assert estimate.high - estimate.low > 0.01, "answers of at most 30 questions leave doubt"
+
+
+@tried
+@given(ANSWERS, st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=30, max_size=30))
+@example([(1.0, 0), (1.0, 1)], [0.0] * 30)
+@example([(1.0, 0), (0.0, 1)], [1.0, 0.0] * 15)
+def test_a_paired_interval_lies_inside_its_bounds(
+    answers: list[tuple[float, int]], others: Sequence[float]
+) -> None:
+    a, videos = [a for a, _ in answers], [v for _, v in answers]
+    b = list(others[: len(a)])
+    estimate = paired_difference(a, b, videos)
+    if len(set(videos)) == 1:
+        assert estimate.bounds == (None, None)
+        return
+    assert -1 <= estimate.low <= estimate.mean + 1e-9
+    assert estimate.mean - 1e-9 <= estimate.high <= 1
+    assert estimate.high - estimate.low > 1e-9
+    swapped = paired_difference(b, a, videos)
+    assert swapped.low == pytest.approx(-estimate.high, abs=1e-6)
+
+
+def test_an_interval_has_a_width_where_all_or_none_are_right() -> None:
+    none, all_right = clustered_mean([0] * 30, range(30)), clustered_mean([1] * 30, range(30))
+    assert none.low == 0 and 0.08 < none.high < 0.15
+    assert all_right.high == 1 and all_right.low == pytest.approx(1 - none.high)
+    few = clustered_mean([1] * 30, [i // 10 for i in range(30)])  # thirty answers, three videos
+    assert few.low < all_right.low
+    same = paired_difference([1] * 30, [1] * 30, range(30))
+    assert same.mean == 0 and -0.2 < same.low < -0.08 and same.high == pytest.approx(-same.low)
+
+
+def test_nearly_equal_fractions_are_judged_like_equal_ones() -> None:
+    for last in (0.6, 0.6 + 2e-9, 0.6 + 1e-7):
+        difference = paired_difference([0.6] * 9 + [last], [0.5] * 10, range(10))
+        assert difference.low < difference.mean < difference.high
+        assert difference.high - difference.low == pytest.approx(0.0435, abs=0.002)
+        mean = clustered_mean([1 / 3] * 19 + [last - 0.6 + 1 / 3], range(20))
+        assert mean.high - mean.low == pytest.approx(0.044, abs=0.002)
+
+
+# records
+
+
+def records_of(replies: Sequence[str], **options: Any) -> list[Record]:
+    return [Record.of(row(f"q{i}"), "own", text, **options) for i, text in enumerate(replies)]
+
+
+def test_a_reply_that_was_cut_off_says_so_everywhere() -> None:
+    whole = records_of(["<answer>B</answer>"] * 3)
+    cut = [replace(r, id=f"c{r.id}") for r in records_of(["I see a ring"], cut_off=True)]
+    assert [r.cut_off for r in whole + cut] == [False, False, False, True]
+    summary = summarise(whole + cut)
+    assert summary["cut_off"] == 0.25
+    assert "cut off by the length limit 25.0 %" in summary_line("own", summary)
+    assert "cut off" not in summary_line("own", summarise(whole))
+
+
+def test_letters_in_another_dress_are_counted_and_stay_wrong() -> None:
+    dressed = records_of(["<answer>B.</answer>", "(B)", "Answer: B", "<answer>A or B</answer>"])
+    assert not any(r.correct for r in dressed)
+    assert [r.untidy for r in dressed] == ["B", "B", "B", None]
+    summary = summarise(dressed)
+    assert (summary["answered"], summary["untidy"]) == (0, 0.75)
+    assert "no answer in 4 replies (3 name a letter in another form)" in summary_line(
+        "own", summary
+    )
+
+
+def test_a_control_that_was_forced_keeps_what_it_said() -> None:
+    forced = [replace(r, prediction="B", forced=True) for r in records_of(["(B)", "I see"])]
+    summary = summarise(forced)
+    assert (summary["answered"], summary["untidy"]) == (0, 0.5)
+    assert "no answer in 2 replies (1 name a letter in another form)" in summary_line(
+        "no_video", summary
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"correct": None}, "field 'correct' cannot be None"),
+        ({"id": 3}, "field 'id' cannot be 3"),
+        ({"segments": []}, r"field 'segments' cannot be \[\]"),
+        ({"segments": {"miou": "x"}}, "field 'segments' holds something that is no fraction"),
+        ({"segments": {"miou": 2}}, "field 'segments' holds something that is no fraction"),
+        ({"more": 1}, "unexpected keyword argument 'more'"),
+        (5, "it is int, not an object"),
+        ("cut_off", "it is str, not an object"),
+        (None, "it is NoneType, not an object"),
+    ],
+)
+def test_what_is_no_record_is_named_by_file_line_and_field(change: Any, says: str) -> None:
+    good = asdict(records_of(["<answer>B</answer>"])[0])
+    entry = good | change if isinstance(change, dict) else change
+    with pytest.raises(FormatError, match=f"^r.jsonl:2: not a record of an evaluation: .*{says}"):
+        records_by_id([good, entry], "r.jsonl")
+
+
+def test_the_clip_bounds_times_where_the_row_does_not() -> None:
+    text = "<time>00:05-00:12</time> <caption>a</caption> <think>b</think> <answer>B</answer>"
+    assert Record.of(row("a"), "own", text).formatted  # nobody knows how long the clip is
+    assert not Record.of(row("a"), "own", text, duration=9.0).formatted
+    assert not Record.of(row("a", duration=9.0), "own", text, duration=60.0).formatted
+    assert not Record.of(row("a"), "other_video", text, duration=9.0).times_valid
+
+
+def test_a_comparison_of_one_video_has_no_interval() -> None:
+    records = [replace(r, video_id="v") for r in records_of(["<answer>B</answer>", "A"])]
+    difference = compare_runs(records, records)
+    assert (difference["ci_low"], difference["ci_high"]) == (None, None)
+
+
+# the command
+
+
+class Script:
+    """A model, an encoder and a generator that are none: what is read and said is scripted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from videothinker.evaluation import evaluate
+        from videothinker.model import encoder, qwen
+
+        self.loaded = 0
+        self.faults: dict[str, Exception] = {}
+        self.reply: Callable[[int], Any] = lambda i: evaluate.Reply("<answer>B</answer>", 4, False)
+        monkeypatch.setattr(qwen, "load_model", self.load)
+        monkeypatch.setattr(encoder, "Encoder", lambda *_: self)
+        monkeypatch.setattr(evaluate, "greedy_replies", self.replies)
+
+    def load(self, *_: Any, **__: Any) -> tuple[str, str]:
+        self.loaded += 1
+        return "model", "processor"
+
+    def replies(self, model: Any, encoder: Any, prompts: Sequence[Any], limit: int) -> list[Any]:
+        return [self.reply(i) for i in range(len(prompts))]
+
+    def expect(self, samples: Sequence[Sample]) -> None:
+        """Read ahead: nothing."""
+
+    def __call__(self, sample: Sample, video: bool = True, clip: Sample | None = None) -> Any:
+        import torch
+
+        from videothinker.model.encoder import Prompt
+
+        if sample.id in self.faults:
+            raise self.faults[sample.id]
+        return Prompt(torch.zeros(3, dtype=torch.long), None, None, ())
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    return Script(monkeypatch)
+
+
+def run_eval(folder: Path, rows: Sequence[Sample], *flags: str) -> int:
+    """Run `videothinker eval` on these rows; its exit code."""
+    (folder / "videos").mkdir(exist_ok=True)
+    write_rows(folder / "rows.jsonl", rows)
+    where = ["--data", str(folder / "rows.jsonl"), "--videos", str(folder / "videos")]
+    try:
+        main(["eval", "--model", "data/tiny-base", *where, "--out", str(folder / "out"), *flags])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_one_bad_row_never_ends_an_evaluation(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script.faults = {
+        "unreadable": VideoError("unreadable.mp4", "cut off"),
+        "forbidden": PermissionError(13, "Permission denied"),
+        "tokens": FormatError("holds the control token '<|video_pad|>'"),
+        "placeholder": ValueError("The total number of <|video_pad|> tokens"),
+    }
+    rows = [row(name) for name in (*script.faults, "good", "fine")]
+    assert run_eval(tmp_path, rows) == 0
+    printed = capsys.readouterr().out
+    assert "6 questions about 6 videos, accuracy 33.3 %" in printed
+    assert "own: 4 questions count as wrong that could not be asked; first unreadable:" in printed
+    results = read_json(tmp_path / "out" / "Stats-tiny-base.json")
+    assert (results["unreadable_videos"], results["correct_answers"]) == (4, 2)
+    lines = (tmp_path / "out" / "tiny-base-own.jsonl").read_text().splitlines()
+    reasons = {r["id"]: r["error"] for r in map(json.loads, lines)}
+    assert reasons["tokens"] == "holds the control token '<|video_pad|>'"
+    assert reasons["placeholder"].startswith("ValueError: The total number") and not reasons["good"]
+
+
+@pytest.mark.parametrize("fault", [MemoryError(), TypeError("a bug"), RuntimeError("CUDA")])
+def test_what_no_row_is_at_fault_for_ends_an_evaluation(
+    script: Script, tmp_path: Path, fault: Exception
+) -> None:
+    script.faults = {"a": fault}
+    with pytest.raises(type(fault)):
+        run_eval(tmp_path, [row("a"), row("b")])
+
+
+def test_an_evaluation_in_which_nothing_could_be_asked_is_an_error(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script.faults = {"a": VideoError("a.mp4", "gone"), "b": VideoError("b.mp4", "gone")}
+    assert run_eval(tmp_path, [row("a"), row("b")]) == 2
+    printed = capsys.readouterr()
+    error = printed.err
+    assert "count as wrong that" not in printed.out  # the error says it
+    assert "none of the 2 questions could be asked; first reason: a.mp4: gone" in error
+
+
+def test_cut_off_replies_are_in_every_file(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from videothinker.evaluation.evaluate import Reply
+
+    script.reply = lambda i: Reply("(B)" if i else "I see", 8, not i)
+    assert run_eval(tmp_path, [row("a"), row("b"), row("c")]) == 0
+    line = capsys.readouterr().out
+    assert "no answer in 3 replies (2 name a letter in another form), cut off by" in line
+    out = tmp_path / "out"
+    assert read_json(out / "summary-tiny-base.json")["own"]["cut_off"] == pytest.approx(1 / 3)
+    stats = read_json(out / "Stats-tiny-base.json")
+    assert (stats["cut_off_replies"], stats["unanswered_questions"]) == (1, 3)
+    assert stats["untidy_answers"] == 2
+    assert [r["Cut Off"] for r in read_json(out / "Results-tiny-base.json")].count(True) == 1
+    lines = (out / "tiny-base-own.jsonl").read_text().splitlines()
+    assert sum(json.loads(line)["cut_off"] for line in lines) == 1
+
+
+def test_a_row_that_is_there_twice_is_asked_once(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nameless = row("a", id="")
+    twins = row("t", options=["A. x", "B. x", "C. y"])
+    assert run_eval(tmp_path, [nameless, row("b"), nameless, twins]) == 0
+    printed = capsys.readouterr().out
+    assert "1 row left out: copies of others" in printed
+    assert "1 row with the same option twice, first t: the other letter counts as wrong" in printed
+    assert "3 questions about 3 videos" in printed
+
+
+def test_rows_about_pictures_are_left_out(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = [row(f"p{i}", data_type="image", path=f"p{i}.jpg") for i in range(3)]
+    assert run_eval(tmp_path, [row("a"), *pictures, row("b")]) == 0
+    printed = capsys.readouterr().out
+    assert "3 of 5 rows are about" in printed
+    assert "2 questions about 2 videos, accuracy 100.0 %" in printed
+
+
+@pytest.mark.parametrize(
+    ("rows", "flags", "message"),
+    [
+        ([row("a"), row("a", path="b.mp4")], [], "two different rows have the id 'a'"),
+        (
+            [row("a", id=""), row("a", id="", solution="<answer>C</answer>")],
+            [],
+            "the question 'Which is first?' about 'a.mp4' is there twice",
+        ),
+        ([row("a"), row("b", path="a.mp4")], ["--controls"], "needs at least two videos"),
+        ([row("a")], ["--style", "poem"], "unknown --style 'poem'"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_before_the_model_is_loaded(
+    script: Script,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    rows: list[Sample],
+    flags: list[str],
+    message: str,
+) -> None:
+    assert run_eval(tmp_path, rows, *flags) == 2
+    assert message in capsys.readouterr().err
+    assert script.loaded == 0
+
+
+@pytest.mark.parametrize("as_map", [False, True])
+def test_videos_that_are_not_there_are_refused_before_the_model_is_loaded(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str], as_map: bool
+) -> None:
+    away = str(tmp_path / "away")
+    videos = json.dumps({"STAR": away, "other": away}) if as_map else away
+    rows = [row("a", data_source="STAR"), row("b", data_source="STAR")]
+    assert run_eval(tmp_path, rows, "--videos", videos) == 2
+    assert f"there is no folder {away}" in capsys.readouterr().err
+    assert script.loaded == 0 and not list(tmp_path.rglob("tiny-base-*"))
+    argv = ["sft", "--recipe", "tiny/sft", "--data", str(tmp_path / "rows.jsonl")]
+    with pytest.raises(SystemExit):
+        main([*argv, "--videos", videos, "--out", str(tmp_path / "run")])
+    assert f"there is no folder {away}" in capsys.readouterr().err
+    if as_map:  # of the sources that no row is of, nothing is asked
+        videos = json.dumps({"STAR": str(tmp_path), "other": away})
+        assert run_eval(tmp_path, rows, "--videos", videos) == 0
+
+
+def test_a_folder_of_another_model_is_refused_before_the_model_is_loaded(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_eval(tmp_path, [row("a"), row("b")]) == 0
+    assert run_eval(tmp_path, [row("a"), row("b")], "--max-new-tokens", "7") == 2
+    assert "max_new_tokens" in capsys.readouterr().err
+    assert script.loaded == 1
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_folder_free(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from videothinker.model import qwen
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise InputError("no such model")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(qwen, "load_model", broken)
+        assert run_eval(tmp_path, [row("a"), row("b")]) == 2
+    assert not list((tmp_path / "out").glob("settings-*"))
+    assert run_eval(tmp_path, [row("a"), row("b")], "--max-new-tokens", "7") == 0
+
+
+def test_a_clip_that_vanishes_before_a_control_is_forced_is_left_as_it_is(
+    script: Script, tmp_path: Path
+) -> None:
+    from videothinker.evaluation import evaluate
+
+    script.reply = lambda i: evaluate.Reply("no idea", 2, False)
+
+    def vanish(model: Any, encoder: Any, samples: Sequence[Sample], prompts: Any) -> list[str]:
+        return [s.answer for s in samples]
+
+    calls = []
+
+    def encoded(sample: Sample, video: bool = True, clip: Sample | None = None) -> Any:
+        calls.append(sample.id)
+        if calls.count("a") == 2 and sample.id == "a":
+            raise VideoError("a.mp4", "gone")
+        return Script.__call__(script, sample, video, clip)
+
+    encoder = type("Vanishing", (), {"__call__": staticmethod(encoded), "expect": script.expect})()
+    with patch.object(evaluate, "likeliest_letters", vanish):
+        records = evaluate.evaluate(
+            "model", encoder, [row("a"), row("b")], tmp_path / "r.jsonl", "no_video"
+        )
+    assert [(r.id, r.forced, r.correct) for r in records] == [
+        ("a", False, False),
+        ("b", True, True),
+    ]
+
+
+def test_two_rows_of_one_id_are_refused_by_evaluate_too(script: Any, tmp_path: Path) -> None:
+    from videothinker.evaluation.evaluate import evaluate
+
+    with pytest.raises(InputError, match="1 ids are used by several rows"):
+        evaluate("model", script, [row("a"), row("a")], tmp_path / "r.jsonl")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_an_answer_that_was_cut_off_is_told(
+    finished: bool, script: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from videothinker.commands.models import answer_view
+    from videothinker.model.generate import Completion
+
+    script.processor, script.frames = None, lambda sample: None
+    with (
+        patch("videothinker.model.qwen.family_of"),
+        patch("videothinker.model.generate.texts", return_value=["I see"]),
+        patch("videothinker.model.generate.generate") as generate,
+        patch("videothinker.viewer.viewer.View.of", return_value="view"),
+    ):
+        generate.return_value = [[Completion([1], [0.0], finished)]]
+        assert answer_view("model", script, row("a"), 7) == "view"
+    told = "cut off by the length limit of 7 tokens" in capsys.readouterr().err
+    assert told != finished
