@@ -432,6 +432,53 @@ def test_hostile_texts_stay_texts(open_page, tmp_path):
         assert "onerror" in page.locator(".vt-question").text_content()
 
 
+IN_PLACE = """html => {  // JupyterLab: each script again where it stands
+    const div = document.body.appendChild(document.createElement('div'));
+    div.innerHTML = html;
+    for (const old of [...div.querySelectorAll('script')]) {
+        const script = document.createElement('script');
+        script.textContent = old.textContent;
+        old.replaceWith(script);
+    }
+}"""
+AT_THE_END = """html => {  // VS Code: each script again at the end of the output
+    const div = document.body.appendChild(document.createElement('div'));
+    div.innerHTML = html;
+    for (const old of [...div.querySelectorAll('script')]) {
+        const script = document.createElement('script');
+        script.text = old.textContent;
+        div.appendChild(script).parentNode.removeChild(script);
+    }
+}"""
+IN_THE_HEAD = AT_THE_END.replace("div.appendChild(script)", "document.head.appendChild(script)")
+
+
+@pytest.mark.parametrize("host", [IN_PLACE, AT_THE_END, IN_THE_HEAD])
+def test_a_view_shows_wherever_a_notebook_runs_its_script(open_page, tmp_path, host):
+    views = [make_view(make_frames(tmp_path, seed=k), k) for k in (1, 2)]
+    html = "".join(view_html(view, standalone=False) for view in [*views, views[0]])
+    (tmp_path / "empty.html").write_text("<!doctype html><body></body>")
+    page = open_page(tmp_path / "empty.html")
+    page.evaluate(host, html)
+    drawn = page.locator(".vt-host > [data-testid=videothinker-viewer]")
+    assert drawn.count() == 3 and page.errors == []
+    assert all(drawn.nth(k).is_visible() for k in range(3))
+    assert page.locator(".vt-host > p").count() == 0  # nothing of the plain text is left
+
+
+def test_many_frames_show_as_some_pictures_and_keys_go_through_all(open_page, tmp_path):
+    times = np.arange(200) / 2
+    frames = Frames(np.zeros((200, 8, 8, 3), np.uint8), times, 100.0)
+    (tmp_path / "view.html").write_text(view_html(View("long", "Which?", [], frames)))
+    page = open_page(tmp_path / "view.html")
+    assert page.locator(".vt-frame").count() == 64 and page.errors == []
+    page.locator("[role=slider]").focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    assert "frame 4 of 200" in page.locator(".vt-status").text_content()
+    assert page.locator(".vt-frame.on").count() == 1
+
+
 def test_points_say_their_values(open_page, report):
     charts = open_page(report).locator("figure.chart")
     chart = charts.filter(has_text="Validation clips during GRPO")  # seven points per line

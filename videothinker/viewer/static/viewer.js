@@ -98,14 +98,16 @@ function drawOptions({ data }) {
 function drawStrip(view) {
   const { data, duration, at, clock } = view;
   const [height, width] = data.shape;
-  const count = data.frames.length;
-  const end = Math.max(duration, data.frames[count - 1].time);
-  const next = i => i + 1 < count ? data.frames[i + 1].time : end;
-  const gaps = data.frames.map((frame, i) => next(i) - frame.time); // seconds
+  const pictures = data.frames.filter(frame => frame.src); // of many frames, some tens
+  const count = pictures.length;
+  const end = Math.max(duration, pictures[count - 1].time);
+  const next = i => i + 1 < count ? pictures[i + 1].time : end;
+  const gaps = pictures.map((frame, i) => next(i) - frame.time); // seconds
   const typical = [...gaps].sort((a, b) => a - b)[count >> 1] || duration;
   const strip = element("div", "vt-track vt-strip" + (width <= 128 ? " vt-pixels" : ""));
   strip.style.aspectRatio = Math.min(Math.max(duration / typical * width / height, 6), 24) + "";
-  data.frames.forEach((frame, i) => {
+  const pictureAt = time => pictures.reduce((k, frame, i) => frame.time <= time + 1e-6 ? i : k, 0);
+  pictures.forEach((frame, i) => {
     const times = frame.count > 1 ? ", shown to the model " + frame.count + " times" : "";
     const which = "frame " + (frame.index + 1) + " of " + view.seen;
     const tip = which + ", at " + clock(frame.time) + times;
@@ -116,7 +118,7 @@ function drawStrip(view) {
     button.append(image);
     button.style.left = at(frame.time);
     button.style.width = at(Math.max(gaps[i], 0.004 * duration));
-    const isShown = time => view.frameAt(time) === i;
+    const isShown = time => pictureAt(time) === i;
     const isWithin = (time, selection) => {
       if (!selection) return false;
       const segment = data[selection[0]][selection[1]];
@@ -375,6 +377,17 @@ function mount(host, data) {
     off() {},
   };
   draw(host, model);
+}
+
+// Draw into the hosts of this name that are still empty. Where the script stands says nothing:
+// VS Code and the classic notebook run the scripts of an output elsewhere.
+function mountNamed(name, data) {
+  const script = document.currentScript;
+  const root = script ? script.getRootNode() : document;
+  for (const host of root.querySelectorAll('.vt-host[data-view="' + name + '"]')) {
+    host.removeAttribute("data-view");
+    mount(host, data);
+  }
 }
 
 export default { render: ({ model, el }) => draw(el, model), mount };
