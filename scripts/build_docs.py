@@ -33,7 +33,7 @@ LINK = re.compile(r"\]\((?!\w+:|#)([^)\s#\"]+)(#[^)\s\"]*)?\)")  # target, ancho
 
 
 def page(path: Path) -> Path:
-    """Return a page's path without numbers: `core/schema.ipynb` for `0_core/02_schema.ipynb`."""
+    """Return a page's path without numbers: `core/schema.ipynb` for `0_core/05_schema.ipynb`."""
     folders = (re.sub(r"^\d+_", "", part) for part in path.parent.parts)
     return Path(*folders) / re.sub(r"^\d+[a-zA-Z0-9]*_", "", path.name.lower())
 

@@ -73,6 +73,13 @@ if [ -n "$fresh" ] || [ ! -d "$venv" ]; then
     "$python" -m venv $fresh "$venv" || die "'$python -m venv' failed. On Debian and Ubuntu: apt-get install python3-venv"
 fi
 
+# Megabytes that the environment takes at most (with CUDA wheels), and those that are free where it goes.
+case "$mode" in dev) takes=7500 ;; runtime) takes=6500 ;; light) takes=500 ;; esac
+free() { df -Pm "$venv" 2>/dev/null | awk 'NR == 2 {print $4}'; }
+if [ "$(free)" -lt "$takes" ] 2>/dev/null; then
+    say "only $(free) MB are free where $venv lies, and up to $takes MB are needed (less with CPU wheels of torch); another place: VT_VENV"
+fi
+
 quiet=""
 [ -t 1 ] || quiet="--quiet"
 installer=("$venv/bin/python" -m pip install --disable-pip-version-check)
@@ -86,6 +93,9 @@ pip_install() {
     [ "$rc" = 0 ] && return
     # an installer that fails by itself leaves a sound environment; one that a signal ended may not
     [ "$rc" -ge 128 ] || rm -f "$venv/.vt-installing"
+    if [ "$(free)" -lt 500 ] 2>/dev/null; then
+        die "the disk is full ($(free) MB left of the up to $takes that $venv takes). Make room, or choose another place with VT_VENV, and run this command again."
+    fi
     die "the installation failed; the message above says why. Run this command again to go on."
 }
 : > "$venv/.vt-installing"

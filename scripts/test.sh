@@ -16,7 +16,10 @@ case "${1:-}" in
     "") bash scripts/setup.sh ;;
     --light)
         skip='4_model|5_training|8_toy|9_commands|tutorials|index|06_rowfiles|04_evaluate'
-        tests=(tests/test_video.py tests/test_validate.py tests/test_sources.py tests/test_engine.py -k "not benchmark")
+        for name in video video_files rows row_properties validate sources engine replies synthesis viewer durable; do
+            tests+=("tests/test_$name.py")
+        done
+        tests+=(-k "not benchmark")
         VT_EXTRAS=test bash scripts/setup.sh --light ;;
     *) echo "test: unknown option '$1'; known: --light" >&2; exit 2 ;;
 esac

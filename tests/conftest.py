@@ -47,6 +47,14 @@ def without_browser() -> None:
     pytest.skip(why)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Frames that commands keep do not go into the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIDEOTHINKER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def command() -> str:
     """The installed `videothinker` command of this environment."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import av
 import numpy as np
@@ -382,6 +382,11 @@ def test_eval_batch_loads_each_model_once_and_names_the_pairs_that_fail(
     with pytest.raises(ZeroDivisionError):  # a bug is not hidden
         script.main(["--models", "good", *few])
 
+    monkeypatch.setattr(script, "run_eval", Mock(side_effect=KeyboardInterrupt))
+    assert script.main(["--models", "good", *few]) == 130
+    said = capsys.readouterr().err
+    assert said.endswith("stopped; the same command goes on where it was\n")
+
 
 def test_a_revision_is_a_text_whatever_it_looks_like() -> None:
     """`--revision 1.0` names a tag; YAML would make a number of it."""
@@ -389,8 +394,366 @@ def test_a_revision_is_a_text_whatever_it_looks_like() -> None:
 
     recipe = read_recipe("tiny/sft")
     with patch("videothinker.training.recipes.make_job", side_effect=InputError("seen")) as job:
-        argv = "sft --recipe tiny/sft --data data/train/toyworld.jsonl --videos v --out o"
+        argv = "sft --recipe tiny/sft --data data/train/toyworld.jsonl --videos . --out o"
         with pytest.raises(SystemExit):
             main([*argv.split(), "--revision", "1.0"])
     overrides = job.call_args.args[5]
     assert apply_overrides(recipe, overrides).revision == "1.0"
+
+
+# Who writes where, and how a command ends
+
+
+HOLD = """
+import sys
+from videothinker.claims import claim_output
+
+with claim_output(sys.argv[1], is_file=sys.argv[2] == "file"):
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+WRITING: dict[str, tuple[str, list[str]]] = {
+    "demo": ("folder", []),
+    "toyworld": ("folder", []),
+    "prepare": ("folder", ["rows", "--annotations", "x.jsonl"]),
+    "sft": ("folder", [*"--recipe tiny/sft --data x --videos x".split()]),
+    "grpo": ("folder", [*"--recipe tiny/grpo --data x --videos x --model tiny-base".split()]),
+    "eval": ("folder", [*"--model x --data x --videos x".split()]),
+    "synthesize": ("file", ["--qa", "x.jsonl", "--toy"]),
+    "curate": ("file", ["--data", "x.jsonl", "--toy"]),
+}
+
+
+def test_the_second_command_is_refused_whatever_the_two_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outs = {kind: tmp_path / kind for kind in ("folder", "file")}
+    holders = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(out), kind],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for kind, out in outs.items()
+    ]
+    try:
+        for holder in holders:
+            assert holder.stdout is not None and holder.stdout.readline() == "claimed\n"
+        for name, (kind, flags) in WRITING.items():
+            with pytest.raises(SystemExit) as ended:
+                main([name, *flags, "--out", str(outs[kind])])
+            [line] = capsys.readouterr().err.splitlines()
+            assert ended.value.code == 2 and "another command is writing there" in line, name
+        with pytest.raises(SystemExit):  # a folder that is being written is not uploaded
+            main(["push", str(outs["folder"]), "--to", "me/mine"])
+        assert "another command is writing there" in capsys.readouterr().err
+    finally:
+        for holder in holders:
+            holder.kill()  # it can clean up nothing
+            holder.wait()
+    for name, (kind, flags) in WRITING.items():
+        if name in ("sft", "eval", "synthesize"):  # the claim of a killed command is none
+            with pytest.raises(SystemExit):
+                main([name, *flags, "--out", str(outs[kind])])
+            assert "another command" not in capsys.readouterr().err, name
+
+
+def test_every_command_with_an_output_claims_it() -> None:
+    from videothinker.commands.main import WRITERS, build_parser
+
+    commands = build_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    with_out = {
+        name
+        for name, parser in commands.items()
+        if any("--out" in action.option_strings for action in parser._actions)
+    }
+    assert with_out == set(WRITERS) | {"answer"}  # whose page is written at once, and whole
+    assert set(WRITERS) == set(WRITING)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("VIDEOTHINKER_MAX_SECONDS", "abc"),
+        ("VIDEOTHINKER_MAX_BYTES", "-1"),
+        ("VIDEOTHINKER_CACHE_GB", "much"),
+        ("VIDEOTHINKER_TIMEOUT", "soon"),
+        ("VIDEOTHINKER_BACKEND", "vlc"),
+    ],
+)
+def test_a_wrong_variable_is_one_line_before_any_video(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str,
+    value: str,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    commands = {**WRITING, "validate": ("", ["--train", "x"])}
+    commands["answer"] = ("", ["--video", "x", "--question", "?"])
+    for name, (_, flags) in commands.items():
+        out = [] if name == "validate" else ["--out", str(tmp_path / "out")]
+        with pytest.raises(SystemExit) as ended:
+            main([name, *flags, *out])
+        [line] = capsys.readouterr().err.splitlines()
+        assert ended.value.code == 2 and variable in line and value in line, name
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_variable_of_the_timeout_counts_where_no_flag_does(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+    monkeypatch.setattr("videothinker.commands.data.run_validate", lambda args: seen.append(args))
+    monkeypatch.setattr("videothinker.commands.models.run_eval", lambda args: seen.append(args))
+    monkeypatch.setattr("videothinker.commands.main.claims", lambda args: [])
+    monkeypatch.setenv("VIDEOTHINKER_TIMEOUT", "7")
+    for argv in ("validate --train x", "eval --model x --data x --videos x --out x"):
+        main(argv.split())
+        main([*argv.split(), "--timeout", "9"])
+    batch = load_script("run_eval_batch")
+    monkeypatch.setattr(batch, "run_eval", lambda args, load: seen.append(args))
+    batch.main(f"--models x --data x --videos x --out {tmp_path / 'out'}".split())
+    assert [args.timeout for args in seen] == [7.0, 9.0, 7.0, 9.0, 7.0]
+
+
+def test_of_one_launch_only_the_first_process_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from videothinker.claims import claim_output
+
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path), "folder"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "claimed\n"
+        monkeypatch.setenv("RANK", "1")
+        with claim_output(tmp_path):
+            pass
+        monkeypatch.setenv("RANK", "0")
+        with pytest.raises(InputError, match="another command"), claim_output(tmp_path):
+            pass
+        holder.kill()
+
+
+def test_ctrl_c_is_one_line_and_goes_on(command: str, tmp_path: Path) -> None:
+    flags = [command, "toyworld", "--out", tmp_path / "w", *"--train 40 --val 0 --test 0".split()]
+    flags += ["--ood", "0"]
+    with subprocess.Popen(
+        [str(flag) for flag in flags], env=ENVIRONMENT, text=True, stderr=subprocess.PIPE
+    ) as process:
+        while not list((tmp_path / "w").rglob("*.mp4")) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+    assert process.returncode == 130
+    last = said.replace("\r", "\n").splitlines()[-1]
+    assert last == "stopped; the same command goes on where it was" and "Traceback" not in said
+    done = run(*flags)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(command: str, tmp_path: Path) -> None:
+    """`videothinker prepare --list | head -1`"""
+    with subprocess.Popen(
+        [command, "prepare", "--list"],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()  # before the first line comes
+        said = process.stderr.read()
+    assert (process.returncode, said) == (141, b"")
+
+
+def test_which_errors_are_a_users(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line for what a user can mend, a traceback for a bug, and with `--debug` for both."""
+    argv = ["toyworld", "--out", "x"]
+    where = "videothinker.commands.data.run_toyworld"
+    lines = {
+        InputError("two\nlines"): "two lines",
+        PermissionError(13, "Permission denied", "rows.jsonl"): "rows.jsonl",
+        OSError(28, "No space left on device"): "no room on the disk",
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos"): "no room",
+        ModuleNotFoundError("No module named 'torch'", name="torch"): "videothinker[train]",
+        ImportError("Using x requires y: pip install y"): "pip install y",
+    }
+    for error, says in lines.items():
+        with patch(where, side_effect=error), pytest.raises(SystemExit) as ended:
+            main(argv)
+        [line] = capsys.readouterr().err.splitlines()
+        assert ended.value.code == 2 and says in line
+        with patch(where, side_effect=error), pytest.raises(type(error)):
+            main([*argv, "--debug"])
+    for bug in (KeyError("grpo"), RuntimeError("size mismatch"), ImportError("x", name="torch")):
+        with patch(where, side_effect=bug), pytest.raises(type(bug)):
+            main(argv)
+    assert not Path("x").exists()
+
+
+# Flags
+
+
+SECONDS = {
+    "plan": "plan tiny/sft --duration",
+    "sft": "sft --recipe tiny/sft --data d --videos . --out o --timeout",
+    "grpo": "grpo --recipe tiny/grpo --data d --videos . --out o --timeout",
+    "eval": "eval --model m --data d --videos . --out o --timeout",
+    "answer": "answer --video v.mp4 --question ? --timeout",
+}
+
+
+@pytest.mark.parametrize("value", ["-5", "nan", "0", "inf"])
+@pytest.mark.parametrize("name", SECONDS)
+def test_a_time_is_a_time(name: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*SECONDS[name].split(), value])
+    assert ended.value.code == 2
+    assert f"must be seconds, above 0 and less than a day, not {value}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["sft", "grpo", "eval"])
+def test_help_says_each_default_once(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from videothinker.commands.data import VIDEOS_HELP
+
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(default: default)" not in text and "default: frames/ below" in text
+    assert VIDEOS_HELP in text and "(default: $VIDEOTHINKER_TIMEOUT, or 60)" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--question", " "], "--question is empty"),
+        (["--question", "?", "--options", "a", ""], "--options holds an empty one"),
+        (["--question", "?", "--options", *map(str, range(27))], "at most 26 options"),
+        (["--question", "?", "--out", ""], "--out is empty; name a file"),
+    ],
+)
+def test_a_question_that_cannot_be_asked_is_refused(
+    flags: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["answer", "--video", "v.mp4", *flags])
+    assert ended.value.code == 2 and says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "toyworld",
+        "prepare STAR --annotations a",
+        "curate --data d --toy",
+        "eval --model m --data d --videos .",
+        "sft --recipe tiny/sft --data d --videos .",
+    ],
+)
+def test_an_empty_name_is_not_the_working_folder(
+    argv: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*argv.split(), "--out", ""])
+    assert ended.value.code == 2 and "--out is empty; name a" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "where"),
+    [
+        ("answer --video v --question ?", "models.run_answer"),
+        ("plan tiny/sft", "models.run_plan"),
+        ("validate d", "data.run_validate"),
+    ],
+)
+def test_ctrl_c_promises_only_what_is_kept(
+    argv: str, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped = patch(f"videothinker.commands.{where}", side_effect=KeyboardInterrupt)
+    with stopped, pytest.raises(SystemExit) as ended:
+        main(argv.split())
+    assert (ended.value.code, capsys.readouterr().err) == (130, "stopped\n")
+
+
+# Upload
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """What `push` takes for a saved model, in the folder of a run."""
+    folder = tmp_path / "run" / "model"
+    folder.mkdir(parents=True)
+    (tmp_path / "run" / "run.json").write_text("{}")
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    (folder / "README.md").write_text("# by hand\n")
+    summary = {"n": 3, "videos": 2, "accuracy": 1.0, "ci_low": 0.4, "ci_high": 1.0}
+    (tmp_path / "figures.json").write_text(json.dumps({"own": summary}))
+    return folder
+
+
+class Hub:
+    """A model hub with one repository, which is public."""
+
+    commits = 0
+
+    def repo_exists(self, repo: str, repo_type: str) -> bool:
+        return True
+
+    def repo_info(self, repo: str, repo_type: str) -> argparse.Namespace:
+        return argparse.Namespace(private=False)
+
+    def create_commit(self, repo: str, additions: object, **_: object) -> argparse.Namespace:
+        self.commits += 1
+        return argparse.Namespace(repo_url="https://hub")
+
+
+def push(folder: Path, *flags: object) -> tuple[int, Hub]:
+    """Run `videothinker push`: its exit code, and the hub."""
+    hub = Hub()
+    with patch("huggingface_hub.HfApi", lambda: hub):
+        try:
+            main(["push", str(folder), *map(str, flags)])
+        except SystemExit as ended:
+            return int(ended.code or 0), hub
+    return 0, hub
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{}", "[1]", "5", '{"own": 5}', '{"own": {"n": 3}}', '{"correct_answers": 3, "accuracy": 1}'],
+)
+def test_push_names_figures_that_are_none(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    other = tmp_path / "Stats-x.json"
+    other.write_text(content)
+    code, hub = push(model, "--to", "me/x", "--public", "--figures", other)
+    assert (code, hub.commits) == (2, 0)
+    assert f"--figures {other}: is no summary-NAME.json" in capsys.readouterr().err
+
+
+def test_push_changes_the_card_when_nothing_else_is_in_the_way(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = ["--figures", tmp_path / "figures.json"]
+    for flags, says in (
+        (["--to", "not a repo"], "'not a repo' is no name of a repository, ORG/NAME"),
+        (["--to", "me/open"], "is public on the hub"),
+    ):
+        code, hub = push(model, *flags, *figures)
+        assert (code, hub.commits) == (2, 0) and says in capsys.readouterr().err
+        assert (model / "README.md").read_text() == "# by hand\n"
+    (model / "config.json").rename(model / "away.json")
+    assert push(model, "--to", "me/open", "--public", *figures)[0] == 2
+    assert (model / "README.md").read_text() == "# by hand\n"
+    (model / "away.json").rename(model / "config.json")
+    code, hub = push(model, "--to", "me/open", "--public", *figures)
+    assert (code, hub.commits) == (0, 1) and "## Figures" in (model / "README.md").read_text()
+    locks = [str(path) for path in tmp_path.rglob("*.lock")]
+    assert locks == [], "what is only read is left as it was"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -33,6 +34,23 @@ def test_every_notebook_has_a_page(site: Path) -> None:
     assert len(set(pages)) == len(pages)
     assert not [page for page in pages if not page.exists()]
     assert not list(site.glob("[0-9]*"))  # no folder has kept its number
+
+
+def prose(path: Path) -> str:
+    """The markdown of a notebook or a text file, without its code."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
+def test_links_between_files_lead_somewhere() -> None:
+    """The site drops the numbers of notebooks and cannot see a wrong one."""
+    for path in [*notebooks(), *ROOT.glob("*.md")]:
+        for target in re.findall(r"\]\(([^)\s#]+)", prose(path)):
+            if not target.startswith(("http", "mailto")):
+                assert (path.parent / target).exists(), f"{path.relative_to(ROOT)}: {target}"
 
 
 def test_no_page_names_what_is_not_there(site: Path) -> None:

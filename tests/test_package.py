@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import json
+import logging
 import re
 import resource
 import shlex
@@ -156,7 +157,8 @@ def test_constraints_fit_what_is_declared() -> None:
     for line in lines:
         if match := re.match(r"([\w.-]+)==([^\s;]+)", line):
             pins.setdefault(match[1].lower().replace("_", "-"), []).append(match[2])
-    keys = ("requirements", "train_requirements", "lab_requirements", "test_requirements")
+    extras = ("train", "lab", "test", "deepspeed", "qlora")
+    keys = ("requirements", *(f"{extra}_requirements" for extra in extras))
     for spec in (Requirement(s) for key in keys for s in shlex.split(SETTINGS[key])):
         versions = pins[spec.name.lower().replace("_", "-")]
         assert all(spec.specifier.contains(v) for v in versions), f"{spec}: {versions}"
@@ -323,3 +325,7 @@ def test_light_modules_load_nothing_heavy(name: str) -> None:
 
 def test_modules_that_need_torch_exist() -> None:
     assert NEED_TORCH <= {dotted(path) for path in MODULES}
+
+
+def test_a_library_does_not_complain_of_kernels_that_nobody_asked_for() -> None:
+    assert not logging.getLogger("bitsandbytes.backends.cpu.ops").isEnabledFor(logging.WARNING)

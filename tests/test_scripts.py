@@ -209,6 +209,21 @@ def test_setup_goes_on_after_a_failed_installation(setup: Setup) -> None:
     assert setup.asked() == [TORCH, DEV]
 
 
+def test_setup_says_when_the_disk_is_too_small(setup: Setup, tmp_path: Path) -> None:
+    df = tmp_path / "tools" / "df"
+    df.parent.mkdir()
+    df.write_text('#!/bin/sh\nprintf "Filesystem 1M-blocks Used Available\\ndisk 9 9 $FREE\\n"\n')
+    df.chmod(0o755)
+    path = f"{df.parent}:{os.environ['PATH']}"
+    small = setup(PATH=path, FREE=3000)
+    assert small.returncode == 0 and "only 3000 MB are free" in small.stdout
+    assert "VT_VENV" in small.stdout
+    full = setup(PATH=path, FREE=3, VT_EXTRAS="lab", FAKE_FAIL="fail")
+    assert full.returncode == 1 and "the disk is full (3 MB left" in full.stderr
+    enough = setup(PATH=path, FREE=90000)
+    assert enough.returncode == 0 and "MB" not in enough.stdout
+
+
 def test_setup_refuses_an_old_python(tmp_path: Path) -> None:
     old = tmp_path / "python3"
     old.write_text("#!/bin/sh\necho 3.9.18\n")
@@ -254,6 +269,17 @@ def test_quickstart_sets_up_and_runs_the_demo(setup: Setup) -> None:
     assert "demo got: demo --out runs/demo-quick --quick" in done.stdout
     whole = run("bash", "scripts/quickstart.sh", VT_VENV=setup.venv, VT_PYTHON=setup.python)
     assert "demo got: demo --out runs/demo\n" in whole.stdout
+
+
+@pytest.mark.parametrize(
+    ("flag", "code", "says"), [("--help", 0, "--quick"), ("--qiuck", 2, "unknown option --qiuck")]
+)
+def test_quickstart_reads_its_options_before_it_sets_up(
+    setup: Setup, flag: str, code: int, says: str
+) -> None:
+    done = run("bash", "scripts/quickstart.sh", flag, VT_VENV=setup.venv, VT_PYTHON=setup.python)
+    assert done.returncode == code and says in done.stdout + done.stderr
+    assert not setup.venv.exists() and not setup.asked()
 
 
 # scripts/chromium.sh
