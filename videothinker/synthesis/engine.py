@@ -9,11 +9,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from ..files import UserError
-from ..journal import Journal
 
 # %% auto #0
 __all__ = ['Message', 'CUT_OFF', 'Request', 'chat', 'Engine', 'no_answer_reason', 'worth_another_seed', 'of_an_earlier_run',

@@ -9,7 +9,6 @@ import asyncio
 import json
 import logging
 import math
-import os
 import sys
 import threading
 from collections import Counter
