@@ -11,15 +11,4 @@
 #             without GPUs, to try a launch: LAUNCH='--num_processes 2 --mixed_precision no' (ddp, zero2, zero3)
 # RECIPE      a packaged recipe or the path of one (default: qwen2.5-vl-7b/sft)
 # Every flag of `videothinker sft` can be given. Killed and started again, it goes on from the last finished checkpoint.
-set -euo pipefail
-presets="$(cd "$(dirname "${BASH_SOURCE[0]}")/../videothinker/presets" && pwd)"
-config="${ACCELERATE:-single}"
-[ -f "$config" ] || config="$presets/accelerate/${config%.yaml}.yaml"
-[ -f "$config" ] || { echo "ACCELERATE=$ACCELERATE: no such file, and none of: $(cd "$presets/accelerate" && echo *.yaml)" >&2; exit 2; }
-how=(--config_file "$config")
-if grep -q '"zero_optimization"' "$config"; then  # DeepSpeed's own configuration
-    how=(--config_file "$presets/accelerate/single.yaml" --use_deepspeed --deepspeed_config_file "$config")
-    how+=(--deepspeed_multinode_launcher standard --mixed_precision no)  # its `bf16` decides
-fi
-# shellcheck disable=SC2086
-exec accelerate launch "${how[@]}" ${LAUNCH:-} -m videothinker sft --recipe "${RECIPE:-qwen2.5-vl-7b/sft}" "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/launch.sh" sft "$@"
