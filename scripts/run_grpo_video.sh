@@ -11,4 +11,5 @@
 #             without GPUs, to try a launch: LAUNCH='--num_processes 2 --mixed_precision no' (ddp, zero2)
 # RECIPE      a packaged recipe or the path of one (default: qwen2.5-vl-7b/grpo)
 # Every flag of `videothinker grpo` can be given. Killed and started again, it goes on from the last finished checkpoint.
+set -euo pipefail
 exec bash "$(dirname "${BASH_SOURCE[0]}")/launch.sh" grpo "$@"

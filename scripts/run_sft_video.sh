@@ -11,4 +11,5 @@
 #             without GPUs, to try a launch: LAUNCH='--num_processes 2 --mixed_precision no' (ddp, zero2, zero3)
 # RECIPE      a packaged recipe or the path of one (default: qwen2.5-vl-7b/sft)
 # Every flag of `videothinker sft` can be given. Killed and started again, it goes on from the last finished checkpoint.
+set -euo pipefail
 exec bash "$(dirname "${BASH_SOURCE[0]}")/launch.sh" sft "$@"
