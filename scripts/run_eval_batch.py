@@ -3,8 +3,8 @@
     python scripts/run_eval_batch.py --models runs/sft/model runs/grpo/model --out runs/eval \\
         --data data/eval/*/*.jsonl --videos /videos [--controls and other flags of `eval`]
 
-Each model is loaded once. The results of a file of questions are in OUT/NAME-OF-THE-FILE. A pair
-that fails (a missing file, say) is reported, the others still run, and the exit code is 1. Killed
+Each model is loaded once. The results of a file of questions are in OUT/MODEL/NAME-OF-THE-FILE, and
+the tables over all of them in OUT. A pair that fails (a missing file, say) is reported, the others still run, and the exit code is 1. Killed
 and started again, it goes on where it was.
 """
 
@@ -24,7 +24,7 @@ from videothinker.commands.main import (
     build_parser,
     user_message,
 )
-from videothinker.commands.models import run_eval
+from videothinker.commands.evaluation import run_eval
 from videothinker.files import check_writable
 
 
@@ -68,8 +68,7 @@ def parse(argv: Sequence[str] | None) -> list[argparse.Namespace]:
     pairs = []
     for model in args.models:
         for data in args.data:
-            out = str(Path(args.out) / Path(data).stem)
-            pair = ["eval", "--model", model, "--data", data, "--out", out]
+            pair = ["eval", "--model", model, "--data", data, "--out", args.out]
             pairs.append(build_parser().parse_args([*pair, *more]))
     return pairs
 

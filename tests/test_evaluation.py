@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import MagicMock, patch
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from videothinker.commands.main import main
+from videothinker.evaluation.evaluate import evaluate
+from videothinker.evaluation.questions import Question, make_questions
 from videothinker.evaluation.records import (
+    STRICT,
     Record,
     compare_runs,
     records_by_id,
@@ -24,6 +27,7 @@ from videothinker.evaluation.records import (
     summary_line,
 )
 from videothinker.evaluation.statistics import clustered_mean, paired_difference
+from videothinker.evaluation.video_engine import ASKING_ERRORS, Reply, failure_reason
 from videothinker.files import FormatError, InputError
 from videothinker.json_files import read_json
 from videothinker.schema import Sample, write_rows
@@ -107,8 +111,8 @@ def test_nearly_equal_fractions_are_judged_like_equal_ones() -> None:
 # records
 
 
-def records_of(replies: Sequence[str], **options: Any) -> list[Record]:
-    return [Record.of(row(f"q{i}"), "own", text, **options) for i, text in enumerate(replies)]
+def records_of(replies: Sequence[str], **more: Any) -> list[Record]:
+    return [Record.of(row(f"q{i}"), "own", Reply(t, **more)) for i, t in enumerate(replies)]
 
 
 def test_a_reply_that_was_cut_off_says_so_everywhere() -> None:
@@ -117,28 +121,25 @@ def test_a_reply_that_was_cut_off_says_so_everywhere() -> None:
     assert [r.cut_off for r in whole + cut] == [False, False, False, True]
     summary = summarise(whole + cut)
     assert summary["cut_off"] == 0.25
-    assert "cut off by the length limit 25.0 %" in summary_line("own", summary)
+    assert "1 cut off" in summary_line("own", summary)
     assert "cut off" not in summary_line("own", summarise(whole))
 
 
-def test_letters_in_another_dress_are_counted_and_stay_wrong() -> None:
+def test_letters_in_another_dress_are_read_by_the_reader_and_not_by_the_reward() -> None:
     dressed = records_of(["<answer>B.</answer>", "(B)", "Answer: B", "<answer>A or B</answer>"])
     assert not any(r.correct for r in dressed)
-    assert [r.untidy for r in dressed] == ["B", "B", "B", None]
+    assert [r.readings["reader"] for r in dressed] == ["B", "B", "B", None]
     summary = summarise(dressed)
-    assert (summary["answered"], summary["untidy"]) == (0, 0.75)
-    assert "no answer in 4 replies (3 name a letter in another form)" in summary_line(
-        "own", summary
-    )
+    assert (summary["answered"], summary["outcomes"]["unread"]) == (0, 4)
+    assert summary["readings"]["reader"] == {"accuracy": 0.75, "read": 0.75}
+    assert "4 unread, read by strict 0.0, reader 75.0 %" in summary_line("own", summary)
 
 
 def test_a_control_that_was_forced_keeps_what_it_said() -> None:
     forced = [replace(r, prediction="B", forced=True) for r in records_of(["(B)", "I see"])]
     summary = summarise(forced)
-    assert (summary["answered"], summary["untidy"]) == (0, 0.5)
-    assert "no answer in 2 replies (1 name a letter in another form)" in summary_line(
-        "no_video", summary
-    )
+    assert summary["answered"] == 0
+    assert summary["readings"]["reader"]["read"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_a_control_that_was_forced_keeps_what_it_said() -> None:
         ({"segments": {"miou": 2}}, "field 'segments' holds something that is no fraction"),
         ({"more": 1}, "unexpected keyword argument 'more'"),
         (5, "it is int, not an object"),
-        ("cut_off", "it is str, not an object"),
+        ("readings", "it is str, not an object"),
         (None, "it is NoneType, not an object"),
     ],
 )
@@ -165,9 +166,10 @@ def test_what_is_no_record_is_named_by_file_line_and_field(change: Any, says: st
 def test_the_clip_bounds_times_where_the_row_does_not() -> None:
     text = "<time>00:05-00:12</time> <caption>a</caption> <think>b</think> <answer>B</answer>"
     assert Record.of(row("a"), "own", text).formatted  # nobody knows how long the clip is
-    assert not Record.of(row("a"), "own", text, duration=9.0).formatted
-    assert not Record.of(row("a", duration=9.0), "own", text, duration=60.0).formatted
-    assert not Record.of(row("a"), "other_video", text, duration=9.0).times_valid
+    nine = Reply(text, duration=9.0)
+    assert not Record.of(row("a"), "own", nine).formatted
+    assert not Record.of(row("a", duration=9.0), "own", Reply(text, duration=60.0)).formatted
+    assert not Record.of(row("a"), "other_video", nine).times_valid
 
 
 def test_a_comparison_of_one_video_has_no_interval() -> None:
@@ -180,37 +182,37 @@ def test_a_comparison_of_one_video_has_no_interval() -> None:
 
 
 class Script:
-    """A model, an encoder and a generator that are none: what is read and said is scripted."""
+    """An engine in place of the model's: what is read and said is scripted."""
+
+    name = "script"
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from videothinker.evaluation import evaluate
-        from videothinker.model import encoder, qwen
+        from videothinker.evaluation import video_engine
+        from videothinker.model import qwen
 
         self.loaded = 0
         self.faults: dict[str, Exception] = {}
-        self.reply: Callable[[int], Any] = lambda i: evaluate.Reply("<answer>B</answer>", 4, False)
+        self.reply: Callable[[int], Reply] = lambda i: Reply("<answer>B</answer>", 4)
         monkeypatch.setattr(qwen, "load_model", self.load)
-        monkeypatch.setattr(encoder, "Encoder", lambda *_: self)
-        monkeypatch.setattr(evaluate, "greedy_replies", self.replies)
+        monkeypatch.setattr(video_engine, "HFEngine", lambda *_: self)
 
     def load(self, *_: Any, **__: Any) -> tuple[str, str]:
         self.loaded += 1
         return "model", "processor"
 
-    def replies(self, model: Any, encoder: Any, prompts: Sequence[Any], limit: int) -> list[Any]:
-        return [self.reply(i) for i in range(len(prompts))]
+    def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Reply]]:
+        """Scripted replies, and the faults as an engine reports them."""
+        for i, question in enumerate(questions):
+            fault = self.faults.get(question.sample.id)
+            if fault is None:
+                yield i, self.reply(i)
+            elif isinstance(fault, ASKING_ERRORS):
+                yield i, Reply("", error=failure_reason(fault))
+            else:
+                raise fault
 
-    def expect(self, samples: Sequence[Sample]) -> None:
-        """Read ahead: nothing."""
-
-    def __call__(self, sample: Sample, video: bool = True, clip: Sample | None = None) -> Any:
-        import torch
-
-        from videothinker.model.encoder import Prompt
-
-        if sample.id in self.faults:
-            raise self.faults[sample.id]
-        return Prompt(torch.zeros(3, dtype=torch.long), None, None, ())
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 @pytest.fixture
@@ -230,6 +232,11 @@ def run_eval(folder: Path, rows: Sequence[Sample], *flags: str) -> int:
     return 0
 
 
+def column(folder: Path) -> Path:
+    """Where `run_eval` leaves what came out."""
+    return folder / "out" / "tiny-base" / "rows" / "house"
+
+
 def test_one_bad_row_never_ends_an_evaluation(
     script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -244,9 +251,9 @@ def test_one_bad_row_never_ends_an_evaluation(
     printed = capsys.readouterr().out
     assert "6 questions about 6 videos, accuracy 33.3 %" in printed
     assert "own: 4 questions count as wrong that could not be asked; first unreadable:" in printed
-    results = read_json(tmp_path / "out" / "Stats-tiny-base.json")
+    results = read_json(column(tmp_path) / "Stats-tiny-base.json")
     assert (results["unreadable_videos"], results["correct_answers"]) == (4, 2)
-    lines = (tmp_path / "out" / "tiny-base-own.jsonl").read_text().splitlines()
+    lines = (column(tmp_path) / "own.jsonl").read_text().splitlines()
     reasons = {r["id"]: r["error"] for r in map(json.loads, lines)}
     assert reasons["tokens"] == "holds the control token '<|video_pad|>'"
     assert reasons["placeholder"].startswith("ValueError: The total number") and not reasons["good"]
@@ -275,19 +282,16 @@ def test_an_evaluation_in_which_nothing_could_be_asked_is_an_error(
 def test_cut_off_replies_are_in_every_file(
     script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from videothinker.evaluation.evaluate import Reply
-
     script.reply = lambda i: Reply("(B)" if i else "I see", 8, not i)
-    assert run_eval(tmp_path, [row("a"), row("b"), row("c")]) == 0
+    assert run_eval(tmp_path, [row("a"), row("b"), row("c")], "--reading", "strict") == 0
     line = capsys.readouterr().out
-    assert "no answer in 3 replies (2 name a letter in another form), cut off by" in line
-    out = tmp_path / "out"
-    assert read_json(out / "summary-tiny-base.json")["own"]["cut_off"] == pytest.approx(1 / 3)
+    assert "2 unread, 1 cut off, read by strict 0.0, reader 66.7" in line
+    out = column(tmp_path)
+    assert read_json(out / "summary.json")["own"]["cut_off"] == pytest.approx(1 / 3)
     stats = read_json(out / "Stats-tiny-base.json")
     assert (stats["cut_off_replies"], stats["unanswered_questions"]) == (1, 3)
-    assert stats["untidy_answers"] == 2
     assert [r["Cut Off"] for r in read_json(out / "Results-tiny-base.json")].count(True) == 1
-    lines = (out / "tiny-base-own.jsonl").read_text().splitlines()
+    lines = (out / "own.jsonl").read_text().splitlines()
     assert sum(json.loads(line)["cut_off"] for line in lines) == 1
 
 
@@ -348,7 +352,7 @@ def test_videos_that_are_not_there_are_refused_before_the_model_is_loaded(
     rows = [row("a", data_source="STAR"), row("b", data_source="STAR")]
     assert run_eval(tmp_path, rows, "--videos", videos) == 2
     assert f"there is no folder {away}" in capsys.readouterr().err
-    assert script.loaded == 0 and not list(tmp_path.rglob("tiny-base-*"))
+    assert script.loaded == 0 and not list(tmp_path.rglob("tiny-base"))
     argv = ["sft", "--recipe", "tiny/sft", "--data", str(tmp_path / "rows.jsonl")]
     with pytest.raises(SystemExit):
         main([*argv, "--videos", videos, "--out", str(tmp_path / "run")])
@@ -378,54 +382,39 @@ def test_a_model_that_cannot_be_loaded_leaves_the_folder_free(
     with monkeypatch.context() as patched:
         patched.setattr(qwen, "load_model", broken)
         assert run_eval(tmp_path, [row("a"), row("b")]) == 2
-    assert not list((tmp_path / "out").glob("settings-*"))
+    assert not list((tmp_path / "out").rglob("manifest.json"))
     assert run_eval(tmp_path, [row("a"), row("b")], "--max-new-tokens", "7") == 0
 
 
 def test_a_clip_that_vanishes_before_a_control_is_forced_is_left_as_it_is(
     script: Script, tmp_path: Path
 ) -> None:
-    from videothinker.evaluation import evaluate
-
-    script.reply = lambda i: evaluate.Reply("no idea", 2, False)
-
-    def vanish(model: Any, encoder: Any, samples: Sequence[Sample], prompts: Any) -> list[str]:
-        return [s.answer for s in samples]
-
-    calls = []
-
-    def encoded(sample: Sample, video: bool = True, clip: Sample | None = None) -> Any:
-        calls.append(sample.id)
-        if calls.count("a") == 2 and sample.id == "a":
-            raise VideoError("a.mp4", "gone")
-        return Script.__call__(script, sample, video, clip)
-
-    encoder = type("Vanishing", (), {"__call__": staticmethod(encoded), "expect": script.expect})()
-    with patch.object(evaluate, "likeliest_letters", vanish):
-        records = evaluate.evaluate(
-            "model", encoder, [row("a"), row("b")], tmp_path / "r.jsonl", "no_video"
-        )
+    script.reply = lambda i: Reply("no idea", 2)
+    script.likeliest_letters = lambda questions: [  # type: ignore[attr-defined]
+        None if q.sample.id == "a" else q.sample.answer for q in questions
+    ]
+    questions = make_questions([row("a"), row("b")], STRICT, "no_video")
+    records = evaluate(script, questions, tmp_path / "r.jsonl")
     assert [(r.id, r.forced, r.correct) for r in records] == [
         ("a", False, False),
         ("b", True, True),
     ]
 
 
-def test_two_rows_of_one_id_are_refused_by_evaluate_too(script: Any, tmp_path: Path) -> None:
-    from videothinker.evaluation.evaluate import evaluate
-
+def test_two_rows_of_one_id_are_refused_by_evaluate_too(script: Script, tmp_path: Path) -> None:
+    questions = make_questions([row("a"), row("a")], STRICT)
     with pytest.raises(InputError, match="1 ids are used by several rows"):
-        evaluate("model", script, [row("a"), row("a")], tmp_path / "r.jsonl")
+        evaluate(script, questions, tmp_path / "r.jsonl")
 
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_an_answer_that_was_cut_off_is_told(
-    finished: bool, script: Any, capsys: pytest.CaptureFixture[str]
+    finished: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from videothinker.commands.models import answer_view
     from videothinker.model.generate import Completion
 
-    script.processor, script.frames = None, lambda sample: None
+    encoder = MagicMock(processor=None)
     with (
         patch("videothinker.model.qwen.family_of"),
         patch("videothinker.model.generate.texts", return_value=["I see"]),
@@ -433,6 +422,6 @@ def test_an_answer_that_was_cut_off_is_told(
         patch("videothinker.viewer.viewer.View.of", return_value="view"),
     ):
         generate.return_value = [[Completion([1], [0.0], finished)]]
-        assert answer_view("model", script, row("a"), 7) == "view"
+        assert answer_view("model", encoder, row("a"), 7) == "view"
     told = "cut off by the length limit of 7 tokens" in capsys.readouterr().err
     assert told != finished

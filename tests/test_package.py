@@ -38,6 +38,7 @@ NEED_TORCH = {
     "model.qwen",
     "model.shared_prefix",
     "model.vision_cache",
+    "model.vllm_input",
     "toy.base",
     "toy.model",
     "training.checkpoints",

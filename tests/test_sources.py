@@ -350,6 +350,21 @@ def cgbench(rng: random.Random, count: int) -> Files:
     return [("cgbench.json", rows, False), ("video_meta_info.json", measured, False)]
 
 
+def timelens(rng: random.Random, count: int) -> Files:
+    """Queries with their spans, by video."""
+
+    def video() -> dict[str, Any]:
+        duration, n = rng.uniform(20, 150), rng.randint(1, 4)
+        queries = [words(rng) for _ in range(n)]
+        return {"duration": duration, "spans": pairs(rng, duration, n), "queries": queries}
+
+    return [
+        ("activitynet-timelens.json", {f"v_{ident(rng)}": video() for _ in range(count)}, False),
+        ("charades-timelens.json", {ident(rng): video() for _ in range(count)}, False),
+        ("qvhighlights-timelens.json", {f"{ident(rng)}_0.0_150.0": video()}, False),
+    ]
+
+
 def vrbench(rng: random.Random, count: int) -> Files:
     """Questions with chains of reasoning."""
     lines = []
@@ -406,6 +421,7 @@ FORMATS: dict[str, Callable[[random.Random, int], Files]] = {
     "CG-Bench": cgbench,
     "CG-Bench-Reasoning": cgbench,
     "VRBench": vrbench,
+    "TimeLens-Bench": timelens,
     "rows": official,
 }
 

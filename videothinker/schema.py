@@ -245,7 +245,8 @@ class Sample:
     options : option lines, `["A. the red square", …]`; [] for an open question.
     solution : the answer in its tag, `"<answer>C</answer>"`.
     path : the video's path relative to the root of its `data_source`.
-    problem_type : "multiple choice", "numerical", "OCR", "free-form" or "regression".
+    problem_type : "multiple choice", "numerical", "OCR", "free-form", "regression" or "temporal
+        grounding".
     data_type : "video" (or "image" in Video-R1 rows).
     data_source : names the video root, e.g. "STAR".
     process : the trace without its answer tag (rows for supervised training), else None.

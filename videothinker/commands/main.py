@@ -18,6 +18,7 @@ from typing import Any
 
 from ..claims import claim_output
 from .data import add_data_commands
+from .evaluation import add_evaluation_commands
 from .models import add_model_commands
 from .push import add_push_command
 from ..files import UserError, check_writable
@@ -73,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_demo_command(command)
     add_data_commands(command)
     add_model_commands(command)
+    add_evaluation_commands(command)
     add_push_command(command)
     return parser
 
@@ -89,6 +91,7 @@ EXTRAS = {
     "pyarrow": "train",
     "matplotlib": "train",
     "vllm": "train,vllm",
+    "ray": "train,ray",
     "deepspeed": "train,deepspeed",
     "bitsandbytes": "train,qlora",
 }  # library → the extras of videothinker that install it
@@ -144,6 +147,7 @@ WRITERS = {
     "sft": "folder",
     "grpo": "folder",
     "eval": "folder",
+    "export-lmms-eval": "folder",
     "synthesize": "file",
     "curate": "file",
 }  # command → what its --out is

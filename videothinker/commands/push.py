@@ -130,7 +130,7 @@ def run_push(args: argparse.Namespace) -> None:
     figures, data = None, ""
     if args.figures:
         check_writable(Path(args.folder) / CARD, what="FOLDER")
-        data = args.measured_on or Path(args.figures).resolve().parent.name
+        data = args.measured_on or ", ".join(Path(args.figures).resolve().parts[-3:-1])
         figures = read_json(args.figures)
         try:
             figures_table(figures, data)
@@ -154,8 +154,8 @@ def add_push_command(command: Any) -> None:
     push.add_argument("--public", action="store_true", help="for everybody to see")
     push.add_argument("--dataset", action="store_true", help="FOLDER holds rows, not a model")
     push.add_argument(
-        "--figures", help="summary-NAME.json of `videothinker eval`, to be put into the card first"
+        "--figures", help="summary.json of `videothinker eval`, to be put into the card first"
     )
     push.add_argument(
-        "--measured-on", help="what the figures were measured on (default: the summary's folder)"
+        "--measured-on", help="what the figures were measured on (default: benchmark and column)"
     )

@@ -54,12 +54,20 @@ VIDEO_FILES = {
     "CG-Bench": "{video_id}.mp4",
     "CG-Bench-Reasoning": "{video_id}.mp4",
     "VRBench": "{video_id}.mp4",
+    "TimeLens-Bench": "videos/{folder}/{video_id}.mp4",
 }
 
 
-def video_path(source: str, video_id: str) -> str:
-    """Where a video lies below the root of its source, if the annotations do not say."""
-    return VIDEO_FILES[source].format(video_id=video_id)
+def video_path(source: str, video_id: str, folder: str = "") -> str:
+    """Where a video lies below the root of its source, if the annotations do not say.
+
+    Parameters
+    ----------
+    source : its name.
+    video_id : the source's name of the video.
+    folder : that the video is in, where a source has several.
+    """
+    return VIDEO_FILES[source].format(video_id=video_id, folder=folder)
 
 # %% ../../nbs/2_data/03_caption_adapters.ipynb #capt-002
 _SPLIT = re.compile(r"(?<![a-z])(train|val|test|dev)(?![a-z])")

@@ -29,6 +29,7 @@ from videothinker.data.question_adapters import (
     HOLMES,
     SCALELONG,
     STAR,
+    TIMELENS,
     VRBENCH,
     read_cgbench,
     read_holmes,
@@ -36,6 +37,7 @@ from videothinker.data.question_adapters import (
     read_official,
     read_scalelong,
     read_star,
+    read_timelens,
     read_vrbench,
 )
 from ..files import FormatError, InputError
@@ -258,6 +260,25 @@ _BENCHMARKS = [
         video_file=VIDEO_FILES["VRBench"],
         read=read_vrbench,
         kinds=VRBENCH,
+    ),
+    Source(
+        name="TimeLens-Bench",
+        labels="questions",
+        role="ood",
+        licence="BSD-3-Clause; the videos are those of ActivityNet, Charades and QVHighlights",
+        citation=(
+            "Zhang et al., TimeLens: Rethinking Video Temporal Grounding with Multimodal LLMs, "
+            "CVPR 2026"
+        ),
+        obtain=(
+            "Annotations and videos: Hugging Face TencentARC/TimeLens-Bench (three *-timelens.json "
+            "and video_shards/*.tar.gz, to be unpacked into videos/). Its rows are for temporal "
+            "grounding: no options, the answer is a stretch of the video."
+        ),
+        files=("activitynet-timelens.json", "charades-timelens.json", "qvhighlights-timelens.json"),
+        video_file=VIDEO_FILES["TimeLens-Bench"],
+        read=read_timelens,
+        kinds=TIMELENS,
     ),
 ]
 

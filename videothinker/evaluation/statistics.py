@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 # %% auto #0
-__all__ = ['FINEST', 'Estimate', 't_quantile', 'clustered_mean', 'paired_difference', 'chance_accuracy', 'wilson']
+__all__ = ['FINEST', 'CORRELATIONS', 'Estimate', 't_quantile', 'clustered_mean', 'paired_difference', 'chance_accuracy', 'wilson']
 
 # %% ../../nbs/6_evaluation/02_statistics.ipynb #c13-028
 @dataclass(frozen=True)
@@ -70,36 +72,86 @@ def t_quantile(level: float, df: int) -> float:
     return float(stats.t.ppf((1 + level) / 2, df))
 
 # %% ../../nbs/6_evaluation/02_statistics.ipynb #c13-037
-def _mean_and_variance(
-    values: Sequence[float], clusters: Sequence[Hashable]
-) -> tuple[float, float, int]:
-    """Mean, its cluster-robust (CR1) variance, and the number of clusters, of which there are two
-    or more; the variance is no smaller than that of independent values."""
-    n = len(values)
-    mean = math.fsum(values) / n
-    residual_sums: defaultdict[Hashable, float] = defaultdict(float)
-    for value, cluster in zip(values, clusters, strict=True):
-        residual_sums[cluster] += value - mean
-    g = len(residual_sums)
-    clustered = g / (g - 1) * math.fsum(s * s for s in residual_sums.values()) / n**2
-    independent = math.fsum((value - mean) ** 2 for value in values) / n**2
-    return mean, max(clustered, independent), g
-
-
 FINEST = 100  # as many right-or-wrong questions one question with a fraction can count for
+# quantiles of the prior of the correlation between answers about one video, Beta(1/4, 1)
+CORRELATIONS = np.maximum(1e-6, ((np.arange(48) + 0.5) / 48) ** 4)
 
 
-def _effective_size(spread: float, variance: float, n: int, g: int) -> float:
-    """Number of independent right-or-wrong questions whose mean has this variance.
+@dataclass(frozen=True)
+class _Videos:
+    """Counts of outcomes by video, for tests of their shares.
+
+    Attributes
+    ----------
+    counts : different rows of counts, in right-or-wrong questions, float [rows, outcomes].
+    repeats : number of videos with each of these rows [rows].
+    df : degrees of freedom of the scale, infinite where it is known (right or wrong).
+    """
+
+    counts: np.ndarray
+    repeats: np.ndarray
+    df: float
+
+    @property
+    def total(self) -> float:
+        """Number of right-or-wrong questions."""
+        return float(self.repeats @ self.counts.sum(1))
+
+    def tail(self, shares: Sequence[float], distance: float) -> float:
+        """Chance of a mean that is at least so far off to one side.
+
+        Parameters
+        ----------
+        shares : of the outcomes, by the hypothesis that is tested.
+        distance : of the mean from the hypothesis, in standard errors of independent questions.
+        """
+        from scipy import special
+
+        precision = (1 - CORRELATIONS) / CORRELATIONS  # [correlations]
+        alpha = np.maximum(shares, 1e-9)[:, None] * precision  # [outcomes, correlations]
+        sizes = self.counts.sum(1)
+        outcomes = special.gammaln(self.counts[:, :, None] + alpha) - special.gammaln(alpha)
+        whole = special.gammaln(sizes[:, None] + precision) - special.gammaln(precision)
+        likelihood = self.repeats @ (outcomes.sum(1) - whole)  # [correlations], logarithms
+        weights = np.exp(likelihood - likelihood.max())
+        effect = 1 + CORRELATIONS * (self.repeats @ sizes**2 / self.total - 1)
+        scaled = -distance / np.sqrt(effect)
+        known = math.isinf(self.df)
+        chances = special.ndtr(scaled) if known else special.stdtr(self.df, scaled)
+        return float(weights @ chances / weights.sum())
+
+# %% ../../nbs/6_evaluation/02_statistics.ipynb #st-0371
+def _by_video(
+    outcomes: Sequence[Sequence[float]],
+    clusters: Sequence[Hashable],
+    spread: float,
+    variance: float,
+) -> _Videos:
+    """Sum outcomes by video and scale them to right-or-wrong questions.
 
     Parameters
     ----------
-    spread : variance of one right-or-wrong question with this mean; 0 where all values are at
-        one end of their range, or no two differ.
-    variance : of the mean.
-    n, g : number of values, and of clusters, which is what counts where `spread` is 0.
+    outcomes : one row of shares per question, each adding to 1.
+    clusters : the video of each question.
+    spread, variance : of right-or-wrong questions with this mean, and of these questions.
     """
-    return g if spread < 1e-9 else spread / max(variance, spread / (FINEST * n))
+    fineness = max(variance / spread, 1 / FINEST) if spread > 1e-9 else 1.0
+    whole = fineness > 1 - 1e-9  # nothing but right and wrong
+    index = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
+    counts = np.zeros((len(index), len(outcomes[0])))
+    np.add.at(counts, [index[cluster] for cluster in clusters], np.asarray(outcomes, float))
+    rows = Counter(map(tuple, counts.round(9) / (1.0 if whole else fineness)))
+    df = math.inf if whole else float(max(1, len(outcomes) - 1))
+    return _Videos(np.array(list(rows)), np.array(list(rows.values()), float), df)
+
+
+def _root(function: Callable[[float], float], outer: float, inner: float) -> float:
+    """Where `function` rises above 0 on the way from `outer` to `inner`; one of them if nowhere."""
+    from scipy.optimize import brentq
+
+    if function(outer) >= 0:
+        return outer
+    return float(brentq(function, outer, inner, xtol=1e-9)) if function(inner) > 0 else inner
 
 
 def _checked(values: Sequence[float], clusters: Sequence[Hashable]) -> list[float]:
@@ -112,13 +164,31 @@ def _checked(values: Sequence[float], clusters: Sequence[Hashable]) -> list[floa
     return [float(value) for value in values]
 
 # %% ../../nbs/6_evaluation/02_statistics.ipynb #stat-061
+def _accuracy_test(
+    fractions: Sequence[float], clusters: Sequence[Hashable]
+) -> Callable[[float], float]:
+    """The one-sided chance of the mean of `fractions`, as a function of the true accuracy."""
+    n = len(fractions)
+    mean = math.fsum(fractions) / n
+    variance = math.fsum((value - mean) ** 2 for value in fractions) / n
+    outcomes = [(value, 1 - value) for value in fractions]
+    videos = _by_video(outcomes, clusters, mean * (1 - mean), variance)
+
+    def chance(accuracy: float) -> float:
+        spread = max(1e-15, accuracy * (1 - accuracy))
+        distance = abs(mean - accuracy) / math.sqrt(spread / videos.total)
+        return videos.tail((accuracy, 1 - accuracy), distance)
+
+    return chance
+
+
 def clustered_mean(
     values: Sequence[float], clusters: Sequence[Hashable], level: float = 0.95
 ) -> Estimate:
     """Mean of fractions with a score interval that knows which of them belong together.
 
-    Source: Wilson's score interval for the effective number of questions, as survey statistics
-    form it (Korn and Graubard 1998), with the cluster-robust (CR1) variance.
+    Source: Wilson's score test with a design effect (Rao and Scott 1992), averaged over the
+    correlation inside clusters by its beta-binomial likelihood.
 
     Parameters
     ----------
@@ -128,51 +198,59 @@ def clustered_mean(
 
     Returns
     -------
-    Estimate with an interval inside 0 to 1, from t with (clusters − 1) degrees of freedom; NaN
-    bounds with a single cluster.
+    Estimate with an interval inside 0 to 1; NaN bounds with a single cluster.
 
     Raises
     ------
     ValueError : without values, with one outside 0 to 1 or NaN, or if the lengths differ.
     """
     fractions = _checked(values, clusters)
-    n = len(fractions)
-    if len(set(clusters)) == 1:
-        return Estimate(math.fsum(fractions) / n, math.nan, math.nan, n, 1)
-    mean, variance, g = _mean_and_variance(fractions, clusters)
-    size = _effective_size(mean * (1 - mean), variance, n, g)
-    ratio = t_quantile(level, g - 1) ** 2 / size
-    centre = (mean + ratio / 2) / (1 + ratio)
-    half = math.sqrt(ratio * (mean * (1 - mean) + ratio / 4)) / (1 + ratio)
-    return Estimate(mean, max(0.0, centre - half), min(1.0, centre + half), n, g)
+    n, g = len(fractions), len(set(clusters))
+    mean = math.fsum(fractions) / n
+    if g == 1:
+        return Estimate(mean, math.nan, math.nan, n, 1)
+    chance = _accuracy_test(fractions, clusters)
+
+    def excess(accuracy: float) -> float:
+        return chance(accuracy) - (1 - level) / 2
+
+    low = _root(excess, 1e-9, mean) if mean > 1e-9 else 0.0
+    high = _root(excess, 1 - 1e-9, mean) if mean < 1 - 1e-9 else 1.0
+    return Estimate(mean, low if low > 1e-9 else 0.0, high if high < 1 - 1e-9 else 1.0, n, g)
 
 # %% ../../nbs/6_evaluation/02_statistics.ipynb #stat-064
-def _lower_bound(gain: float, loss: float, ratio: float) -> float:
-    """Lower end of Tango's score interval for a difference of paired fractions.
+def _likeliest_loss(gain: float, loss: float, difference: float) -> float:
+    """The likeliest share of losses if `difference` is the true difference (Tango 1998).
 
     Parameters
     ----------
     gain, loss : mean of the positive, and of the negative, differences (0 to 1).
-    ratio : t² over the number of questions.
     """
-    from scipy.optimize import brentq
+    slope = (2 - gain + loss) * difference - gain - loss
+    root = math.sqrt(max(0.0, slope**2 + 8 * loss * difference * (1 - difference)))
+    return max(0.0, -difference, (root - slope) / 4)
 
-    difference = gain - loss
 
-    def excess(true: float) -> float:
-        """Squared distance over what chance explains if `true` is the difference."""
-        slope = (2 - difference) * true - gain - loss
-        root = math.sqrt(max(0.0, slope**2 + 8 * loss * true * (1 - true)))
-        likeliest_loss = (root - slope) / 4
-        variance = max(0.0, 2 * likeliest_loss + true * (1 - true))
-        return (difference - true) ** 2 - ratio * variance
+def _difference_test(
+    differences: Sequence[float], clusters: Sequence[Hashable]
+) -> Callable[[float], float]:
+    """The one-sided chance of the mean of `differences`, as a function of the true difference."""
+    n = len(differences)
+    mean = math.fsum(differences) / n
+    gains = [max(0.0, d) for d in differences]
+    losses = [max(0.0, -d) for d in differences]
+    gain, loss = math.fsum(gains) / n, math.fsum(losses) / n
+    variance = math.fsum((d - mean) ** 2 for d in differences) / n
+    outcomes = [(g, b, 1 - g - b) for g, b in zip(gains, losses, strict=True)]
+    videos = _by_video(outcomes, clusters, gain + loss - mean**2, variance)
 
-    nearest = difference - 1e-9  # at the difference itself there may be a second root
-    if nearest <= -1 or excess(-1.0) <= 0:
-        return -1.0
-    if excess(nearest) >= 0:
-        return nearest
-    return float(brentq(excess, -1.0, nearest))
+    def chance(true: float) -> float:
+        fewer = _likeliest_loss(gain, loss, true)
+        spread = max(1e-15, 2 * fewer + true * (1 - true))
+        distance = abs(mean - true) / math.sqrt(spread / videos.total)
+        return videos.tail((fewer + true, fewer, 1 - 2 * fewer - true), distance)
+
+    return chance
 
 # %% ../../nbs/6_evaluation/02_statistics.ipynb #c13-048
 def paired_difference(
@@ -181,7 +259,7 @@ def paired_difference(
     """Mean of `a − b` over the same questions, with a clustered score interval.
 
     Source: T. Tango (1998), Equivalence test and confidence interval for the difference in
-    proportions for the paired-sample design; here for the effective number of questions.
+    proportions for the paired-sample design; here averaged over the correlation inside clusters.
 
     Parameters
     ----------
@@ -203,16 +281,19 @@ def paired_difference(
         )
     pairs = zip(_checked(a, clusters), _checked(b, clusters), strict=True)
     differences = [x - y for x, y in pairs]
-    n = len(differences)
-    if len(set(clusters)) == 1:
-        return Estimate(math.fsum(differences) / n, math.nan, math.nan, n, 1)
-    mean, variance, g = _mean_and_variance(differences, clusters)
-    gain = math.fsum(max(0.0, d) for d in differences) / n
-    loss = math.fsum(max(0.0, -d) for d in differences) / n
-    size = _effective_size(gain + loss - mean**2, variance, n, g)
-    ratio = t_quantile(level, g - 1) ** 2 / size
-    low, high = _lower_bound(gain, loss, ratio), -_lower_bound(loss, gain, ratio)
-    return Estimate(mean, low, high, n, g)
+    n, g = len(differences), len(set(clusters))
+    mean = math.fsum(differences) / n
+    if g == 1:
+        return Estimate(mean, math.nan, math.nan, n, 1)
+    chance = _difference_test(differences, clusters)
+
+    def excess(true: float) -> float:
+        return chance(true) - (1 - level) / 2
+
+    # at the difference itself nothing may be left to vary: stay beside it
+    low = _root(excess, -1 + 1e-9, mean - 1e-9) if mean > -1 + 1e-8 else -1.0
+    high = _root(excess, 1 - 1e-9, mean + 1e-9) if mean < 1 - 1e-8 else 1.0
+    return Estimate(mean, low if low > -1 + 1e-8 else -1.0, high if high < 1 - 1e-8 else 1.0, n, g)
 
 # %% ../../nbs/6_evaluation/02_statistics.ipynb #c13-052
 def chance_accuracy(n_options: Sequence[int]) -> float:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from ..schema import Segment
 
 # %% auto #0
-__all__ = ['Interval', 'tiou', 'union', 'grounding']
+__all__ = ['Interval', 'CLUE_THRESHOLDS', 'tiou', 'union', 'union_iou', 'grounding', 'empty_score', 'matched_ious', 'matching',
+           'clue_scores', 'first_window', 'grounding_scores', 'sliding_windows', 'frame_windows', 'trivial_predictions']
 
 # %% ../../nbs/6_evaluation/01_temporal_iou.ipynb #c13-005
 Interval = Segment | Sequence[float]
@@ -68,7 +70,22 @@ def _length(segments: Sequence[Interval]) -> float:
     """Seconds that the ranges cover together."""
     return sum(end - start for start, end in union(segments))
 
+
+def union_iou(pred: Sequence[Interval], true: Sequence[Interval]) -> float:
+    """IoU of the merged predicted and the merged annotated time; 0 if neither covers any.
+
+    Parameters
+    ----------
+    pred, true : segments or `(start, end)` in seconds.
+    """
+    covered = _length([*pred, *true])
+    shared = _length(pred) + _length(true) - covered
+    return shared / covered if covered else 0.0
+
 # %% ../../nbs/6_evaluation/01_temporal_iou.ipynb #c13-015
+THRESHOLDS = (0.3, 0.5, 0.7)
+
+
 def _matches(pred: Sequence[Interval], true: Sequence[Interval], threshold: float) -> int:
     """Number of predictions matched one to one with an annotation, greedily, best first."""
     overlaps = [(tiou(p, t), i, j) for i, p in enumerate(pred) for j, t in enumerate(true)]
@@ -81,7 +98,7 @@ def _matches(pred: Sequence[Interval], true: Sequence[Interval], threshold: floa
     return len(used_pred)
 
 # %% ../../nbs/6_evaluation/01_temporal_iou.ipynb #c13-017
-def grounding(pred: Sequence[Segment], true: Sequence[Segment]) -> dict[str, float]:
+def grounding(pred: Sequence[Interval], true: Sequence[Interval]) -> dict[str, float]:
     """Overlap of the predicted with the annotated segments of one sample, all 0 to 1.
 
     Parameters
@@ -104,10 +121,172 @@ def grounding(pred: Sequence[Segment], true: Sequence[Segment]) -> dict[str, flo
         raise ValueError("no annotated segments: leave the sample out of the average and count it")
     best = [max((tiou(p, t) for p in pred), default=0.0) for t in true]
     scores = {"miou": sum(best) / len(true)}
-    for k in (0.3, 0.5, 0.7):
+    for k in THRESHOLDS:
         scores[f"r@{k}"] = sum(b >= k for b in best) / len(true)
     scores["precision@0.5"] = _matches(pred, true, 0.5) / max(1, len(pred))
-    covered = _length([*pred, *true])
-    shared = _length(pred) + _length(true) - covered
-    scores["union_iou"] = shared / covered if covered else 0.0
+    scores["union_iou"] = union_iou(pred, true)
     return scores
+
+# %% ../../nbs/6_evaluation/01_temporal_iou.ipynb #think-201
+def empty_score(pred: Sequence[Interval], true: Sequence[Interval]) -> float | None:
+    """Score where one side has no windows: 1 if neither has, 0 if one has, None if both have."""
+    if pred and true:
+        return None
+    return float(not pred and not true)
+
+# %% ../../nbs/6_evaluation/01_temporal_iou.ipynb #think-204
+def matched_ious(pred: Sequence[Interval], true: Sequence[Interval]) -> list[float]:
+    """IoUs of predictions and annotated segments paired one to one, so that their sum is largest.
+
+    Returns
+    -------
+    As many as there are pairs, the number of the fewer; a pair without overlap has IoU 0.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    if not pred or not true:
+        return []
+    overlaps = [[tiou(p, t) for t in true] for p in pred]
+    if len(pred) == 1 or len(true) == 1:
+        return [max(max(row) for row in overlaps)]
+    rows, columns = linear_sum_assignment(overlaps, maximize=True)
+    return [overlaps[i][j] for i, j in zip(rows, columns, strict=True)]
+
+# %% ../../nbs/6_evaluation/01_temporal_iou.ipynb #think-205
+def matching(pred: Sequence[Interval], true: Sequence[Interval]) -> dict[str, float]:
+    """One-to-one matching of predicted windows with annotated ones: precision, recall, F1, count.
+
+    Parameters
+    ----------
+    pred, true : segments or `(start, end)` in seconds. A predicted window without length counts
+        as a prediction, and hits nothing. Both may be empty (see `empty_score`).
+
+    Returns
+    -------
+    `tP@K`, `tR@K`, `tF1@K` for K in `THRESHOLDS` : pairs whose IoU reaches K over predictions, over
+        annotated segments, and the harmonic mean.
+    `count_accuracy` : 1 if there are as many windows as annotated segments, else 0.
+    `EtF1` : count accuracy times the mean of the tF1.
+
+    Source: OMTG-Bench in VLMEvalKit@e8e78f0, vlmeval/dataset/omtgbench.py, without its change of
+    overlapping windows.
+    """
+    empty = empty_score(pred, true)
+    hits = matched_ious(pred, true)
+    scores = {}
+    for k in THRESHOLDS:
+        n = sum(iou >= k for iou in hits)
+        scores[f"tP@{k}"] = n / len(pred) if empty is None else empty
+        scores[f"tR@{k}"] = n / len(true) if empty is None else empty
+        scores[f"tF1@{k}"] = 2 * n / (len(pred) + len(true)) if empty is None else empty
+    scores["count_accuracy"] = float(len(pred) == len(true))
+    f1 = sum(scores[f"tF1@{k}"] for k in THRESHOLDS) / len(THRESHOLDS)
+    scores["EtF1"] = scores["count_accuracy"] * f1
+    return scores
+
+# %% ../../nbs/6_evaluation/01_temporal_iou.ipynb #think-210
+CLUE_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+def clue_scores(
+    pred: Sequence[Interval], true: Sequence[Interval], is_correct: bool | None = None
+) -> dict[str, float]:
+    """CG-Bench's scores of one question; their means over questions are the benchmark's.
+
+    Parameters
+    ----------
+    pred, true : segments or `(start, end)` in seconds.
+    is_correct : the question itself was answered right; None leaves `acc@iou` out.
+
+    Returns
+    -------
+    `clue_iou` : of the merged time; its mean is CG-Bench's mIoU.
+    `rec@iou` : share of `CLUE_THRESHOLDS` that it reaches.
+    `acc@iou` : the same where the answer is right, 0 where it is wrong.
+
+    Source: CG-Bench@f826608, run/utils.py and run/stat_with_key.py.
+    """
+    iou = union_iou(pred, true)
+    reached = sum(iou >= k for k in CLUE_THRESHOLDS) / len(CLUE_THRESHOLDS)
+    scores = {"clue_iou": iou, "rec@iou": reached}
+    if is_correct is not None:
+        scores["acc@iou"] = reached * is_correct
+    return scores
+
+# %% ../../nbs/6_evaluation/01_temporal_iou.ipynb #think-213
+def first_window(pred: Sequence[Interval], true: Sequence[Interval]) -> dict[str, float]:
+    """IoU of the first predicted window with the annotated segment, and whether it reaches K.
+
+    Returns
+    -------
+    `iou@1`, `r1@0.3`, `r1@0.5`, `r1@0.7`; all 0 without a window.
+
+    Source: TencentARC/TimeLens@5d90c06, evaluation/compute_metrics.py.
+    """
+    iou = max((tiou(pred[0], t) for t in true), default=0.0) if pred else 0.0
+    return {"iou@1": iou, **{f"r1@{k}": float(iou >= k) for k in THRESHOLDS}}
+
+# %% ../../nbs/6_evaluation/01_temporal_iou.ipynb #think-216
+def grounding_scores(pred: Sequence[Interval], true: Sequence[Interval]) -> dict[str, float]:
+    """All the scores of one sample: `grounding`, `matching` and `first_window` together.
+
+    Raises
+    ------
+    ValueError : if `true` is empty.
+    """
+    return grounding(pred, true) | matching(pred, true) | first_window(pred, true)
+
+# %% ../../nbs/6_evaluation/01_temporal_iou.ipynb #think-220
+def sliding_windows(duration: float, parts: Sequence[int] = (1, 2, 4, 8)) -> list[Segment]:
+    """Windows of several lengths, each length shifted by half a window.
+
+    Parameters
+    ----------
+    duration : of the video, seconds.
+    parts : the windows are the video over each of these.
+    """
+    return [
+        Segment(i * duration / k / 2, (i + 2) * duration / k / 2)
+        for k in parts
+        for i in range(2 * k - 1)
+    ]
+
+
+def frame_windows(duration: float, times: Sequence[float]) -> list[Segment]:
+    """One window per frame, up to half way to its neighbours.
+
+    Parameters
+    ----------
+    duration : of the video, seconds.
+    times : of the frames, seconds.
+    """
+    inside = sorted({time for time in times if 0 <= time <= duration})
+    middles = [(a + b) / 2 for a, b in pairwise(inside)]
+    bounds = [0.0, *middles, duration] if inside else []
+    return [Segment(a, b) for a, b in pairwise(bounds)]
+
+# %% ../../nbs/6_evaluation/01_temporal_iou.ipynb #think-221
+def trivial_predictions(
+    duration: float, times: Sequence[float] = (), equal: Sequence[int] = (4, 8)
+) -> dict[str, list[Segment]]:
+    """What predictors say that have not seen the video: name of the row → windows.
+
+    Parameters
+    ----------
+    duration : of the video, seconds.
+    times : of the frames that a model is shown; none leaves "a window per frame" out.
+    equal : numbers of equal windows.
+
+    Returns
+    -------
+    "whole video", "4 equal windows" …, "sliding windows", "a window per frame". None depends on
+    the question.
+    """
+    predictions = {"whole video": [Segment(0.0, duration)]}
+    for k in equal:
+        parts = [Segment(i * duration / k, (i + 1) * duration / k) for i in range(k)]
+        predictions[f"{k} equal windows"] = parts
+    predictions["sliding windows"] = sliding_windows(duration)
+    if times:
+        predictions["a window per frame"] = frame_windows(duration, times)
+    return predictions

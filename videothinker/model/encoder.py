@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,14 @@ from torch import Tensor
 
 from ..cache import MemoryCache
 from ..files import FormatError
-from ..parallel import Prefetcher, ordered_map
-from ..paths import resolve_path
+from ..parallel import ordered_map
 from ..prompts import build_messages
 from ..schema import Sample
-from ..video.frames import Frames, Sampling, VideoError, system_error
-from ..video.reader import cached_frames, read_frames
+from ..video.frame_reader import FrameReader, about
+from ..video.frames import Frames, Sampling, VideoError
 
 # %% auto #0
-__all__ = ['Prompt', 'encode_video_text', 'check_plain', 'text_name', 'encode_prompt', 'about', 'find_video', 'EncoderOptions',
+__all__ = ['Prompt', 'encode_video_text', 'check_plain', 'text_name', 'encode_messages', 'encode_prompt', 'EncoderOptions',
            'Encoder', 'readable', 'video_name']
 
 # %% ../../nbs/4_model/02_encoder.ipynb #c08-029
@@ -135,6 +134,25 @@ def text_name(sample: Sample, field: str) -> str:
     return f"row {sample.id or sample.problem[:40]!r}: field {field!r}"
 
 # %% ../../nbs/4_model/02_encoder.ipynb #c08-033
+def encode_messages(
+    processor: Any, messages: Sequence[Mapping[str, Any]], frames: Frames | None
+) -> Prompt:
+    """Encode a conversation and the frames that its video part stands for.
+
+    Parameters
+    ----------
+    processor : of a Qwen2.5-VL model.
+    messages : as `apply_chat_template` takes them, with a part `{"type": "video"}` if there are
+        frames.
+    frames : as `read_frames` returns them, already sampled and sized; None for a text alone.
+    """
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    if frames is None:
+        ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return Prompt(torch.tensor(ids), None, None, ())
+    return encode_video_text(processor, text, frames)
+
+
 def encode_prompt(
     processor: Any, sample: Sample, frames: Frames | None, style: str = "video-thinker"
 ) -> Prompt:
@@ -154,26 +172,9 @@ def encode_prompt(
     check_plain(processor, sample.problem, text_name(sample, "problem"))
     check_plain(processor, "\n".join(sample.options), text_name(sample, "options"))
     messages = build_messages(sample, style, video=frames is not None)
-    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    if frames is None:
-        ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return Prompt(torch.tensor(ids), None, None, ())
-    return encode_video_text(processor, text, frames)
+    return encode_messages(processor, messages, frames)
 
 # %% ../../nbs/4_model/02_encoder.ipynb #c08-037
-def about(sample: Sample, clip: Sample | None) -> Sample:
-    """The row's question, asked about another row's clip; the row itself when there is none."""
-    return sample if clip is None else replace(sample, path=clip.path, data_source=clip.data_source)
-
-
-def find_video(sample: Sample, video_root: Any) -> Path | None:
-    """Where the row's video should lie; None for a path that is refused."""
-    try:
-        return resolve_path(sample, video_root)
-    except (ValueError, OSError):
-        return None
-
-
 @dataclass(frozen=True)
 class EncoderOptions:
     """How an `Encoder` gets its frames, and how much it remembers.
@@ -218,7 +219,7 @@ class Encoder:
         self.style = style
         self.options = options
         self._prompts = MemoryCache[Prompt](options.keep, Prompt.size)
-        self._reader = Prefetcher(self._read)
+        self.reader = FrameReader(video_root, options.cache_dir, options.timeout)
 
     def __call__(self, sample: Sample, video: bool = True, clip: Sample | None = None) -> Prompt:
         """Encode the row's question about its own clip, or no clip, or another row's clip.
@@ -244,15 +245,8 @@ class Encoder:
         return prompt
 
     def frames(self, sample: Sample) -> Frames:
-        """The frames of the row's video, as the model sees them; raises `VideoError`.
-
-        What the system refuses (permission, a disk or a network that does not answer) is a
-        `VideoError` too: it is about this one clip.
-        """
-        try:
-            return self._reader(resolve_path(sample, self.video_root))
-        except OSError as error:
-            raise system_error(sample.path, error) from error
+        """The frames of the row's video, as the model sees them (see `FrameReader`)."""
+        return self.reader(sample, self.sampling)
 
     def expect(self, samples: Sequence[Sample]) -> None:
         """Begin to read the videos of these rows in the background (see `parallel.Prefetcher`).
@@ -260,14 +254,7 @@ class Encoder:
         Rows whose prompt is remembered, or whose path is refused, are left out.
         """
         new = [s for s in samples if self._prompts.get(self._key(s)) is None]
-        paths = [find_video(s, self.video_root) for s in new]
-        self._reader.expect(path for path in paths if path)
-
-    def _read(self, path: Path) -> Frames:
-        cache, timeout = self.options.cache_dir, self.options.timeout
-        if cache is None:
-            return read_frames(path, self.sampling, timeout)
-        return cached_frames(path, self.sampling, cache, timeout)
+        self.reader.expect((s, self.sampling) for s in new)
 
     def _key(self, sample: Sample, video: bool = True) -> str:
         return json.dumps([sample.problem, sample.options, sample.data_source, sample.path, video])

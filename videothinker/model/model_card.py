@@ -258,22 +258,24 @@ def figures_table(figures: Mapping[str, Mapping[str, Any]], data: str) -> str:
 
     Parameters
     ----------
-    figures : condition ("own", "no_video", …) → summary, the content of `summary-NAME.json`.
+    figures : condition ("own", "no_video", …) → summary, the content of a `summary.json`.
     data : what it was measured on.
 
     Raises
     ------
     FormatError : for anything else than summaries of an evaluation.
     """
-    if not (isinstance(figures, Mapping) and figures and all(map(_is_summary, figures.values()))):
-        raise FormatError("is no summary-NAME.json of `videothinker eval`")
+    known = figures.items() if isinstance(figures, Mapping) else ()
+    summaries = {condition: summary for condition, summary in known if _is_summary(summary)}
+    if not summaries:
+        raise FormatError("is no summary.json of `videothinker eval`")
     lines = [
         f"Measured on {data} with `videothinker eval`; intervals are of 95 %.",
         "",
         "| condition | questions | videos | accuracy, % |",
         "|---|---|---|---|",
     ]
-    for condition, summary in figures.items():
+    for condition, summary in summaries.items():
         accuracy = f"{100 * summary['accuracy']:.1f}"
         if summary["ci_low"] is not None:  # a single video has no interval
             low, high = 100 * summary["ci_low"], 100 * summary["ci_high"]

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -263,7 +263,7 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """The content of `videothinker.json`: style, and the fields of sampling that are set."""
         sampling = {
-            name: value for name, value in asdict(self.sampling).items() if value is not None
+            name: value for name, value in self.sampling.to_dict().items() if value is not None
         }
         return {"style": self.style, "sampling": sampling}
 

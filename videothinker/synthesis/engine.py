@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from ..files import UserError
 
 # %% auto #0
-__all__ = ['Message', 'CUT_OFF', 'Request', 'chat', 'Engine', 'no_answer_reason', 'worth_another_seed', 'of_an_earlier_run',
-           'stop_engine', 'FunctionEngine', 'EngineError', 'Answer', 'token_count', 'read_answers']
+__all__ = ['Message', 'CUT_OFF', 'SMALL_CONTEXT', 'Request', 'chat', 'Engine', 'no_answer_reason', 'worth_another_seed',
+           'of_an_earlier_run', 'stop_engine', 'FunctionEngine', 'EngineError', 'Answer', 'token_count', 'read_answers']
 
 # %% ../../nbs/3_synthesis/01_engine.ipynb #c05-005
 Message = dict[str, Any]
@@ -31,16 +31,26 @@ class Request:
     temperature : 0 for the likeliest answer.
     max_tokens : longest answer, in tokens; an answer that does not fit counts as a failure.
     seed : sampling seed, sent to the server; requests with different seeds are different requests.
+    fields : further fields of the body of this one request, such as `{"top_p": 0.9}`.
     """
 
     messages: Sequence[Message]
     temperature: float = 0.0
     max_tokens: int = 1024
     seed: int | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
     def key(self, model: str = "") -> str:
         """The sha256 (hex) of the model's name and this request in canonical JSON."""
-        content = {"model": model, **asdict(self), "messages": list(self.messages)}
+        content: dict[str, Any] = {
+            "model": model,
+            "messages": list(self.messages),
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+            "seed": self.seed,
+        }
+        if self.fields:  # the key of a request without any is what it always was
+            content["fields"] = dict(self.fields)
         text = json.dumps(content, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -107,6 +117,7 @@ class EngineError(UserError, RuntimeError):
 
 # %% ../../nbs/3_synthesis/01_engine.ipynb #seng-020
 CUT_OFF = "cut off after"  # how the reason of an answer begins that was too long
+SMALL_CONTEXT = "small context: "  # before it, where the server had no room for a longer one
 
 
 @dataclass
@@ -120,6 +131,8 @@ class Answer:
         `max_tokens`, filtered).
     reason : why there is no text.
     prompt_tokens, completion_tokens : what was paid for.
+    partial : what there is of a text that was cut off, or the server's words of refusal.
+    thoughts : what a reasoning model thought before it, where the server tells it apart.
     """
 
     key: str
@@ -127,6 +140,8 @@ class Answer:
     reason: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    partial: str = field(default="", repr=False)
+    thoughts: str = field(default="", repr=False)
 
     @property
     def tokens(self) -> int:
@@ -137,6 +152,16 @@ class Answer:
     def lasting(self) -> bool:
         """Return True if the same request would bring the same again: a text, or one cut off."""
         return self.text is not None or self.reason.startswith(CUT_OFF)
+
+    @property
+    def cut_off(self) -> bool:
+        """Return True if the limit on tokens ended it, in the answer or in the thoughts."""
+        return self.text is None and self.reason.removeprefix(SMALL_CONTEXT).startswith("cut off")
+
+    def to_json(self) -> dict[str, Any]:
+        """The line of the cache; `partial` and `thoughts` only where there are any."""
+        line = asdict(self)
+        return {k: v for k, v in line.items() if v or k not in ("partial", "thoughts")}
 
 
 def token_count(value: Any) -> int | None:
@@ -185,5 +210,6 @@ def _lines(entries: Iterable[Any], name: str) -> Iterator[Answer]:
 
 
 def _well_typed(answer: Answer) -> bool:
-    texts = [answer.key, answer.reason, *([] if answer.text is None else [answer.text])]
+    texts = [answer.key, answer.reason, answer.partial, answer.thoughts]
+    texts += [] if answer.text is None else [answer.text]
     return all(isinstance(text, str) for text in texts)

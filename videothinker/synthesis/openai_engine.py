@@ -15,14 +15,14 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..files import InputError
 from ..journal import Journal
-from .engine import Answer, EngineError, Request, _lines
+from .engine import SMALL_CONTEXT, Answer, EngineError, Request, _lines
 from videothinker.synthesis.server_replies import (
     OPENAI_KEY,
     OTHER_NAMES,
@@ -186,6 +186,9 @@ class OpenAIEngine:
     extra : further fields of every request's body, such as `{"top_p": 0.9}`, or None in place of a
         field that is not to be sent; part of the key.
     patience : seconds that a request waits for a server which limits its rate.
+    take_all : every reply is an answer for good, cut off, filtered and empty ones too, as when a
+        model is examined; else such a reply is a failure, and all but those cut off are asked for
+        again by the next engine.
 
     Attributes
     ----------
@@ -210,6 +213,7 @@ class OpenAIEngine:
     pause: float = 1.0
     extra: dict[str, Any] = field(default_factory=dict)
     patience: float = 3600.0
+    take_all: bool = False
     # the longest answer, in tokens, that the context had room for, and the most to ask for else
     _longest: int = field(default=0, init=False)
     _room: float = field(default=math.inf, init=False)
@@ -234,6 +238,16 @@ class OpenAIEngine:
         except BaseException:
             future.cancel()
             raise
+
+    def ask(self, request: Request) -> Answer:
+        """All that there is about the answer to one request; its text is None for a failure.
+
+        Called in many threads, it has as many requests under way as `concurrency` allows, and
+        whoever is answered first goes on first. Errors are those of `complete`.
+        """
+        self.complete([request])
+        key = self._key(request)
+        return self._answers.get(key) or Answer(key, None, self._reasons.get(key, ""))
 
     async def _batch(self, requests: Sequence[Request]) -> list[str | None]:
         from tqdm.auto import tqdm
@@ -292,7 +306,7 @@ class OpenAIEngine:
                 else:
                     self._longest = max(self._longest, fitted.max_tokens)
                     if answer.text is None and fitted.max_tokens < request.max_tokens:
-                        answer.reason = f"small context: {answer.reason}"  # may fit another day
+                        answer.reason = SMALL_CONTEXT + answer.reason  # may fit another day
                     self._keep(answer)
                     return self._give(answer)
 
@@ -322,7 +336,7 @@ class OpenAIEngine:
         }
         named = {self._names.get(name, name): value for name, value in fields.items()}
         body = {"model": self.model, "messages": _whole(list(request.messages)), **named}
-        body |= self.extra
+        body |= dict(request.fields) | self.extra
         return {name: value for name, value in body.items() if name and value is not None}
 
     async def _send(self, key: str, request: Request, body: dict[str, Any]) -> Answer:
@@ -341,7 +355,7 @@ class OpenAIEngine:
             self._reserved -= most
             self._sending -= 1
             self._ended.set()
-        return read_reply(key, request, _json(reply.http_response))
+        return read_reply(key, request, _json(reply.http_response), strip=not self.take_all)
 
     def _look_at(self, error: Exception, tries: _Tries, body: dict[str, Any]) -> float | None:
         """Seconds to wait before the next attempt; None if there should be none."""
@@ -437,7 +451,7 @@ class OpenAIEngine:
         """Write an answer down; when this returns it is on disk."""
         if self._journal:
             try:
-                self._journal.append(asdict(answer))
+                self._journal.append(answer.to_json())
             except OSError as error:
                 reason = f"{self.cache} cannot be written: {error.strerror}; no more is sent"
                 self._brake.pull(reason)
@@ -446,14 +460,21 @@ class OpenAIEngine:
         self._spent += answer.tokens
         self.usage.tokens += answer.tokens
         self._replied.add(answer.key)
-        if answer.text is not None:
+        if answer.text is not None or self._is_final(answer):
             self.usage.answered += 1
             self._brake.answered()
         elif not self._works:
             self._brake.failed(answer.reason)
 
+    def _is_final(self, answer: Answer) -> bool:
+        """Return True if a reply counts as it is, by `take_all`.
+
+        One that a small context cut off does not: it was allowed less than had been asked for.
+        """
+        return self.take_all and not answer.reason.startswith(SMALL_CONTEXT)
+
     def _give(self, answer: Answer) -> str | None:
-        if answer.text is None:
+        if answer.text is None and not self._is_final(answer):
             self._fail(answer.key, answer.reason)
         return answer.text
 
@@ -550,10 +571,10 @@ class OpenAIEngine:
             except EngineError:
                 self._journal.close()
                 raise
-        self._answers = {answer.key: answer for answer in lines if answer.lasting}
+        self._answers = {a.key: a for a in lines if a.lasting or self._is_final(a)}
         self._old = frozenset(self._answers)
         self._replied |= self._old
-        self._worked_before = any(answer.text for answer in lines)
+        self._worked_before = any(a.text or self._is_final(a) for a in lines)
         self._spent: int = sum(answer.tokens for answer in lines)
 
     def close(self) -> None:

@@ -216,7 +216,7 @@ def most_tokens(request: Request) -> int:
     return request.max_tokens + prompt
 
 # %% ../../nbs/3_synthesis/02_server_replies.ipynb #seng-010
-def read_reply(key: str, request: Request, reply: Any) -> Answer:
+def read_reply(key: str, request: Request, reply: Any, strip: bool = True) -> Answer:
     """The `Answer` in a server's reply.
 
     A reply that was cut off, filtered or empty is an answer without text: it has been paid for.
@@ -225,6 +225,7 @@ def read_reply(key: str, request: Request, reply: Any) -> Answer:
     ----------
     key, request : what was asked.
     reply : the JSON of a chat completion.
+    strip : leave out blanks around the text.
 
     Raises
     ------
@@ -234,7 +235,8 @@ def read_reply(key: str, request: Request, reply: Any) -> Answer:
     message = choice.get("message")
     if not isinstance(message, dict):
         raise ReplyError(f"not a chat completion: {server_words(reply)}", reply)
-    text = _text(message.get("content"))
+    whole = _text(message.get("content"))
+    text = whole.strip()
     reason = _useless(choice.get("finish_reason"), text, message, request.max_tokens)
     usage = reply.get("usage")
     usage = usage if isinstance(usage, dict) else {}
@@ -244,7 +246,16 @@ def read_reply(key: str, request: Request, reply: Any) -> Answer:
         prompt_tokens = most_tokens(request) - request.max_tokens
     if completion_tokens is None:
         completion_tokens = len(text + _thoughts(message)) // 3
-    return Answer(key, None if reason else text, reason, prompt_tokens, completion_tokens)
+    text = text if strip else whole
+    return Answer(
+        key,
+        None if reason else text,
+        reason,
+        prompt_tokens,
+        completion_tokens,
+        partial=(text or _refusal(message)) if reason else "",
+        thoughts=whole_text(_thoughts(message)),
+    )
 
 
 def _first_choice(reply: Any) -> dict[str, Any]:
@@ -263,7 +274,7 @@ def _text(content: Any) -> str:
     """The text of a message's content: of a text, or of the text parts of a list."""
     parts = content if isinstance(content, list) else [content]
     texts = [part.get("text") if _is_text(part) else part for part in parts]
-    return whole_text("".join(text for text in texts if isinstance(text, str)).strip())
+    return whole_text("".join(text for text in texts if isinstance(text, str)))
 
 
 def _is_text(part: Any) -> bool:
@@ -276,6 +287,12 @@ def _thoughts(message: dict[str, Any]) -> str:
     inside = [part.get("thinking") for part in parts if isinstance(part, dict)]
     texts = [message.get("reasoning_content"), message.get("reasoning"), *inside]
     return next((text for text in texts if isinstance(text, str) and text.strip()), "")
+
+
+def _refusal(message: dict[str, Any]) -> str:
+    """The words in which a server says that its model refused; "" if it says none."""
+    words = message.get("refusal")
+    return whole_text(words.strip()) if isinstance(words, str) else ""
 
 
 def _useless(finish: Any, text: str, message: dict[str, Any], max_tokens: int) -> str:

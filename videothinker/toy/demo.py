@@ -277,7 +277,7 @@ def evaluate_model(stage: str, model_dir: Path, folder: Path) -> dict[str, Any]:
 
     Parameters
     ----------
-    stage : names the files in `folder/eval`: records, `Results-…`, `Stats-…`.
+    stage : its records, `Results-…` and `Stats-…` go to `folder/eval/STAGE/SPLIT`.
     model_dir : of the model.
     folder : of the run, with `world/`.
 
@@ -294,8 +294,7 @@ def evaluate_model(stage: str, model_dir: Path, folder: Path) -> dict[str, Any]:
     settings = Settings.of(model_dir)
     encoder = Encoder(processor, world, settings.sampling, settings.style, frames_of(folder))
     splits = {split: read_rows(world / f"eval_{split}.jsonl") for split in SPLIT_NAMES}
-    summaries, _ = evaluate_stage(model, encoder, splits, folder / "eval", stage, 240)
-    return summaries
+    return evaluate_stage(model, encoder, splits, folder / "eval" / stage, 240)
 
 # %% ../../nbs/8_toy/06_demo.ipynb #c18-043
 def paired_differences(out: Path) -> list[dict[str, Any]]:
@@ -304,8 +303,8 @@ def paired_differences(out: Path) -> list[dict[str, Any]]:
     for a, b in (("sft", "base"), ("grpo", "sft"), ("grpo", "base")):
         metrics = ("accuracy",) if b == "base" else ("accuracy", "miou")  # the base names no times
         for split in SPLIT_NAMES:
-            records_a = read_records(out / f"{a}-{split}-own.jsonl")
-            records_b = read_records(out / f"{b}-{split}-own.jsonl")
+            records_a = read_records(out / a / split / "own.jsonl")
+            records_b = read_records(out / b / split / "own.jsonl")
             ids = sorted(records_a)
             pair = [records_a[i] for i in ids], [records_b[i] for i in ids]
             for metric in metrics:
@@ -402,7 +401,7 @@ def make_views(
     encoder = make_encoder(model_dir, Settings.of(model_dir), world, frames_of(folder))
     views = []
     for split, n in zip(("id", "ood"), n_clips, strict=True):
-        records = read_records(folder / "eval" / f"grpo-{split}-own.jsonl")
+        records = read_records(folder / "eval" / "grpo" / split / "own.jsonl")
         for sample in first_questions(read_rows(world / f"eval_{split}.jsonl"), n):
             title = f"{sample.id} ({'in' if split == 'id' else 'out of'} domain)"
             frames = encoder.frames(sample)

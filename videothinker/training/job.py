@@ -62,7 +62,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as JSON values; of the sampling only the fields that are set."""
-        sampling = {k: v for k, v in asdict(self.sampling).items() if v is not None}
+        sampling = {k: v for k, v in self.sampling.to_dict().items() if v is not None}
         return asdict(self) | {"sampling": sampling, "rewards": list(self.rewards)}
 
 # %% ../../nbs/5_training/08_job.ipynb #job-009

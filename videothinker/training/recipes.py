@@ -10,7 +10,6 @@ import hashlib
 import inspect
 import json
 import os
-import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,6 +17,8 @@ from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..yaml_files import read_yaml, unknown_name, value_problem
 
 from ..claims import claim_folder, claim_output, weights_digest
 from ..configs import config_file, model_path
@@ -28,43 +29,16 @@ from ..schema import Sample
 from .job import Recipe, TrainingJob
 from .ranks import ranks
 from .rewards import reward_problem, rewards_by_name
-from .trainer_fields import check_values, unknown_name, value_problem
+from .trainer_fields import check_values
 from ..video.frames import Sampling
 
 if TYPE_CHECKING:
     from videothinker.model.encoder import EncoderOptions
 
 # %% auto #0
-__all__ = ['OURS', 'OPTIMIZER_LIBRARIES', 'read_yaml', 'recipe_problem', 'make_recipe', 'read_recipe', 'config_class',
-           'check_train', 'check_peft', 'check_quantization', 'check_targets', 'override_keys', 'apply_overrides',
-           'check_machine', 'trainer_arguments', 'rows_digest', 'make_job', 'run_job']
-
-# %% ../../nbs/5_training/15_recipes.ipynb #c17-008
-def read_yaml(text: str) -> Any:
-    """Read YAML, with numbers such as 1e-5 (YAML 1.2) as numbers.
-
-    Raises
-    ------
-    InputError : when the text is not YAML, or sets a key twice.
-    """
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """A safe loader that knows exponents without a point, and takes each key once."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            names = [self.construct_object(key, deep=True) for key, _ in node.value]
-            twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-            if twice is not None:
-                raise InputError(f"{twice!r} is set twice")
-            return super().construct_mapping(node, deep)
-
-    number = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9]*)?[eE][-+]?[0-9]+")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
-    try:
-        return yaml.load(text, Loader)  # noqa: S506 -- derived from SafeLoader
-    except yaml.YAMLError as error:
-        raise InputError(f"not YAML: {' '.join(str(error).split())}") from None
+__all__ = ['OURS', 'OPTIMIZER_LIBRARIES', 'recipe_problem', 'make_recipe', 'read_recipe', 'config_class', 'check_train',
+           'check_peft', 'check_quantization', 'check_targets', 'override_keys', 'apply_overrides', 'check_machine',
+           'trainer_arguments', 'rows_digest', 'make_job', 'run_job']
 
 # %% ../../nbs/5_training/15_recipes.ipynb #c17-041
 def _key_problem(key: str, value: Any) -> str:

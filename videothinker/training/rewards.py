@@ -5,12 +5,10 @@
 # %% ../../nbs/5_training/03_rewards.ipynb #rewards-002
 from __future__ import annotations
 
-import importlib
-import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 
+from ..configs import import_function
 from ..files import InputError
 from ..trace import leak, parse_range, parse_trace
 from videothinker.training.outcome_rewards import (
@@ -46,34 +44,8 @@ def reward_names() -> list[str]:
 
 # %% ../../nbs/5_training/03_rewards.ipynb #rewards-008
 def import_reward(path: str) -> RewardFunction:
-    """Import a reward function by its dotted path.
-
-    Parameters
-    ----------
-    path : `package.module:function`; modules of the working directory are found, too.
-
-    Raises
-    ------
-    InputError : when the module or the function is missing, or it cannot be called.
-    """
-    module_name, _, function_name = path.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there, and imports something that is not
-        raise InputError(
-            f"reward {path!r}: there is no module {error.name!r}; "
-            "run from the folder that holds it, or install it"
-        ) from None
-    function = getattr(module, function_name, None)
-    if function is None:
-        raise InputError(f"reward {path!r}: {module_name!r} has no function {function_name!r}")
-    if not callable(function):
-        raise InputError(f"reward {path!r}: {function_name!r} is not a function")
-    return function
+    """Import a reward function by its dotted path (see `configs.import_function`)."""
+    return import_function(path, "reward")
 
 # %% ../../nbs/5_training/03_rewards.ipynb #rewards-012
 _DOTTED = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")

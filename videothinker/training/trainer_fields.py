@@ -5,121 +5,18 @@
 # %% ../../nbs/5_training/07_trainer_fields.ipynb #tf-002
 from __future__ import annotations
 
-import math
-import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
-from difflib import get_close_matches
-from enum import Enum
 from typing import Any
+
+from ..yaml_files import unknown_name, value_problem
 
 from ..files import InputError
 
 # %% auto #0
-__all__ = ['NEEDED', 'ABOVE_ZERO', 'NOT_NEGATIVE', 'SEED', 'FROM_0_BELOW_1', 'RANGES', 'IGNORED', 'IGNORED_BY_SFT',
-           'IGNORED_BY_GRPO', 'IN_EFFECT', 'unknown_name', 'value_problem', 'size_problem', 'default_of',
-           'ignored_problem', 'check_values', 'renamed_fields']
-
-# %% ../../nbs/5_training/07_trainer_fields.ipynb #tf-005
-def unknown_name(names: Sequence[str], known: Sequence[str]) -> str:
-    """The first unknown one of some names, with the nearest known; "" if all are known."""
-    for name in names:
-        if name not in known:
-            near = get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            return f"{name!r}{hint}"
-    return ""
-
-# %% ../../nbs/5_training/07_trainer_fields.ipynb #tf-008
-NEEDED = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    list: "a list",
-    tuple: "a list",
-    dict: "a mapping",
-}  # type → what YAML has for it
-
-
-def _alternatives(hint: Any) -> list[Any]:
-    """The types that a declared type allows, one by one; a list of words goes before any text."""
-    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
-        return [hint]
-    parts = [part for option in typing.get_args(hint) for part in _alternatives(option)]
-    has_words = any(_words(part) for part in parts)
-    return [part for part in parts if not (part is str and has_words)]
-
-
-def _words(hint: Any) -> list[Any]:
-    """The words that a type consists of, if it consists of words."""
-    if typing.get_origin(hint) is typing.Literal:
-        return list(typing.get_args(hint))
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return [member.value for member in hint]
-    return []
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Return True if a value is of one declared type."""
-    if hint is Any:
-        return True
-    if words := _words(hint):
-        return value in words
-    kind = typing.get_origin(hint) or hint
-    if kind in (None, type(None)):
-        return value is None
-    if kind is float:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return is_number and math.isfinite(value)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if kind not in (list, tuple):
-        return kind not in NEEDED or isinstance(value, kind)
-    inner = typing.get_args(hint)
-    if not isinstance(value, list | tuple):
-        return False
-    if kind is tuple and inner and inner[-1] is not ...:
-        return len(value) == len(inner) and all(map(_fits_one_of, value, inner))
-    return not inner or all(_fits_one_of(item, inner[0]) for item in value)
-
-
-def _fits_one_of(value: Any, hint: Any) -> bool:
-    return any(_fits(value, option) for option in _alternatives(hint))
-
-
-def _needed(hint: Any) -> str:
-    """What one declared type wants, in words; "" for one that cannot be written in YAML."""
-    if words := _words(hint):
-        return "one of " + ", ".join(map(str, words))
-    kind = typing.get_origin(hint) or hint
-    text = NEEDED.get(kind, "")
-    if kind in (list, tuple) and (inner := typing.get_args(hint)):
-        numbers = len(inner) if kind is tuple and inner[-1] is not ... else ""
-        items = {int: "whole numbers", float: "numbers", str: "texts"}.get(inner[0], "")
-        return " of ".join(filter(None, [text, f"{numbers} {items}".strip()]))
-    return text
-
-
-def value_problem(value: Any, hint: Any) -> str:
-    """What is wrong with a value of a declared type, "" when nothing is.
-
-    Parameters
-    ----------
-    value : as YAML has it.
-    hint : a type, as a dataclass declares it.
-    """
-    options = _alternatives(hint)
-    if any(_fits(value, option) for option in options):
-        return ""
-    is_word = isinstance(value, str) and not any(_words(option) for option in options)
-    shown = f"the text {value!r}" if is_word else repr(value)
-    words = [str(word) for option in options for word in _words(option)]
-    if isinstance(value, str) and (near := get_close_matches(value, words, 1)):
-        return f"{shown} is not known; did you mean {near[0]!r}?"
-    needed = " or ".join(dict.fromkeys(filter(None, map(_needed, options))))
-    return f"{shown} cannot be used, {needed or 'another value'} is needed"
+__all__ = ['ABOVE_ZERO', 'NOT_NEGATIVE', 'SEED', 'FROM_0_BELOW_1', 'RANGES', 'IGNORED', 'IGNORED_BY_SFT', 'IGNORED_BY_GRPO',
+           'IN_EFFECT', 'size_problem', 'default_of', 'ignored_problem', 'check_values', 'renamed_fields']
 
 # %% ../../nbs/5_training/07_trainer_fields.ipynb #tf-012
 ABOVE_ZERO = frozenset(

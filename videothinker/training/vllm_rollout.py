@@ -5,17 +5,17 @@
 # %% ../../nbs/5_training/13_vllm_rollout.ipynb #c11b-002
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from ..model.vllm_input import engine_input, engine_sampling, wire_features
 
 from ..files import InputError, MissingLibrary
 from ..model.encoder import Prompt
 from ..model.generate import Completion, Decoding, drawn_logps, ending
-from ..model.qwen import JUST_ABOVE, Family
+from ..model.qwen import Family
 from ..model.shared_prefix import plain_model
 from ..model.vision_cache import with_features
 from ..parallel import ordered_map
@@ -23,111 +23,7 @@ from .losses import sampling_weights
 from .ranks import ranks
 
 # %% auto #0
-__all__ = ['Drawn', 'placeholders', 'engine_input', 'wire_features', 'engine_sampling', 'vllm_problem', 'merged_weights',
-           'VLLMRollout', 'engine_weights']
-
-# %% ../../nbs/5_training/13_vllm_rollout.ipynb #c11b-007
-def placeholders(prompt: Prompt, family: Family) -> list[tuple[int, int]]:
-    """Where the videos of a prompt are in its tokens: (first token, number of tokens) of each."""
-    if prompt.grid is None:
-        return []
-    lengths = prompt.grid.prod(-1) // family.merge**2  # [V]
-    video_tokens = (prompt.input_ids == family.video_token).nonzero().flatten()  # [Σ lengths]
-    first = video_tokens[lengths.cumsum(0) - lengths]  # [V]
-    return list(zip(first.tolist(), lengths.tolist(), strict=True))
-
-# %% ../../nbs/5_training/13_vllm_rollout.ipynb #c11b-010
-def engine_input(prompt: Prompt, family: Family) -> Any:
-    """A prompt in the form in which vLLM's front end hands it to its engine.
-
-    Parameters
-    ----------
-    prompt : with features for its videos (see `with_features`).
-    family : the model's constants.
-
-    Returns
-    -------
-    vLLM's `MultiModalInput`, or a `TokensInput` for a prompt without video; tensors on the CPU.
-    """
-    from transformers.feature_extraction_utils import BatchFeature
-    from vllm.inputs import mm_input, tokens_input
-    from vllm.multimodal.inputs import (
-        MultiModalFieldConfig,
-        MultiModalKwargsItems,
-        PlaceholderRange,
-    )
-
-    ids = prompt.input_ids.tolist()
-    places = placeholders(prompt, family)
-    if not places:
-        return tokens_input(ids)
-    assert prompt.features is not None and prompt.grid is not None
-    features = prompt.features.detach().cpu().contiguous()  # [Σ lengths, d]
-    lengths = [length for _, length in places]
-    seconds = [s * JUST_ABOVE for s in prompt.seconds_per_grid]
-    values = {
-        "video_embeds": features,
-        "video_grid_thw": prompt.grid,  # [V, 3]
-        "second_per_grid_ts": torch.tensor(seconds, dtype=torch.float64),  # [V]
-    }
-    layout = {
-        "video_embeds": MultiModalFieldConfig.flat_from_sizes("video", torch.tensor(lengths)),
-        "video_grid_thw": MultiModalFieldConfig.batched("video", keep_on_cpu=True),
-        "second_per_grid_ts": MultiModalFieldConfig.batched("video", keep_on_cpu=True),
-    }
-    items = MultiModalKwargsItems.from_hf_inputs(BatchFeature(values), layout)
-    ranges = [PlaceholderRange(offset=first, length=length) for first, length in places]
-    hashes = _video_hashes(prompt, features.split(lengths))
-    return mm_input(ids, items, {"video": hashes}, {"video": ranges})
-
-
-def _video_hashes(prompt: Prompt, features: Sequence[Tensor]) -> list[str]:
-    """A name for each video of a prompt, as it is sent."""
-    hashes = []
-    assert prompt.grid is not None
-    for grid, seconds, rows in zip(prompt.grid, prompt.seconds_per_grid, features, strict=True):
-        described = f"{grid.tolist()} {seconds} {rows.dtype} "
-        digest = hashlib.blake2b(described.encode(), digest_size=32)
-        digest.update(rows.view(torch.uint8).numpy().tobytes())
-        hashes.append(digest.hexdigest())
-    return hashes
-
-# %% ../../nbs/5_training/13_vllm_rollout.ipynb #c11b-015
-def wire_features(request: Any) -> dict[str, Any] | None:
-    """The field `features` of vLLM's `/inference/v1/generate` for an `engine_input`.
-
-    Returns
-    -------
-    JSON values; None for a prompt without video.
-    """
-    from vllm.entrypoints.scale_out.token_in_token_out.mm_serde import encode_mm_kwargs_item
-
-    if request["type"] != "multimodal":
-        return None
-    ranges = request["mm_placeholders"]["video"]
-    items = request["mm_kwargs"]["video"]
-    return {
-        "mm_hashes": dict(request["mm_hashes"]),
-        "mm_placeholders": {"video": [{"offset": r.offset, "length": r.length} for r in ranges]},
-        "kwargs_data": {"video": [encode_mm_kwargs_item(item) for item in items]},
-    }
-
-# %% ../../nbs/5_training/13_vllm_rollout.ipynb #c11b-018
-def engine_sampling(decoding: Decoding, family: Family, n: int, seed: int) -> dict[str, Any]:
-    """Fields of `vllm.SamplingParams` for `n` completions of a prompt."""
-    return {
-        "n": n,
-        "seed": seed,
-        "temperature": decoding.temperature,
-        "top_p": decoding.top_p,
-        "top_k": decoding.top_k,
-        "min_p": decoding.min_p,
-        "max_tokens": decoding.max_new_tokens,
-        "logprobs": 0,
-        "stop": list(decoding.stop),
-        "stop_token_ids": [family.eos_token],
-        "logit_bias": {token: -100.0 for token in family.suppressed},
-    }
+__all__ = ['Drawn', 'vllm_problem', 'merged_weights', 'VLLMRollout', 'engine_weights']
 
 # %% ../../nbs/5_training/13_vllm_rollout.ipynb #c11b-029
 def vllm_problem(config: Any) -> str:

@@ -29,8 +29,8 @@ from videothinker.video.frames import (
     Limits,
     Sampling,
     UndecodableVideo,
+    asked_rate,
     default_limits,
-    even_rate,
     frame_size,
     sample_times,
 )
@@ -233,7 +233,7 @@ def decode(
     check_backend(backend)
     limits = limits or default_limits()
     with surveyed(path, limits) as (container, stream, survey):
-        wanted = sample_times(survey.duration, sampling)  # [T]
+        wanted = sample_times(survey.duration, sampling, survey.n_frames)  # [T]
         job = DecodeJob(
             path=str(path),
             container=container,
@@ -251,4 +251,5 @@ def decode(
                 path,
                 "its times run backwards or out of the clip; the file is damaged, get it again",
             )
-        return Frames(pixels, times, survey.duration, str(path), even_rate(wanted))
+        rate = asked_rate(wanted, survey.duration, sampling)
+        return Frames(pixels, times, survey.duration, str(path), rate)

@@ -11,9 +11,9 @@ import itertools
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ import numpy as np
 from ..files import InputError, UserError
 
 # %% auto #0
-__all__ = ['VideoError', 'MissingVideo', 'EmptyVideo', 'UnreadableVideo', 'TruncatedVideo', 'UndecodableVideo', 'TooLongVideo',
-           'TooLargeVideo', 'DecodeTimeout', 'OutsideClip', 'check_file', 'system_error', 'open_video', 'Limits',
-           'limit_variable', 'default_limits', 'Sampling', 'sample_times', 'even_rate', 'smart_resize', 'frame_size',
-           'Frames', 'VideoInfo']
+__all__ = ['SPREADS', 'VideoError', 'MissingVideo', 'EmptyVideo', 'UnreadableVideo', 'TruncatedVideo', 'UndecodableVideo',
+           'TooLongVideo', 'TooLargeVideo', 'DecodeTimeout', 'OutsideClip', 'check_file', 'system_error', 'open_video',
+           'Limits', 'limit_variable', 'default_limits', 'Sampling', 'sample_times', 'asked_rate', 'even_rate',
+           'smart_resize', 'frame_size', 'Frames', 'VideoInfo']
 
 # %% ../../nbs/1_video/01_frames.ipynb #c02-005
 class VideoError(UserError):
@@ -226,6 +226,50 @@ def default_limits() -> Limits:
         values[limit.name] = number if limit.name == "max_seconds" else int(number)
     return Limits(**values)
 
+# %% ../../nbs/1_video/01_frames.ipynb #bm-f02
+def _ends(first: int, last: int, n: int) -> np.ndarray:
+    """From the first to the last frame, rounded. Source: `fetch_video` of qwen-vl-utils.
+
+    `torch.linspace` counts from both ends, in single precision with one rounding.
+    """
+    step = float(np.float32(last - first) / np.float32(max(1, n - 1)))
+    i = np.arange(n)
+    exact = np.where(i < n // 2, first + step * i, last - step * (n - 1 - i))
+    return exact.astype(np.float32).round().astype(int)  # [n]
+
+
+def _ends_down(first: int, last: int, n: int) -> np.ndarray:
+    """From the first to the last frame, rounded down. Source: lmms-eval, LLaVA."""
+    return np.linspace(first, last, n, dtype=int)
+
+
+def _middle(first: int, last: int, n: int) -> np.ndarray:
+    """About the middle of n equal parts. Source: `run/utils.py` of CG-Bench; InternVL."""
+    part = (last - first) / n
+    return (first + part / 2 + np.round(part * np.arange(n))).astype(int)
+
+
+def _middle_down(first: int, last: int, n: int) -> np.ndarray:
+    """The middle of n parts with whole ends. Source: `video_process.py` of VRBench."""
+    bounds = np.linspace(first, last + 1, n + 1, dtype=int)
+    return (bounds[:-1] + bounds[1:]) // 2
+
+
+def _inner(first: int, last: int, n: int) -> np.ndarray:
+    """The n inner ones of n + 2 ends, rounded down. Source: `video_base.py` of VLMEvalKit."""
+    step = (last - first + 1) / (n + 1)
+    return first + (np.arange(1, n + 1) * step).astype(int)
+
+
+# rule by which the frames of a sampling are spread → which n of the frames first to last
+SPREADS: dict[str, Callable[[int, int, int], np.ndarray]] = {
+    "ends": _ends,
+    "ends-down": _ends_down,
+    "middle": _middle,
+    "middle-down": _middle_down,
+    "inner": _inner,
+}
+
 # %% ../../nbs/1_video/01_frames.ipynb #c02-013
 @dataclass(frozen=True)
 class Sampling:
@@ -246,6 +290,8 @@ class Sampling:
     within : stretches [(start, end), …] in seconds; frames are taken from these only, as if the
         clip consisted of nothing else.
     times : the wanted times in seconds, one by one, in order.
+    spread : "grid", by time, as described; or a rule by index, a key of `SPREADS`. With `fps` a
+        rule gives Qwen's number of frames: even, at least 4, at most `max_frames`.
 
     Raises
     ------
@@ -261,11 +307,22 @@ class Sampling:
     total_pixels: int | None = None
     within: tuple[tuple[float, float], ...] | None = None
     times: tuple[float, ...] | None = None
+    spread: str = "grid"
 
     def __post_init__(self) -> None:
         for wrong, message in self._rules():
             if wrong:
                 raise InputError(message)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for files and keys; `spread` only where it says something.
+
+        A key or file from before there was another spread than the grid stays what it is.
+        """
+        values = asdict(self)
+        if self.spread == "grid":
+            del values["spread"]
+        return values
 
     def _rules(self) -> Iterator[tuple[bool, str]]:
         """Every rule of a sampling, as (is it broken, what is wrong)."""
@@ -275,6 +332,11 @@ class Sampling:
             yield not 0 < self.fps < math.inf, f"fps must be positive, got {self.fps}"
         if self.n_frames is not None:
             yield self.n_frames < 1, f"n_frames must be at least 1, got {self.n_frames}"
+        known = ("grid", *SPREADS)
+        yield (
+            self.spread not in known,
+            f"spread must be one of {', '.join(known)}, got {self.spread!r}",
+        )
         yield self.max_frames < 2, f"max_frames must be at least 2, got {self.max_frames}"
         if self.size is not None:
             yield min(self.size) < 1, f"size must be (height, width), got {self.size}"
@@ -328,14 +390,44 @@ def _within(duration: float, sampling: Sampling) -> np.ndarray:
     stretch = np.searchsorted(joined, grid, side="right") - 1  # [T] index of the stretch
     return grid - joined[stretch] + starts[stretch]  # [T]
 
+# %% ../../nbs/1_video/01_frames.ipynb #bm-f04
+def _stored_frames(duration: float, stored: int, sampling: Sampling) -> np.ndarray:
+    """Times of the frames that a rule by index takes, of a clip of `stored` frames."""
+    rate = stored / duration
+    runs = []  # of indices that may be taken
+    for start, end in sampling.within or ((0.0, duration),):
+        first = math.ceil(start * rate - 1e-6)
+        last = min(math.floor(end * rate + 1e-6), stored - 1)
+        if first >= stored:
+            raise OutsideClip(
+                f"the stretch from {start:g} s lies behind the end of a clip of {duration:g} s"
+            )
+        runs.append((first, max(first, last)))
+    total = sum(last + 1 - first for first, last in runs)
+    n = min(_n_of_rule(total / rate, sampling), total)
+    rule = SPREADS[sampling.spread]
+    if len(runs) == 1:
+        return rule(*runs[0], n) / rate  # [T]
+    joined = np.concatenate([np.arange(first, last + 1) for first, last in runs])  # [N]
+    return joined[rule(0, total - 1, n)] / rate
+
+
+def _n_of_rule(duration: float, sampling: Sampling) -> int:
+    """How many frames a rule by index takes. Source: `smart_nframes` of qwen-vl-utils."""
+    most = sampling.max_frames // 2 * 2
+    if sampling.fps is None:
+        return sampling.n_frames or most
+    return math.floor(min(max(duration * sampling.fps + 1e-6, 4), most)) // 2 * 2
+
 # %% ../../nbs/1_video/01_frames.ipynb #c02-054
-def sample_times(duration: float, sampling: Sampling) -> np.ndarray:
+def sample_times(duration: float, sampling: Sampling, stored: int | None = None) -> np.ndarray:
     """Times at which frames are taken from a clip.
 
     Parameters
     ----------
     duration : of the clip, seconds.
     sampling : how they are spread.
+    stored : number of frames in the file, which a rule by index counts; None for 30 a second.
 
     Returns
     -------
@@ -355,11 +447,27 @@ def sample_times(duration: float, sampling: Sampling) -> np.ndarray:
             raise OutsideClip(
                 f"a frame at {times[-1]:g} s is wanted of a clip that lasts {duration:g} s"
             )
+    elif sampling.spread != "grid" and duration > 0:
+        times = _stored_frames(duration, stored or max(1, round(30 * duration)), sampling)
     elif sampling.within is not None:
         times = _within(duration, sampling)
     else:
         times = _grid(duration, sampling)
     return np.append(times, times[-1]) if len(times) % 2 else times
+
+
+def asked_rate(times: np.ndarray, duration: float, sampling: Sampling) -> float | None:
+    """Frames per second of times [T] of a sampling; None where they are not at even steps.
+
+    By index they never are; there it is their number by the seconds that they are spread over, as
+    qwen-vl-utils says it.
+    """
+    if sampling.spread == "grid" or sampling.times is not None:
+        return even_rate(times)
+    n = int(np.searchsorted(times, times[-1])) + 1  # without repeats of the last
+    stretches = sampling.within or ((0.0, duration),)
+    seconds = sum(min(end, duration) - start for start, end in stretches)
+    return n / seconds if seconds > 0 else None
 
 
 def even_rate(times: np.ndarray) -> float | None:

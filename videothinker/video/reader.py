@@ -14,7 +14,6 @@ import tempfile
 import time
 import zlib
 from contextlib import suppress
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -229,7 +228,7 @@ def frame_key(
     except OSError as error:
         raise system_error(text, error) from error
     content = _digest(os.path.abspath(text), stat.st_size, stat.st_mtime_ns, cache_dir)
-    return _sha256([CACHE_VERSION, content, asdict(sampling), backend or default_backend()])
+    return _sha256([CACHE_VERSION, content, sampling.to_dict(), backend or default_backend()])
 
 # %% ../../nbs/1_video/06_reader.ipynb #c02c-049
 def _to_entry(frames: Frames) -> bytes:

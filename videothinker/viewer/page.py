@@ -31,30 +31,34 @@ MAX_WIDTH = 160  # pixels; wider frames are made smaller
 PICTURES = 64  # of a clip; the strip shows no more
 
 
-def _jpeg(pixels: np.ndarray) -> str:
-    """Encode a frame ([H, W, 3], uint8) as a JPEG data URI of at most `MAX_WIDTH` pixels."""
+def _jpeg(pixels: np.ndarray, width: int) -> str:
+    """Encode a frame ([H, W, 3], uint8) as a JPEG data URI of at most this width in pixels."""
     from PIL import Image
 
     image = Image.fromarray(pixels)
-    if image.width > MAX_WIDTH:
-        height = max(1, round(image.height * MAX_WIDTH / image.width))
-        image = image.resize((MAX_WIDTH, height), Image.Resampling.BICUBIC)
+    if image.width > width:
+        height = max(1, round(image.height * width / image.width))
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def frame_data(frames: Frames) -> list[dict[str, Any]]:
+def frame_data(
+    frames: Frames, pictures: int = PICTURES, width: int = MAX_WIDTH
+) -> list[dict[str, Any]]:
     """Frames as JSON, one entry for each distinct time.
 
     Parameters
     ----------
     frames : what the model saw, times in order.
+    pictures : the most that are made.
+    width : in pixels; wider frames are made smaller.
 
     Returns
     -------
     For each distinct time: `time` in seconds, `index` of its first frame, `count` of frames, and
-    of at most `PICTURES` of them, spread evenly, `src`, a JPEG data URI.
+    of at most `pictures` of them, spread evenly, `src`, a JPEG data URI.
     """
     entries: list[dict[str, Any]] = []
     for index, time in enumerate(frames.times.tolist()):
@@ -62,10 +66,10 @@ def frame_data(frames: Frames) -> list[dict[str, Any]]:
             entries[-1]["count"] += 1
         else:
             entries.append({"time": time, "index": index, "count": 1})
-    count = min(len(entries), PICTURES)
+    count = min(len(entries), pictures)
     for k in range(count):
         entry = entries[k * len(entries) // count]
-        entry["src"] = _jpeg(frames.pixels[entry["index"]])
+        entry["src"] = _jpeg(frames.pixels[entry["index"]], width)
     return entries
 
 # %% ../../nbs/7_viewer/01_page.ipynb #c15-010

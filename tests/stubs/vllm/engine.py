@@ -76,6 +76,10 @@ class LLMEngine:
         self.waiting.append((request_id, prompt, params))
         self.seen.append((prompt, params))
 
+    def abort_request(self, request_ids):
+        assert isinstance(request_ids, list)
+        self.waiting = [request for request in self.waiting if request[0] not in request_ids]
+
     def has_unfinished_requests(self):
         return bool(self.waiting)
 

@@ -98,24 +98,31 @@ function drawOptions({ data }) {
 function drawStrip(view) {
   const { data, duration, at, clock } = view;
   const [height, width] = data.shape;
-  const pictures = data.frames.filter(frame => frame.src); // of many frames, some tens
+  const drawn = data.frames.filter(frame => frame.src); // of many frames, some tens
+  const pictures = drawn.length ? drawn : data.frames;
   const count = pictures.length;
+  if (!count) {
+    return element("div", "vt-track vt-strip", element("span", "vt-none", "no frames were shown"));
+  }
   const end = Math.max(duration, pictures[count - 1].time);
   const next = i => i + 1 < count ? pictures[i + 1].time : end;
   const gaps = pictures.map((frame, i) => next(i) - frame.time); // seconds
   const typical = [...gaps].sort((a, b) => a - b)[count >> 1] || duration;
   const strip = element("div", "vt-track vt-strip" + (width <= 128 ? " vt-pixels" : ""));
-  strip.style.aspectRatio = Math.min(Math.max(duration / typical * width / height, 6), 24) + "";
+  const ratio = Math.min(Math.max(duration / typical * width / height, 6), 24);
+  if (drawn.length) strip.style.aspectRatio = ratio + "";
   const pictureAt = time => pictures.reduce((k, frame, i) => frame.time <= time + 1e-6 ? i : k, 0);
   pictures.forEach((frame, i) => {
     const times = frame.count > 1 ? ", shown to the model " + frame.count + " times" : "";
     const which = "frame " + (frame.index + 1) + " of " + view.seen;
     const tip = which + ", at " + clock(frame.time) + times;
     const button = view.button("vt-frame", tip, frame.time, "");
-    const image = element("img");
-    image.src = frame.src;
-    image.alt = "";
-    button.append(image);
+    if (frame.src) {
+      const image = element("img");
+      image.src = frame.src;
+      image.alt = "";
+      button.append(image);
+    }
     button.style.left = at(frame.time);
     button.style.width = at(Math.max(gaps[i], 0.004 * duration));
     const isShown = time => pictureAt(time) === i;
@@ -211,10 +218,10 @@ function press(view, { key, shiftKey }) {
     go(data[lane][i].left, nameOf(lane, i));
   } else if (key === "ArrowRight" || key === "ArrowUp") {
     const last = data.frames.length - 1;
-    go(shiftKey ? time + 1 : data.frames[Math.min(k + 1, last)].time);
+    go(shiftKey || last < 0 ? time + 1 : data.frames[Math.min(k + 1, last)].time);
   } else if (key === "ArrowLeft" || key === "ArrowDown") {
-    const back = time > data.frames[k].time ? k : k - 1;
-    go(shiftKey ? time - 1 : data.frames[Math.max(back, 0)].time);
+    const back = data.frames.length && time > data.frames[k].time ? k : k - 1;
+    go(shiftKey || !data.frames.length ? time - 1 : data.frames[Math.max(back, 0)].time);
   } else if (key === "PageUp" || key === "PageDown") {
     go(time + (key === "PageUp" ? duration : -duration) / 10);
   } else if (key === "Home" || key === "End") {
@@ -312,8 +319,10 @@ function describe({ data, clock, seen, frameAt }, time, selection, selected) {
   const lanes = ["predicted", "true"];
   const namesHere = lane => data[lane].map((s, i) => inside(s, time) ? nameOf(lane, i) : "");
   const here = lanes.flatMap(namesHere).filter(Boolean);
-  const which = "frame " + (frame.index + 1) + " of " + seen;
-  return clock(time) + ": " + which + " (shown at " + clock(frame.time) + ")"
+  const which = frame
+    ? "frame " + (frame.index + 1) + " of " + seen + " (shown at " + clock(frame.time) + ")"
+    : "no frames";
+  return clock(time) + ": " + which
     + (here.length ? " · inside " + here.join(", ") : " · inside no segment")
     + (selection ? " · selected " + selected : "");
 }
