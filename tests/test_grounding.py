@@ -24,11 +24,13 @@ from videothinker.evaluation.temporal_iou import (
     first_window,
     frame_windows,
     grounding,
+    grounding_scores,
     matched_ious,
     matching,
     sliding_windows,
     tiou,
     trivial_predictions,
+    trivial_scores,
     union,
     union_iou,
 )
@@ -130,10 +132,43 @@ def test_the_official_rule_of_timelens_bench() -> None:
     assert 100 * sum(s["r1@0.7"] for s in scores) / 9 == pytest.approx(55.555556)
 
 
-def test_recall_is_that_of_densevid_eval() -> None:
-    pred, true = [(0, 5), (0, 9), (12, 14)], [(0, 4), (6, 10), (12, 20)]
-    scores = grounding(pred, true)  # by hand, as its evaluate_detection does
-    assert [scores[f"r@{k}"] for k in THRESHOLDS] == pytest.approx([2 / 3, 1 / 3, 1 / 3])
+@pytest.mark.parametrize(
+    ("pred", "true", "recall"),
+    [  # densevid_eval@9d4045a, evaluate.py: evaluate_detection
+        (
+            [(50, 68), (17, 26), (1, 23), (60, 83), (6, 30), (0, 90)],
+            [(47, 60), (17, 27), (0, 15), (64, 83), (10, 25)],
+            [1.0, 0.8, 0.4],
+        ),
+        (
+            [(4, 12), (14, 42), (0, 90)],
+            [(25, 40), (1, 8), (17, 39)],
+            [1.0, 0.666667, 0.333333],
+        ),
+        (
+            [(11, 29), (59, 78), (19, 47), (43, 73), (0, 90)],
+            [(15, 22), (53, 72), (18, 45), (49, 72)],
+            [1.0, 0.75, 0.5],
+        ),
+    ],
+)
+def test_recall_is_that_of_activitynet_captions(
+    pred: list[tuple[float, float]], true: list[tuple[float, float]], recall: list[float]
+) -> None:
+    scores = grounding(pred, true)
+    assert [scores[f"r@{k}"] for k in THRESHOLDS] == pytest.approx(recall, abs=1e-6)
+
+
+def test_all_scores_and_their_means_over_blind_predictors() -> None:
+    clips = [(80.0, [Segment(20, 30)]), (40.0, [Segment(0, 10), Segment(30, 40)])]
+    means = trivial_scores(clips, n_frames=4)
+    for name, mean in means.items():
+        each = []
+        for duration, true in clips:
+            frames = [duration * (i + 0.5) / 4 for i in range(4)]
+            each.append(grounding_scores(trivial_predictions(duration, frames)[name], true))
+        assert mean == pytest.approx({k: (each[0][k] + each[1][k]) / 2 for k in each[0]})
+    assert {"miou", "precision@0.5", "tF1@0.7", "EtF1", "iou@1"} <= set(means["whole video"])
 
 
 # Properties

@@ -23,9 +23,9 @@ from videothinker.evaluation.lmms_eval import (
     export_lmms_eval,
     scorer_files,
 )
-from videothinker.evaluation.official_rules import OFFICIAL_RULES
 from videothinker.evaluation.questions import FrameSource, make_questions, system_text, user_text
-from videothinker.evaluation.reply_reading import read_reply
+from videothinker.evaluation.records import Record
+from videothinker.evaluation.video_engine import Reply
 from videothinker.schema import Sample, read_rows
 from videothinker.toy.world import WorldSize, make_world
 from videothinker.video.frames import Sampling
@@ -148,36 +148,50 @@ def test_other_videos_other_frames_other_clips(
     assert videos[0] == videos[1] != videos[2]
 
 
-def test_hooks_score_as_we_do(docs: list[dict[str, str]], hooks: Any) -> None:
-    """The copy in the export gives the readings of the package, on well-formed and odd replies."""
+def test_hooks_score_as_our_records_do(docs: list[dict[str, str]], hooks: Any) -> None:
+    """The copy in the export gives the verdicts of `Record`, on well-formed and odd replies."""
     rng = random.Random(0)
-    pieces = [
-        "<answer>",
-        "</answer>",
-        "A",
-        "B.",
-        "(C)",
-        "the answer is D",
-        " ",
-        "a man",
-        "\n",
-        "{}",
-    ]
-    doc = docs[-1]
-    sample = Sample.from_row(json.loads(doc["row"]))
-    replies = ["".join(rng.choices(pieces, k=rng.randrange(6))) for _ in range(200)]
+    pieces = ["<answer>", "</answer>", "A", "B.", "(C)", "the answer is D", " ", "a man", "\n"]
+    sample = Sample.from_row(json.loads(docs[-1]["row"]))
+    replies = ["".join(rng.choices(pieces, k=rng.randrange(6))) for _ in range(150)]
     replies += [f"<answer>{letter}</answer>" for letter in sample.letters]
-    right = 0
-    for reply in replies:
-        scores = hooks.process_results(doc, [reply])
-        letter = read_reply(reply, sample.options).letter
-        official = OFFICIAL_RULES["video-holmes"](reply, sample)
-        assert scores["accuracy"] == scores["reader"]
-        assert scores["reader"]["score"] == (letter == sample.answer), reply
-        assert scores["unread"]["score"] == (letter is None), reply
-        assert scores["official"].get("score") == (official.correct if official.counted else None)
-        right += letter == sample.answer
-    assert 0 < right < len(replies)
+    seen = set()
+    for reading in ("strict", "reader", "official"):
+        for rule in ("video-holmes", "cg-bench", "vrbench"):
+            doc = docs[-1] | {"reading": reading, "rule": rule}
+            protocol = replace(PROTOCOL, reading=reading, rule=rule)
+            for reply in replies:
+                record = Record.of(sample, "own", reply, protocol)
+                scores = hooks.process_results(doc, [reply])
+                assert scores["accuracy"]["score"] == record.correct, (reply, protocol)
+                for name in ("strict", "reader"):
+                    right = record.readings[name] == record.answer
+                    assert scores[name]["score"] == right, (name, reply)
+                assert scores["unread"]["score"] == (record.readings["reader"] is None)
+                published = record.official_correct if record.official_counted else None
+                assert scores["official"].get("score") == published
+                seen.add((record.correct, record.official_counted))
+    assert len(seen) >= 3
+
+
+def test_hooks_score_unasked_and_open_rows_as_our_records_do(
+    docs: list[dict[str, str]], hooks: Any
+) -> None:
+    open_row = Sample("How many?", [], "<answer>3</answer>", "a.mp4", "numerical", id="n")
+    for doc, reply, error in (
+        (docs[-1] | {"error": "cut off"}, "<answer>A</answer>", "cut off"),
+        (docs[-1] | {"row": json.dumps(open_row.to_row())}, "<answer>3</answer>", ""),
+        (docs[-1] | {"row": json.dumps(open_row.to_row())}, "<answer>4</answer>", ""),
+    ):
+        for rule in ("", "video-holmes", "vrbench"):
+            sample = Sample.from_row(json.loads(doc["row"]))
+            protocol = replace(PROTOCOL, rule=rule)
+            record = Record.of(sample, "own", Reply("" if error else reply, error=error), protocol)
+            scores = hooks.process_results(doc | {"rule": rule}, [reply])
+            assert scores["accuracy"]["score"] == record.correct
+            assert scores["coverage"]["score"] == (not error)
+            if rule and error:
+                assert ("score" in scores["official"]) == record.official_counted
 
 
 def test_failed_requests_are_no_answers(docs: list[dict[str, str]], hooks: Any) -> None:

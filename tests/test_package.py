@@ -129,7 +129,7 @@ def test_the_light_installation_has_no_torch() -> None:
     extras = {
         key.removesuffix("_requirements") for key in SETTINGS if key.endswith("_requirements")
     }
-    assert extras == {"train", "lab", "test", "dev", "vllm", "deepspeed", "qlora"}
+    assert extras == {"train", "lab", "test", "dev", "vllm", "deepspeed", "qlora", "ray"}
     assert "videothinker[train,lab,test]" in SETTINGS["dev_requirements"]
 
 

@@ -90,14 +90,14 @@ def unique(several: list[Record]) -> list[Record]:
     return list({r.key: r for r in several}.values())
 
 
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(derandomize=True, max_examples=25, deadline=None)
 @given(st.lists(records(), min_size=1, max_size=4).map(unique))
 def test_our_files_read_back_as_they_were(tmp_path_factory, several):
     folder = tmp_path_factory.mktemp("results")
     words: list[str] = []
     write_results(several, ROWS, folder, "m")
     assert read_results(folder / "Results-m.json", ROWS, words.append) == several
-    assert not words
+    assert all("rows have no entry" in line for line in words)
     entries = read_json(folder / "Results-m.json")
     assert [e["Question Hash"] for e in entries] == [
         row_hash(next(row for row in ROWS if row.id == r.id)) for r in several
@@ -156,20 +156,22 @@ def test_the_original_is_read_again_and_its_resumed_figures_are_named(tmp_path):
     entries = [
         original(ROWS[0], "<answer>A</answer>", "A"),
         original(ROWS[1], "A man is seen. The final answer is B.", "A"),  # its rule reads "A man"
-        original(ROWS[2], "I do not know.", "WRONG"),
+        original(ROWS[2], "Both move at once.", "WRONG"),
+        original(ROWS[3], "Error: API request failed", "I"),  # its rule reads "API "
     ]
     write_json(tmp_path / "Results-x.json", entries)
     figures = {"total_questions": 1, "correct_answers": 0, "accuracy": 0.0}
     write_json(tmp_path / "Stats-x.json", figures)
     words: list[str] = []
     found = read_results(tmp_path / "Results-x.json", ROWS, words.append)
-    assert [r.id for r in found] == ["toy-0", "toy-1", "toy-2"]
-    assert [r.prediction for r in found] == ["A", "B", None]
-    assert [r.readings["official"] for r in found] == ["A", "A", None]
-    assert [r.official_correct for r in found] == [True, False, False]
-    assert [r.outcome for r in found] == ["right", "right", "unread"]
+    assert [r.id for r in found] == ["toy-0", "toy-1", "toy-2", "toy-3"]
+    assert [r.prediction for r in found] == ["A", "B", None, None]
+    assert [r.readings["official"] for r in found] == ["A", "A", None, "I"]
+    assert [r.official_correct for r in found] == [True, False, False, False]
+    assert [r.outcome for r in found] == ["right", "right", "unread", "failed"]
     said = "\n".join(words)
-    assert "total_questions is 1 there, 3 by the rows" in said and "resumed run" in said
+    assert "total_questions is 1 there, 4 by the rows" in said and "resumed run" in said
+    assert "2 rows have no entry, first toy-4" in said
 
 
 def test_rows_are_found_without_ids_and_never_guessed(tmp_path):

@@ -9,11 +9,11 @@ import errno
 import inspect
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import FormatError, InputError, _make_folder, _sync_folder
+from .files import FormatError, InputError, _make_folder, _sync_folder, atomic_write
 from .json_files import dumps, loads
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ class Journal:
         owner: str = "another process",
     ) -> None:
         self.path = Path(path)
+        self.header = header
         changed = _make_folder(self.path.parent)
         try:
             self._lock = hold_lock(Path(f"{self.path}.lock"))
@@ -159,6 +160,20 @@ class Journal:
         if entries:
             self._write("\n".join(map(dumps, entries)))
             self.entries += entries
+
+    def replace(self, entries: Sequence[Any]) -> None:
+        """Put other entries in place of all, at once: a kill leaves the old ones or the new.
+
+        A journal whose work is done is brought into an order of its own by that, whatever order
+        the work was done in.
+        """
+        head = [] if self.header is None else [dict(self.header)]
+        content = "".join(f"{dumps(entry)}\n" for entry in [*head, *entries])
+        if content.encode("utf-8") != self.path.read_bytes():
+            self._file.close()
+            atomic_write(self.path, content)
+            self._file = open(self.path, "ab")
+        self.entries = list(entries)
 
     def close(self) -> None:
         """Close the file and give up the lock."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['ENGINES', 'house_settings', 'house_protocols', 'benchmark_columns', 'asked_columns', 'open_engine', 'run_eval',
-           'write_overview', 'run_export', 'add_question_flags', 'add_evaluation_command', 'add_export_command',
-           'add_evaluation_commands']
+           'write_overview', 'run_export', 'records_of', 'run_compare', 'add_question_flags', 'add_evaluation_command',
+           'add_export_command', 'add_compare_command', 'add_evaluation_commands']
 
 # %% ../../nbs/9_commands/22_evaluation.ipynb #cev-006
 ENGINES = ("hf", "openai", "vllm", "ray")
@@ -388,6 +388,68 @@ def run_export(args: argparse.Namespace) -> None:
         print(f"{folder}: {len(column.samples)} questions, {len(task.errors)} cannot be asked")
         print(f"how to run it: {folder / 'README.md'}")
 
+# %% ../../nbs/9_commands/22_evaluation.ipynb #cev-023
+def records_of(place: str | Path) -> dict[str, list[Any]]:
+    """The records under own clips by "BENCHMARK, COLUMN".
+
+    Parameters
+    ----------
+    place : folder of a model below the `--out` of `eval`, or a `Results-*.json`, of whomever.
+
+    Raises
+    ------
+    InputError : there is nothing of the kind.
+    """
+    from videothinker.evaluation.records import read_records
+    from videothinker.evaluation.results import read_results
+
+    path = Path(place)
+    if path.is_file():
+        return {"results": list(read_results(path))}
+    journals = sorted(path.glob("*/*/own.jsonl"))
+    if not journals:
+        raise InputError(
+            f"{place}: no records there; give OUT/MODEL of `videothinker eval`, or a Results-*.json"
+        )
+    return {
+        f"{journal.parts[-3]}, {journal.parts[-2]}": list(read_records(journal).values())
+        for journal in journals
+    }
+
+
+def run_compare(args: argparse.Namespace) -> None:
+    """`videothinker compare`: paired differences of two models, corrected for their number.
+
+    Raises
+    ------
+    InputError : nothing that both have, or not the same questions.
+    """
+    from videothinker.evaluation.comparison import compare_records, holm
+
+    first, second = records_of(args.first), records_of(args.second)
+    if len(first) == len(second) == 1:  # a file of results has no name of a benchmark
+        second = dict.fromkeys(first, next(iter(second.values())))
+    shared = [name for name in first if name in second]
+    if not shared:
+        raise InputError(f"{args.first} and {args.second} have no benchmark and column in common")
+    compared = {}
+    for name in shared:
+        try:
+            compared[name] = compare_records(first[name], second[name], args.metric)
+        except ValueError as error:
+            raise InputError(f"{name}: {error}") from None
+    adjusted = holm({name: found["p"] for name, found in compared.items()})
+    print(
+        f"{args.metric}: {args.first} - {args.second}, in points; p after Holm over {len(shared)}"
+    )
+    for name, found in compared.items():
+        low, high = found["ci_low"], found["ci_high"]
+        interval = "" if low is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+        print(
+            f"{name}: {100 * found['difference']:+.1f}{interval}, p = {adjusted[name]:.3g}, "
+            f"{found['n']} questions about {found['clusters']} videos"
+        )
+
 # %% ../../nbs/9_commands/22_evaluation.ipynb #cev-013
 def add_question_flags(parser: argparse.ArgumentParser) -> None:
     """What is asked: benchmarks, protocol, frames, controls, prompt, decoding."""
@@ -415,7 +477,7 @@ def add_question_flags(parser: argparse.ArgumentParser) -> None:
     )
     asking.add_argument(
         "--style",
-        help="prompt style of house, such as video-thinker-official (default: as the model was saved)",
+        help="prompt style of house, such as video-thinker-official (default: the saved one)",
     )
     asking.add_argument(
         "--reading",
@@ -456,7 +518,7 @@ def add_evaluation_command(command: Any) -> None:
         "--send",
         choices=("images", "video"),
         default="images",
-        help="frames as images, or one video",
+        help="frames as images or as one video",
     )
     engine.add_argument("--concurrency", type=positive, default=8, help="requests at a time")
     engine.add_argument(
@@ -488,7 +550,19 @@ def add_export_command(command: Any) -> None:
     parser.add_argument(
         "--whole-videos",
         action="store_true",
-        help="name the videos where they lie and let lmms-eval sample; default: our frames as clips",
+        help="name the videos where they lie; lmms-eval samples (default: our frames as clips)",
+    )
+
+
+def add_compare_command(command: Any) -> None:
+    """`compare`."""
+    text = "paired differences of two models on the benchmarks that both were asked"
+    parser = command("compare", run_compare, text)
+    which = "OUT/MODEL of `videothinker eval`, or a Results-*.json"
+    parser.add_argument("first", metavar="A", help=which)
+    parser.add_argument("second", metavar="B", help=which)
+    parser.add_argument(
+        "--metric", default="accuracy", help="accuracy, format_rate, times_valid, miou, r@0.5 …"
     )
 
 
@@ -496,3 +570,4 @@ def add_evaluation_commands(command: Any) -> None:
     """The commands about benchmarks; `command(name, run, text)` makes the parser of one."""
     add_evaluation_command(command)
     add_export_command(command)
+    add_compare_command(command)

@@ -5,7 +5,6 @@
 # %% ../../nbs/6_evaluation/26_benchmarks.ipynb #bm-002
 from __future__ import annotations
 
-import json
 import re
 import typing
 from collections import Counter
@@ -18,12 +17,14 @@ from typing import Any, Literal
 
 from ..configs import PRESETS, config_file, config_names, import_function
 from ..data.sources import SOURCES, get_source
+from .official_rules import OFFICIAL_RULES
 from .statistics import chance_accuracy
 from .window_reading import read_windows, timelens_window
 from ..files import FormatError, InputError
+from ..json_files import read_json
 from ..paths import VideoRoot, resolve_path
 from ..prompts import STYLES
-from ..schema import Sample, Segment, option_letters, sample_id, video_of
+from ..schema import Sample, Segment, control_tokens, option_letters, sample_id, video_of
 from ..trace import parse_time, parse_trace
 from ..video.frames import Sampling
 from ..yaml_files import read_yaml, unknown_name, value_problem
@@ -156,7 +157,8 @@ def template_problem(template: str, known: Collection[str] = FIELDS) -> str:
         return f"{error}; a brace that is meant as one is written twice"
     for name, spec, turn in parts:
         if name is not None and name not in known:
-            return f"unknown field {{{name}}}; known: {', '.join(known)}"
+            hint = "" if name.isidentifier() else "; a brace that is meant as one is written twice"
+            return f"unknown field {{{name}}}; known: {', '.join(known)}{hint}"
         if spec or turn:
             return f"field {{{name}}} is put as it is; leave out what follows its name"
     return ""
@@ -459,12 +461,15 @@ def read_subtitles(path: str | Path) -> list[Segment]:
     ------
     FormatError : the file is none of these.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig", errors="replace")
-        lines = _json_lines(text) if Path(path).suffix == ".json" else _cues(text)
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{path}: no subtitles that can be read ({error})") from None
-    if text.strip() and not lines:
+    path = Path(path)
+    if path.suffix == ".json":
+        lines = _json_lines(read_json(path), str(path))
+    else:
+        try:
+            lines = _cues(path.read_text(encoding="utf-8-sig", errors="replace"))
+        except OSError as error:
+            raise FormatError(f"{path}: cannot be read ({error.strerror})") from None
+    if not lines and path.stat().st_size:
         raise FormatError(f"{path}: holds no line of subtitles; is it .srt, .vtt or JSON?")
     return lines
 
@@ -484,12 +489,11 @@ def _cues(text: str) -> list[Segment]:
     return cues
 
 
-def _json_lines(text: str) -> list[Segment]:
+def _json_lines(values: Any, where: str) -> list[Segment]:
     """The lines of a JSON list."""
-    values = json.loads(text)
     values = values.get("segments") if isinstance(values, dict) else values
     if not isinstance(values, list):
-        raise ValueError("expected a list of lines")
+        raise FormatError(f"{where}: expected a list of lines of subtitles")
     lines: list[Segment] = []
     for value in values:
         if isinstance(value, dict):
@@ -506,6 +510,8 @@ def _segment(start: Any, end: Any, words: str) -> list[Segment]:
     numbers = all(isinstance(t, int | float) and not isinstance(t, bool) for t in times)
     if not numbers or not 0 <= times[0] <= times[1] < 1e7 or not words.strip():
         return []
+    for token in control_tokens(words):  # a model obeys them and does not read them
+        words = words.replace(token, " ")
     return [Segment(float(times[0]), float(times[1]), " ".join(words.split()))]
 
 # %% ../../nbs/6_evaluation/26_benchmarks.ipynb #bm-072
@@ -586,7 +592,11 @@ def windows_of(reply: str, protocol: Protocol) -> list[Segment]:
         return parse_trace(reply).segments
     if protocol.reading == "official" and protocol.rule == TIMELENS:
         window = timelens_window(reply)
-        return [] if window is None else [Segment(round(window.start), round(window.end))]
+        return (
+            []
+            if window is None
+            else [Segment(float(round(window.start)), float(round(window.end)))]
+        )
     return read_windows(reply)
 
 
@@ -597,8 +607,6 @@ def rule_of(protocol: Protocol) -> Callable[[str, Sample], Any] | None:
     ------
     InputError : there is no such rule; names the known.
     """
-    from videothinker.evaluation.official_rules import OFFICIAL_RULES
-
     if not protocol.rule or protocol.rule == TIMELENS:
         return None
     if protocol.rule in OFFICIAL_RULES:

@@ -305,7 +305,8 @@ FUNCTION_WORDS = frozenset(
     the , . to of and a in that for " is on 's it with was as said at he by be from have has are
     his but an this not i will \u2019 they ) -rrb- ( -lrb- who their had we which were been more or
     s its would about new one after you : also up when there than $ all out her people she year two
-    - can if last first \u201c over other \u201d into some what so -- no time years could ? 't \u2014 '
+    - can if last first \u201c over other \u201d into some what so -- no time years could ? 't
+    \u2014 '
     """.split()
 )
 """Words and marks that count 0.25 in METEOR 1.5 (its `function/english.words`)."""
@@ -313,7 +314,7 @@ FUNCTION_WORDS = frozenset(
 # %% ../../nbs/6_evaluation/20_caption_overlap.ipynb #capt-130
 _ALPHA = "A-Za-zŠŽšžŸÀ-ÖØ-öø-žЀ-ӿԀ-ԧ"
 _HELD_DOT = "\ue000"  # of "...", kept away from the rule for full stops
-_SEPARATED = [
+_SEPARATIONS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (rf"([^0-9{_ALPHA}\s.'`,\-‘’])", r" \1 "),
     (r"\.{2,}", lambda dots: f" {_HELD_DOT * len(dots.group())} "),
     (r"([^0-9]),([^0-9])", r"\1 , \2"),
@@ -329,7 +330,7 @@ _SEPARATED = [
     (rf"([{_ALPHA}])'([{_ALPHA}])", r"\1 '\2"),
     (r"([0-9])'(s)", r"\1 '\2"),
 ]
-_SEPARATED = [(re.compile(pattern), new) for pattern, new in _SEPARATED]
+_SEPARATED = [(re.compile(pattern), new) for pattern, new in _SEPARATIONS]
 
 
 def _stopped(word: str, following: str) -> list[str]:
@@ -422,8 +423,9 @@ def _alignment(
         longer = []
         for path in paths:
             distance = path.rank[2]
-            if fixed[j]:
-                i, stage = fixed[j]
+            link = fixed[j]
+            if link:
+                i, stage = link
                 longer.append(path.linked(j, i, stage, distance + abs(j - i)))
                 continue
             for i, stage in links:
@@ -467,6 +469,17 @@ class MeteorCounts:
             self.chunks + other.chunks,
         )
 
+    def __sub__(self, other: MeteorCounts) -> MeteorCounts:
+        """Counts without those of some captions."""
+        return MeteorCounts(
+            self.length - other.length,
+            self.reference_length - other.reference_length,
+            self.matched - other.matched,
+            self.reference_matched - other.reference_matched,
+            self.matches - other.matches,
+            self.chunks - other.chunks,
+        )
+
 # %% ../../nbs/6_evaluation/20_caption_overlap.ipynb #capt-139
 def meteor(counts: MeteorCounts) -> float:
     """METEOR 1.5 (English, ranking parameters) of one caption, or of a corpus: 0 to 1.
@@ -477,7 +490,7 @@ def meteor(counts: MeteorCounts) -> float:
     ----------
     counts : of one caption, or a sum.
     """
-    if not counts.matched or not counts.reference_matched:
+    if not counts.matches:
         return 0.0
     precision = counts.matched / counts.length
     recall = counts.reference_matched / counts.reference_length

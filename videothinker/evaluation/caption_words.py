@@ -69,7 +69,7 @@ _WORDS = [
     _CLITIC,
     rf"{_APOSTROPHE}(?:n{_APOSTROPHE}|[nN]|em|til|till|cause|d){_WORD_ENDS}",
     rf"(?!{_LETTER}{_CLITIC})[dDoOlL]{_APOSTROPHE}{_ALNUM}+",  # o'clock, O'Brien
-    rf"(?:ma'am|ol'|ne'er|e'er|nor'easter|hawai'i|c'mon|s'mores?|nat'l){_WORD_ENDS}",
+    rf"(?i:ma'am|ol'|ne'er|e'er|nor'easter|hawai'i|c'mon|s'mores?|nat'l){_WORD_ENDS}",
     rf"{_ALNUM}[^\W_]*",  # 5pm, 3D
     # half-eaten, non-U.S.
     rf"{_ALNUM}(?:{_ALNUM}|[.,])*(?:-(?:[A-Za-z](?:\.[A-Za-z])+\.|{_ALNUM}+))+",

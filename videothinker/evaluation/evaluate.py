@@ -19,6 +19,8 @@ from videothinker.evaluation.benchmarks import (
     categories_of,
     fault_of,
 )
+from .caption_metrics import DenseCaptions, caption_scores
+from .comparison import SampledQuestion, at_k
 from .coverage import contamination, coverage, label_faults
 from .questions import CONDITIONS, FrameSource, Question, make_questions
 from videothinker.evaluation.records import (
@@ -29,12 +31,14 @@ from videothinker.evaluation.records import (
     summary_line,
 )
 from .results import write_record_table, write_results
-from .statistics import chance_accuracy
+from .statistics import Estimate, chance_accuracy
+from .temporal_iou import trivial_scores
 from .video_engine import HFEngine, VideoEngine
 from ..files import InputError
 from ..journal import Journal
 from ..json_files import write_json
-from ..schema import Sample, Segment, sample_id
+from ..schema import Sample, Segment, sample_id, video_of
+from ..trace import parse_trace
 
 if TYPE_CHECKING:
     from videothinker.model.encoder import Encoder
@@ -110,6 +114,10 @@ def evaluate(
                 progress.update()
         for record in _forced(engine, questions, records):
             keep(record)
+        asked = [question.id for question in questions]
+        others = [r for name, r in records_by_id(journal, out).items() if name not in set(asked)]
+        done = [*(records[name] for name in asked), *others]
+        journal.replace([asdict(record) for record in done])  # whatever order replies came in
     return [records[question.id] for question in questions]
 
 
@@ -215,7 +223,9 @@ def evaluate_column(
     -------
     What `summary.json` holds: condition → summary (see `summarise`); `chance` and `most_frequent`,
     the accuracies of guessing and of always giving the most frequent letter; `unasked`,
-    `label_faults` and `contamination`: what the score is about (see the chapter on coverage).
+    `label_faults` and `contamination`: what the score is about (see the chapter on coverage);
+    `trivial`, the scores of windows that look at nothing. The summary of the own clips also has
+    `captions` (see `caption_scores`), and `samples`, pass@k and maj@k of several replies.
 
     Raises
     ------
@@ -233,6 +243,8 @@ def evaluate_column(
             about |= _what_it_is_about(column, records)
         everything += records
         summaries[condition] = summarise(records)
+        if condition == "own":
+            summaries[condition] |= _of_the_replies(column, records)
         log(summary_line(condition, summaries[condition]))
         if all(r.error for r in records):
             raise InputError(
@@ -251,12 +263,45 @@ def evaluate_column(
 def _what_it_is_about(column: Column, records: Sequence[Record]) -> dict[str, Any]:
     """Questions that were not asked, labels known to be wrong, rows that training has seen."""
     about: dict[str, Any] = {"unasked": coverage(records, column.samples)}
+    annotated = [(s.duration, s.segments) for s in column.samples if s.duration and s.segments]
+    if annotated:
+        about["trivial"] = trivial_scores(annotated)
     known = {sample_id(s): fault_of(column.benchmark, s) for s in column.samples}
     if faults := {name: fault for name, fault in known.items() if fault}:
         about["label_faults"] = label_faults(records, faults)
     if column.training:
         about["contamination"] = contamination(column.samples, column.training).report(records)
     return about
+
+
+def _of_the_replies(column: Column, records: Sequence[Record]) -> dict[str, Any]:
+    """Captions against annotated ones, and pass@k and maj@k of several samples."""
+    by_id = {sample_id(sample): sample for sample in column.samples}
+    described = [
+        DenseCaptions(r.video_id, parse_trace(r.text).segments, by_id[r.id].segments)
+        for r in records
+        if any(segment.caption for segment in by_id[r.id].segments)
+    ]
+    found: dict[str, Any] = {}
+    if captions := _flat(caption_scores(described)):
+        captions["meteor"] = captions["meteor_exact_stem_corpus"]  # the paper names no stages
+        found["captions"] = captions
+    if column.n > 1:
+        drawn: dict[str, list[str | None]] = {}
+        for record in records:
+            drawn.setdefault(record.id, []).append(record.prediction)
+        asked = [
+            SampledQuestion(letters, by_id[name].answer, video_of(by_id[name]))
+            for name, letters in drawn.items()
+        ]
+        found["samples"] = _flat(at_k(asked, 1) | at_k(asked, column.n))
+    return found
+
+
+def _flat(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    """Means by name, each with its interval as `NAME_ci`."""
+    means: dict[str, Any] = {name: estimate.mean for name, estimate in estimates.items()}
+    return means | {f"{name}_ci": list(e.bounds) for name, e in estimates.items()}
 
 
 def guessing_levels(samples: Sequence[Sample]) -> dict[str, float]:

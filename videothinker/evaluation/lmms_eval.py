@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +20,9 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..answers import is_correct
 from .official_rules import OFFICIAL_RULES, counts_missing
 from .reply_reading import read_reply
-
-from ..answers import is_correct
 from ..files import FormatError, InputError, UserError, atomic_write
 from ..json_files import dumps, read_json_rows
 from ..schema import Sample, sample_id, video_of
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
 __all__ = ['FAILURES', 'UTILS', 'Conversation', 'clip_path', 'unasked', 'doc_to_visual', 'doc_to_messages', 'official_rule',
            'score_reply', 'process_results', 'mean_score', 'category_mean', 'clip_rate', 'write_clip',
            'report_positions', 'use_report_positions', 'scorer_files', 'renamed', 'write_scorer', 'task_yaml',
-           'LmmsTask', 'clip_options', 'video_options', 'column_name', 'export_lmms_eval', 'readme',
-           'read_lmms_replies']
+           'LmmsTask', 'clip_options', 'video_options', 'export_lmms_eval', 'readme', 'read_lmms_replies']
 
 # %% ../../nbs/6_evaluation/35_lmms_eval.ipynb #lme-011
 class Conversation(list[dict[str, Any]]):
@@ -100,7 +99,7 @@ def official_rule(rule: str) -> Any:
     return getattr(import_module(module), function)
 
 
-def score_reply(sample: Sample, reply: str, rule: str = "", error: str = "") -> dict[str, Any]:
+def score_reply(sample: Sample, reply: str, rule: str = "", error: str = "") -> dict[str, float]:
     """Score a reply by each reading.
 
     Parameters
@@ -112,26 +111,26 @@ def score_reply(sample: Sample, reply: str, rule: str = "", error: str = "") -> 
 
     Returns
     -------
-    `strict`, `reader` and, with a rule, `official`: 1.0 or 0.0, or None where the benchmark's own
-    script leaves the row out. `unread` : 1.0 if the reader found no answer in a reply that came.
+    `strict`, `reader` and, with a rule, `official`: 1.0 if the answer read so is right, else 0.0;
+    `counted` : whether the benchmark's own script has the row in its denominator; `unread` : 1.0
+    if the reader found no answer in a reply that came.
     """
     if error:
-        scores: dict[str, Any] = {"strict": 0.0, "reader": 0.0, "unread": 0.0}
-        return scores | ({"official": 0.0 if counts_missing(rule) else None} if rule else {})
-    if sample.options:
-        letter = read_reply(reply, sample.options).letter
-        strict = predicted_letter(reply, sample.letters) == sample.answer
-        scores = {
-            "strict": float(strict),
-            "reader": float(letter == sample.answer),
-            "unread": float(letter is None),
-        }
-    else:
+        scores = {"strict": 0.0, "reader": 0.0, "unread": 0.0}
+        return scores | ({"official": 0.0, "counted": counts_missing(rule)} if rule else {})
+    if not sample.options:
         right = float(bool(is_correct(reply, sample.solution, (), sample.problem_type)))
         scores = {"strict": right, "reader": right, "unread": 0.0}
+        return scores | ({"official": right, "counted": True} if rule else {})
+    letter = read_reply(reply, sample.options).letter
+    scores = {
+        "strict": float(predicted_letter(reply, sample.letters) == sample.answer),
+        "reader": float(letter == sample.answer),
+        "unread": float(letter is None),
+    }
     if rule:
         official = official_rule(rule)(reply, sample)
-        scores["official"] = float(official.correct) if official.counted else None
+        scores |= {"official": float(official.correct), "counted": float(official.counted)}
     return scores
 
 # %% ../../nbs/6_evaluation/35_lmms_eval.ipynb #lme-022
@@ -148,8 +147,8 @@ def process_results(
 
     Returns
     -------
-    Metric → item with `score` (left out where the row does not count), `id`, `video_id` and
-    `categories`.
+    Metric → item with `score`, `id`, `video_id` and `categories`. `official` has no score where
+    the benchmark's own script does not count the row.
     """
     reply = results[0] or ""
     error = unasked(doc, folder)
@@ -157,14 +156,15 @@ def process_results(
         error = reply
     sample = Sample.from_row(json.loads(doc["row"]))
     scores = score_reply(sample, reply, doc["rule"], error)
+    counted = scores.pop("counted", 1.0)
     headline = scores[doc["reading"]]
     scores |= {"accuracy": headline, "category_mean": headline, "coverage": float(not error)}
     categories = json.loads(doc["categories"])
     about = {"id": doc["id"], "video_id": doc["video_id"], "categories": categories}
-    return {
-        metric: about | ({} if score is None else {"score": score})
-        for metric, score in scores.items()
-    }
+    items = {metric: about | {"score": score} for metric, score in scores.items()}
+    if not counted:
+        del items["official"]["score"]
+    return items
 
 
 def mean_score(items: Sequence[Mapping[str, Any]]) -> float:
@@ -316,7 +316,7 @@ def scorer_files() -> dict[str, str]:
     -------
     Path below the package → source.
     """
-    root = Path(__file__).parent.parent
+    root = Path(next(iter(import_module("videothinker").__path__)))
     files = {"__init__.py": ""}
     wanted = ["videothinker.evaluation.lmms_eval", "videothinker.model.qwen"]
     while wanted:
@@ -443,7 +443,7 @@ class LmmsTask:
     metrics : that lmms-eval prints.
     n : number of rows.
     errors : id → why the row cannot be asked; it counts as wrong.
-    options : fps, max_num_frames, min_pixels, max_pixels for the backends.
+    options : fps, max_num_frames, and bounds of a frame's area, for the backends.
     """
 
     name: str
@@ -499,8 +499,8 @@ _ARGUMENTS = {
     "qwen3_vl": {
         "fps": "fps",
         "max_num_frames": "max_num_frames",
-        "min_pixels": "min_pixels",
-        "max_pixels": "max_pixels",
+        "min_pixels": "min_pixels_32",
+        "max_pixels": "max_pixels_32",
     },
     "vllm": {
         "fps": "fps",
@@ -520,9 +520,18 @@ _MODEL = {
 
 # %% ../../nbs/6_evaluation/35_lmms_eval.ipynb #lme-054
 def _areas(sizes: Sequence[tuple[int, int]]) -> dict[str, float]:
-    """Bounds of the frames' areas, in pixels."""
+    """Bounds of the areas of frames (height, width), in pixels.
+
+    `min_pixels` and `max_pixels` as they are; with `_32` when sides are rounded to multiples of 32.
+    """
     areas = [height * width for height, width in sizes]
-    return {"min_pixels": min(areas), "max_pixels": max(areas)} if areas else {}
+    rounded = [math.prod(max(32, round(side / 32) * 32) for side in size) for size in sizes]
+    return {
+        "min_pixels": min(areas),
+        "max_pixels": max(areas),
+        "min_pixels_32": min(rounded),
+        "max_pixels_32": max(rounded),
+    }
 
 
 def clip_options(
@@ -547,7 +556,8 @@ def video_options(sampling: Sampling) -> dict[str, float]:
     rate = {} if sampling.fps is None else {"fps": sampling.fps}
     if sampling.size is not None:
         return rate | {"max_num_frames": n} | _areas([sampling.size])
-    bounds = {"min_pixels": sampling.min_pixels, "max_pixels": sampling.max_pixels}
+    low, high = sampling.min_pixels, sampling.max_pixels
+    bounds = {"min_pixels": low, "max_pixels": high, "min_pixels_32": low, "max_pixels_32": high}
     return rate | {"max_num_frames": n} | bounds
 
 # %% ../../nbs/6_evaluation/35_lmms_eval.ipynb #lme-061
@@ -628,14 +638,6 @@ def _row(question: Question, video: str, frames: Frames | None, error: str, **re
     }
 
 
-def column_name(protocol: Protocol) -> str:
-    """The column of a protocol: a house protocol adds its number of frames."""
-    sampling = protocol.sampling
-    if protocol.name == "house" and sampling is not None and sampling.n_frames:
-        return f"house-{sampling.n_frames}"
-    return protocol.name
-
-
 def _check(benchmark: Benchmark, protocol: Protocol, clips: bool) -> None:
     """Refuse what lmms-eval cannot be told.
 
@@ -691,7 +693,7 @@ def export_lmms_eval(
     ------
     InputError : the protocol says nothing of frames; the benchmark is not one of choices.
     """
-    from videothinker.evaluation.benchmarks import categories_of
+    from videothinker.evaluation.benchmarks import categories_of, column_name
     from videothinker.evaluation.questions import FrameSource, make_questions
 
     _check(benchmark, protocol, clips)
@@ -712,9 +714,9 @@ def export_lmms_eval(
         categories = dumps(list(categories_of(benchmark, question.sample)))
         lines.append(dumps(_row(question, video, frames, error, categories=categories)))
     assert protocol.sampling is not None
-    column = column_name(protocol)
+    column = column_name(protocol, protocol.sampling.n_frames)
     task = LmmsTask(
-        name=f"videothinker_{benchmark.name}_{column}".replace("-", "_"),
+        name=re.sub(r"\W+", "_", f"videothinker_{benchmark.name}_{column}"),
         title=f"{benchmark.title}, {column}",
         folder=folder,
         protocol=protocol,
@@ -766,7 +768,13 @@ def readme(task: LmmsTask, benchmark: Benchmark, clips: bool) -> str:
         "",
         f"Source: {benchmark.url}. Licence of the benchmark: {benchmark.licence}.",
         "",
-        "Qwen2.5-VL and models made of it (Video-Thinker-7B):",
+        "lmms-eval 0.7.3 uses a part of `filelock` that version 4 no longer has:",
+        "",
+        *_fenced('pip install lmms-eval==0.7.3 "filelock<4"'),
+        "",
+        "Qwen2.5-VL and models made of it (Video-Thinker-7B). Under transformers 5 the task puts "
+        "back the positions that these models were trained with, and says so; set "
+        "`VIDEOTHINKER_POSITIONS=transformers` to leave them:",
         "",
         *_fenced(task.command("qwen2_5_vl", "MODEL")),
         "",
@@ -803,7 +811,7 @@ _MEANINGS = {
     "reader": "the answer as a careful reader finds it; nothing is guessed",
     "unread": "share of replies in which the reader found no answer",
     "coverage": "share of questions that were asked and answered",
-    "official": "by the benchmark's own rule, its mistakes included",
+    "official": "as the benchmark's own script would publish it, its mistakes included",
     "category_mean": "mean over categories of their accuracy",
 }
 

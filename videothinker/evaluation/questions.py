@@ -17,7 +17,7 @@ from .benchmarks import Protocol, said_at
 from .temporal_iou import union
 from ..files import InputError
 from ..prompts import STYLES, Style, question_text
-from ..schema import Sample, Segment, option_letters, sample_id, video_of
+from ..schema import Sample, Segment, control_tokens, option_letters, sample_id, video_of
 from ..video.frame_reader import FrameReader, about
 from ..video.frames import Frames, Sampling
 
@@ -134,9 +134,12 @@ def user_text(question: Question, frames: Frames | None) -> str:
 
 
 def summary_of(sample: Sample) -> str:
-    """The source's summary of the row's video, "" if it has none."""
+    """The source's summary of the row's video without control tokens, "" if it has none."""
     known = sample.extra.get("video_summary") or sample.provenance.get("video_summary")
-    return known if isinstance(known, str) else ""
+    summary = known if isinstance(known, str) else ""
+    for token in control_tokens(summary):
+        summary = summary.replace(token, " ")
+    return summary
 
 
 def system_text(question: Question) -> str:

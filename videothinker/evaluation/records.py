@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .official_rules import OfficialReading, counts_missing
-from .reply_reading import is_refusal, read_reply
-
 from ..answers import is_correct
 from .benchmarks import Protocol, rule_of, windows_of
+from .official_rules import OfficialReading, counts_missing
+from .reply_reading import is_refusal, read_reply
 from .statistics import clustered_mean, paired_difference
-from .temporal_iou import grounding
+from .temporal_iou import grounding_scores
 from .trace_statistics import mean_statistics, trace_statistics
 from .video_engine import Reply
 from ..files import FormatError, InputError
@@ -109,7 +108,7 @@ class Record:
     answer : the right one.
     correct : the prediction is right.
     formatted : the reply is a trace (no `trace_problems`), as the reward `format` asks for it.
-    segments : `grounding` of its times against the annotation, on the question's own clip.
+    segments : `grounding_scores` of its times against the annotation, on the own clip.
     error : why the question could not be asked; it counts as wrong.
     forced : the reply of a control had no answer, and the prediction is the letter that the model
         held likeliest.
@@ -157,7 +156,7 @@ class Record:
 
     @property
     def key(self) -> str:
-        """Name of the record among those of its condition: the row's id, `#k` of further samples."""
+        """Name of the record under its condition: the row's id, with `#k` for further samples."""
         return f"{self.id}#{self.index}" if self.index else self.id
 
     @property
@@ -210,7 +209,7 @@ class Record:
             answer=sample.answer,
             correct=False,
             formatted=not trace_problems(text, duration, letters),
-            segments=grounding(windows, sample.segments) if own and sample.segments else {},
+            segments=grounding_scores(windows, sample.segments) if own and sample.segments else {},
             error=reply.error,
             times_valid=bool(trace.blocks) and not time_problems(text, duration),
             cut_off=reply.cut_off,
@@ -263,7 +262,7 @@ def _official(
 def _open_verdict(record: Record, sample: Sample) -> tuple[str | None, bool]:
     """Prediction and verdict of a row without options."""
     if sample.problem_type == GROUNDING:
-        return record.text or None, record.segments.get("union_iou", 0.0) >= 0.5
+        return record.text or None, record.segments.get("r1@0.5") == 1.0
     verdict = is_correct(record.text, sample.solution, (), sample.problem_type)
     return parse_trace(record.text).answer, bool(verdict)
 
@@ -349,7 +348,7 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     `categories` : category → `n`, `accuracy` and its interval; a record counts in each of its own.
     `category_mean` : the mean of these accuracies.
     `miou`, `r@0.3`, `r@0.5`, `r@0.7`, `precision`, `union_iou` and the other scores of
-        `grounding`, each with its `…_ci` : means over the records with annotated times.
+        `grounding_scores`, each with its `…_ci` : means over the records with annotated times.
     `trace` : means of `trace_statistics`.
     `tokens` : mean length of a reply, of those that say it.
 

@@ -236,7 +236,9 @@ class _Rows:
 
     def __init__(self, rows: Iterable[Sample]) -> None:
         self._found: defaultdict[tuple[str, ...], list[Sample]] = defaultdict(list)
+        self.sources: dict[str, str] = {}  # id of a row → its source
         for row in rows:
+            self.sources[sample_id(row)] = row.data_source
             for key in self._keys(row, sample_id(row)):
                 self._found[key].append(row)
 
@@ -249,6 +251,11 @@ class _Rows:
         yield "hash", row_hash(row)
         yield "file", question, posixpath.splitext(file)[0]
         yield "question", question, *map(str.strip, row.options)
+
+    def absent(self, names: set[str]) -> list[str]:
+        """Ids of our rows that are not among the names, of the sources that are."""
+        here = {self.sources[name] for name in names if name in self.sources}
+        return [n for n, source in self.sources.items() if source in here and n not in names]
 
     def find(self, row: Sample, name: str) -> Sample | None:
         """The one row of ours that this is; None if none is, or several may be."""
@@ -273,14 +280,16 @@ def _file_letter(entry: Mapping[str, Any]) -> str | None:
     return letter if letter and letter not in (UNREAD, "error") else None
 
 
+_FAILED = ("<answer>error</answer>", "Error", "Error: API request failed")
 PATIENT = Protocol(name="house", reading="reader")  # how foreign replies are read
 
 
 def _foreign_record(entry: Mapping[str, Any], row: Sample) -> Record:
     """A record from a foreign entry: its reply read again, the script's own verdict beside it."""
     text, theirs, verdict = _text(entry, "text"), _file_letter(entry), _get(entry, "correct")
-    failed = text.strip() in ("", "<answer>error</answer>") and theirs is None
-    record = Record.of(row, "own", Reply(text, error=NO_REPLY if failed else ""), PATIENT)
+    failed = text.strip() in _FAILED or not text.strip() and theirs is None
+    reason = (text.strip() or NO_REPLY) if failed else ""
+    record = Record.of(row, "own", Reply("" if failed else text, error=reason), PATIENT)
     if not text and theirs is not None:  # only the letter was kept
         record.prediction, record.correct = theirs, theirs == row.answer
     record.readings["official"] = theirs
@@ -373,12 +382,14 @@ def read_results(
     counts = {
         "entries do not say the right answer; left out": unusable,
         "entries repeat a question; the last counts": len(entries) - unusable - len(records),
-        "entries match none of the rows": unmatched if known._found else 0,
+        "entries match none of the rows": unmatched if known.sources else 0,
         **_missing(entries),
     }
     for what, count in counts.items():
         if count:
             log(f"{path}: {count} of {len(entries)} {what}")
+    if absent := known.absent({r.id for r in records.values()}):
+        log(f"{path}: {len(absent)} rows have no entry, first {absent[0]}; see `coverage`")
     for line in _stats_lines(Path(path), entries):
         log(line)
     return list(records.values())

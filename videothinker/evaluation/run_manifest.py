@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -156,7 +157,8 @@ def model_identity(model: str) -> dict[str, Any]:
 # %% ../../nbs/6_evaluation/37_run_manifest.ipynb #outm-031
 def protocol_entry(protocol: Any) -> dict[str, Any]:
     """A protocol in full, with its digest, so that a blank more in a prompt is seen."""
-    plain = asdict(protocol) if is_dataclass(protocol) else dict(protocol)
+    values = asdict(protocol) if is_dataclass(protocol) else dict(protocol)
+    plain = json.loads(dumps(values))  # as it is read back: JSON has no tuples
     return {**plain, "digest": _digest_of(plain)}
 
 

@@ -77,74 +77,45 @@ FINEST = 100  # as many right-or-wrong questions one question with a fraction ca
 CORRELATIONS = np.maximum(1e-6, ((np.arange(48) + 0.5) / 48) ** 4)
 
 
-@dataclass(frozen=True)
-class _Videos:
-    """Counts of outcomes by video, for tests of their shares.
-
-    Attributes
-    ----------
-    counts : different rows of counts, in right-or-wrong questions, float [rows, outcomes].
-    repeats : number of videos with each of these rows [rows].
-    df : degrees of freedom of the scale, infinite where it is known (right or wrong).
-    """
-
-    counts: np.ndarray
-    repeats: np.ndarray
-    df: float
-
-    @property
-    def total(self) -> float:
-        """Number of right-or-wrong questions."""
-        return float(self.repeats @ self.counts.sum(1))
-
-    def tail(self, shares: Sequence[float], distance: float) -> float:
-        """Chance of a mean that is at least so far off to one side.
-
-        Parameters
-        ----------
-        shares : of the outcomes, by the hypothesis that is tested.
-        distance : of the mean from the hypothesis, in standard errors of independent questions.
-        """
-        from scipy import special
-
-        precision = (1 - CORRELATIONS) / CORRELATIONS  # [correlations]
-        alpha = np.maximum(shares, 1e-9)[:, None] * precision  # [outcomes, correlations]
-        sizes = self.counts.sum(1)
-        outcomes = special.gammaln(self.counts[:, :, None] + alpha) - special.gammaln(alpha)
-        whole = special.gammaln(sizes[:, None] + precision) - special.gammaln(precision)
-        likelihood = self.repeats @ (outcomes.sum(1) - whole)  # [correlations], logarithms
-        weights = np.exp(likelihood - likelihood.max())
-        effect = 1 + CORRELATIONS * (self.repeats @ sizes**2 / self.total - 1)
-        scaled = -distance / np.sqrt(effect)
-        known = math.isinf(self.df)
-        chances = special.ndtr(scaled) if known else special.stdtr(self.df, scaled)
-        return float(weights @ chances / weights.sum())
-
-# %% ../../nbs/6_evaluation/02_statistics.ipynb #st-0371
-def _by_video(
-    outcomes: Sequence[Sequence[float]],
-    clusters: Sequence[Hashable],
-    spread: float,
-    variance: float,
-) -> _Videos:
-    """Sum outcomes by video and scale them to right-or-wrong questions.
+def _averaged_chance(
+    likelihood: np.ndarray, sizes: np.ndarray, distance: float, df: float
+) -> float:
+    """Chance of a mean that is at least so far off to one side, averaged over correlations.
 
     Parameters
     ----------
-    outcomes : one row of shares per question, each adding to 1.
-    clusters : the video of each question.
+    likelihood : logarithm of the likelihood of each of `CORRELATIONS`.
+    sizes : questions of each video.
+    distance : of the mean from the hypothesis, in standard errors of independent questions.
+    df : degrees of freedom of the scale, infinite where it is known (right or wrong).
+    """
+    from scipy import special
+
+    weights = np.exp(likelihood - likelihood.max())
+    effect = 1 + CORRELATIONS * ((sizes**2).sum() / sizes.sum() - 1)
+    scaled = -distance / np.sqrt(effect)
+    chances = special.ndtr(scaled) if math.isinf(df) else special.stdtr(df, scaled)
+    return float(weights @ chances / weights.sum())
+
+
+def _fineness(spread: float, variance: float) -> float:
+    """Variance of questions with fractions relative to that of right or wrong with their mean.
+
+    Parameters
+    ----------
     spread, variance : of right-or-wrong questions with this mean, and of these questions.
     """
-    fineness = max(variance / spread, 1 / FINEST) if spread > 1e-9 else 1.0
-    whole = fineness > 1 - 1e-9  # nothing but right and wrong
+    share = max(variance / spread, 1 / FINEST) if spread > 1e-9 else 1.0
+    return share if share < 1 - 1e-9 else 1.0
+
+
+def _sums(values: Sequence[float], clusters: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and number of the values of each cluster, float [clusters]."""
     index = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
-    counts = np.zeros((len(index), len(outcomes[0])))
-    np.add.at(counts, [index[cluster] for cluster in clusters], np.asarray(outcomes, float))
-    rows = Counter(map(tuple, counts.round(9) / (1.0 if whole else fineness)))
-    df = math.inf if whole else float(max(1, len(outcomes) - 1))
-    return _Videos(np.array(list(rows)), np.array(list(rows.values()), float), df)
+    places = [index[cluster] for cluster in clusters]
+    return np.bincount(places, values), np.bincount(places).astype(float)
 
-
+# %% ../../nbs/6_evaluation/02_statistics.ipynb #st-0371
 def _root(function: Callable[[float], float], outer: float, inner: float) -> float:
     """Where `function` rises above 0 on the way from `outer` to `inner`; one of them if nowhere."""
     from scipy.optimize import brentq
@@ -171,13 +142,23 @@ def _accuracy_test(
     n = len(fractions)
     mean = math.fsum(fractions) / n
     variance = math.fsum((value - mean) ** 2 for value in fractions) / n
-    outcomes = [(value, 1 - value) for value in fractions]
-    videos = _by_video(outcomes, clusters, mean * (1 - mean), variance)
+    fineness = _fineness(mean * (1 - mean), variance)
+    sums, sizes = (x / fineness for x in _sums(fractions, clusters))
+    rows = Counter(zip(sums.round(9).tolist(), sizes.tolist(), strict=True))
+    right, asked = np.array(list(rows)).T[:, :, None]  # of different videos [rows, 1]
+    repeats = np.array(list(rows.values()), float)
+    df = math.inf if fineness == 1 else max(1.0, n - 1.0)
+    precision = (1 - CORRELATIONS) / CORRELATIONS  # [correlations]
 
     def chance(accuracy: float) -> float:
-        spread = max(1e-15, accuracy * (1 - accuracy))
-        distance = abs(mean - accuracy) / math.sqrt(spread / videos.total)
-        return videos.tail((accuracy, 1 - accuracy), distance)
+        from scipy import special
+
+        a, b = (max(share, 1e-9) * precision for share in (accuracy, 1 - accuracy))
+        likelihood = repeats @ (  # beta-binomial
+            special.betaln(right + a, asked - right + b) - special.betaln(a, b)
+        )
+        error = math.sqrt(max(1e-15, accuracy * (1 - accuracy)) / sizes.sum())
+        return _averaged_chance(likelihood, sizes, abs(mean - accuracy) / error, df)
 
     return chance
 
@@ -237,18 +218,20 @@ def _difference_test(
     """The one-sided chance of the mean of `differences`, as a function of the true difference."""
     n = len(differences)
     mean = math.fsum(differences) / n
-    gains = [max(0.0, d) for d in differences]
-    losses = [max(0.0, -d) for d in differences]
-    gain, loss = math.fsum(gains) / n, math.fsum(losses) / n
+    gain = math.fsum(max(0.0, d) for d in differences) / n
+    loss = math.fsum(max(0.0, -d) for d in differences) / n
     variance = math.fsum((d - mean) ** 2 for d in differences) / n
-    outcomes = [(g, b, 1 - g - b) for g, b in zip(gains, losses, strict=True)]
-    videos = _by_video(outcomes, clusters, gain + loss - mean**2, variance)
+    fineness = _fineness(gain + loss - mean**2, variance)
+    sums, sizes = (x[:, None] for x in _sums(differences, clusters))  # [videos, 1]
+    df = math.inf if fineness == 1 else max(1.0, n - 1.0)
 
     def chance(true: float) -> float:
-        fewer = _likeliest_loss(gain, loss, true)
-        spread = max(1e-15, 2 * fewer + true * (1 - true))
-        distance = abs(mean - true) / math.sqrt(spread / videos.total)
-        return videos.tail((fewer + true, fewer, 1 - 2 * fewer - true), distance)
+        spread = 2 * _likeliest_loss(gain, loss, true) + true * (1 - true)
+        one = max(1e-15, spread) * fineness  # variance of one question
+        scale = one * sizes * (1 + (sizes - 1) * CORRELATIONS)  # of the sums
+        likelihood = -0.5 * (np.log(scale) + (sums - sizes * true) ** 2 / scale).sum(0)
+        distance = abs(mean - true) / math.sqrt(one / n)
+        return _averaged_chance(likelihood, sizes[:, 0], distance, df)
 
     return chance
 

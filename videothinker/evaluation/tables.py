@@ -10,6 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from ..configs import PRESETS
 from . import benchmarks as declared
+from .comparison import compare_records, holm
 from .records import OUTCOMES, READINGS, Record, read_records
 from .results import is_right
 from .statistics import clustered_mean
@@ -25,10 +27,11 @@ from ..files import FormatError, atomic_write
 from ..json_files import read_json
 
 # %% auto #0
-__all__ = ['ABSENT', 'PAPER_BENCHMARKS', 'Marks', 'FRAMES', 'PAPER_METRICS', 'FURTHER_METRICS', 'Cell', 'Row', 'escape_markdown',
-           'escape_latex', 'Table', 'Run', 'collect_runs', 'Published', 'published_figures', 'accuracy_table',
-           'frames_table', 'Metric', 'intrinsic_table', 'trace_table', 'reading_table', 'caveat_table', 'other_table',
-           'all_tables', 'write_tables']
+__all__ = ['ABSENT', 'PAPER_BENCHMARKS', 'Marks', 'Compared', 'MARK_NOTE', 'FRAMES', 'PAPER_METRICS', 'FURTHER_METRICS', 'Cell',
+           'Row', 'escape_markdown', 'escape_latex', 'Table', 'Run', 'collect_runs', 'Published', 'published_figures',
+           'accuracy_table', 'compared_runs', 'marks_of', 'comparison_table', 'frames_table', 'Metric',
+           'intrinsic_table', 'trace_table', 'reading_table', 'caveat_table', 'other_table', 'all_tables',
+           'write_tables']
 
 # %% ../../nbs/6_evaluation/34_tables.ipynb #outt-011
 ABSENT = "–"
@@ -94,7 +97,7 @@ class Row:
     section: str = ""
 
 # %% ../../nbs/6_evaluation/34_tables.ipynb #outt-012
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#|~$&])")
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>#|~$&])")
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -115,6 +118,7 @@ _LATEX = {
     "≥": r"$\geq$",
     "≤": r"$\leq$",
     "†": r"$\dagger$",
+    "·": r"$\cdot$",
     "\N{NO-BREAK SPACE}": "~",
 }
 
@@ -246,7 +250,7 @@ _CONDITION_ROWS = {
     "other_video": "with another video",
     "shuffled_frames": "with shuffled frames",
 }
-_INDENT = "\N{NO-BREAK SPACE}" * 2  # before the name of a control
+_INDENT = "· "  # before the name of a control
 _OURS = "This evaluation [95 % interval]"
 
 
@@ -440,19 +444,13 @@ def _model_rows(runs: Sequence[Run], benchmarks: Sequence[str], marks: Marks) ->
     return rows
 
 # %% ../../nbs/6_evaluation/34_tables.ipynb #outt-033
-def _trivial(run: Run, name: str) -> float | None:
-    """Accuracy without a model, from the summary."""
-    return _percent(run.more.get(name))
-
-
 def _without_model(runs: Sequence[Run], benchmarks: Sequence[str]) -> list[Row]:
     """Guessing, the most frequent letter, and the number of questions, of each benchmark."""
-    first = {run.benchmark: run for run in reversed(runs)}
     section = "Without a model"
     rows = []
     for key, name in {"chance": "guessing", "most_frequent": "most frequent letter"}.items():
-        cells = [Cell(_trivial(first[b], key)) if b in first else Cell() for b in benchmarks]
-        rows.append(Row((name,), tuple(cells), section))
+        known = {run.benchmark: run.more[key] for run in runs if key in run.more}
+        rows.append(Row((name,), tuple(Cell(_percent(known.get(b))) for b in benchmarks), section))
     counts = []
     for benchmark in benchmarks:
         sizes = {run.own.get("n") for run in runs if run.benchmark == benchmark} - {None}
@@ -474,7 +472,7 @@ def accuracy_table(
     runs : of any protocols; those of `column` are used.
     column : "official", "house-16" …
     published : rows that may stand beside ours if they were measured under this protocol.
-    marks : see `significance_marks`.
+    marks : see `compared_runs` and `marks_of`.
     note : what the marks mean.
     """
     here = [run for run in runs if run.column == column]
@@ -512,6 +510,65 @@ def _incomplete(runs: Sequence[Run]) -> list[str]:
                 "the others count as wrong"
             )
     return lines
+
+# %% ../../nbs/6_evaluation/34_tables.ipynb #outt-0391
+Compared = dict[tuple[str, str], dict[str, Any]]  # (model, benchmark) → comparison
+MARK_NOTE = "* differs from {baseline}: p < 0.05 by a sign-flip test over videos, after Holm"
+
+
+def compared_runs(runs: Sequence[Run], column: str, baseline: str) -> Compared:
+    """Each model against a baseline on the same questions, p-values corrected over all of them.
+
+    Parameters
+    ----------
+    runs : with records; those of other columns, and pairs with other questions, are passed over.
+    column : "official", "house-16" …
+    baseline : name of a model.
+
+    Returns
+    -------
+    (Model, benchmark) → what `comparison.compare_records` gives, and `holm`, the corrected p-value.
+    """
+    here = [run for run in runs if run.column == column and run.records]
+    first = {run.benchmark: run for run in here if run.model == baseline}
+    found: Compared = {}
+    for run in here:
+        if run.model != baseline and run.benchmark in first:
+            with suppress(ValueError):  # other questions
+                compared = compare_records(run.records, first[run.benchmark].records)
+                found[run.model, run.benchmark] = compared
+    names = {f"{model}/{benchmark}": (model, benchmark) for model, benchmark in found}
+    corrected = holm({name: found[key]["p"] for name, key in names.items()})
+    return {key: found[key] | {"holm": corrected[name]} for name, key in names.items()}
+
+
+def marks_of(compared: Compared, level: float = 0.05) -> dict[tuple[str, str], str]:
+    """A star for each comparison whose corrected p-value is below a level."""
+    return {key: "*" for key, found in compared.items() if found["holm"] < level}
+
+# %% ../../nbs/6_evaluation/34_tables.ipynb #outt-0392
+def comparison_table(compared: Compared, column: str, baseline: str) -> Table:
+    """Differences from a baseline with intervals, gains and losses, and p-values.
+
+    Parameters
+    ----------
+    compared, column, baseline : of `compared_runs`.
+    """
+    table = Table(
+        f"differences-{column}",
+        f"Accuracy minus that of {baseline} in points, protocol {column}",
+        ("model", "benchmark"),
+        ("difference", "gains", "losses", "questions", "videos", "p", "p after Holm"),
+    )
+    for (model, benchmark), c in compared.items():
+        bounds = (_percent(c["ci_low"]), _percent(c["ci_high"]))
+        mark = "*" if c["holm"] < 0.05 else ""
+        cells = [Cell(_percent(c["difference"]), *bounds, mark)]
+        cells += [Cell(text=str(c[name])) for name in ("gains", "losses", "n", "clusters")]
+        cells += [Cell(c["p"], digits=4), Cell(c["holm"], digits=4)]
+        table.rows.append(Row((model, benchmark), tuple(cells)))
+    table.notes = [MARK_NOTE.format(baseline=baseline)]
+    return table
 
 # %% ../../nbs/6_evaluation/34_tables.ipynb #outt-041
 FRAMES = (16, 32, 64)
@@ -582,28 +639,26 @@ FURTHER_METRICS = (
 def _plain(name: str) -> str:
     """A metric's name without case and punctuation: "ROUGE-L" and "rouge_l" are one."""
     name = name.casefold().replace("recall", "r").replace("_at_", "@")
+    name = name.replace("precision@0.5", "precision")
     return re.sub(r"[^a-z0-9.]", "", name)
 
 
 def _flat(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a summary by plain name, those one level down among them."""
+    """The values of a summary by plain name, those of its traces and captions among them."""
     values: dict[str, Any] = {}
-    for name, value in scores.items():
-        if isinstance(value, Mapping):
-            values |= {_plain(k): v for k, v in value.items() if _plain(k) not in values}
-        else:
-            values[_plain(name)] = value
+    for part in (scores.get("trace") or {}, scores.get("captions") or {}, scores):
+        values |= {_plain(name): value for name, value in part.items()}
     return values
 
 # %% ../../nbs/6_evaluation/34_tables.ipynb #outt-052
 def _metric_cell(values: Mapping[str, Any], metric: Metric) -> Cell:
     """The cell of one metric from a summary's plain values (fractions)."""
     value = values.get(_plain(metric.key))
+    bounds = values.get(_plain(f"{metric.key}_ci")) or (None, None)
     if isinstance(value, Mapping):  # of `trace_statistics`
         value = value.get("mean")
     if not isinstance(value, (int, float)) or not math.isfinite(value):
         return Cell()
-    bounds = values.get(_plain(f"{metric.key}_ci")) or (None, None)
     low, high = (None if b is None else metric.scale * b for b in bounds)
     return Cell(metric.scale * value, low, high)
 
@@ -625,6 +680,22 @@ def _intrinsic_cells(cells: Sequence[Cell], digits: int = 1) -> tuple[Cell, ...]
     return (*grounding, means[0], *captions, means[1], *further)
 
 # %% ../../nbs/6_evaluation/34_tables.ipynb #outt-053
+def _our_scores(runs: Iterable[Run]) -> list[tuple[tuple[str, str], str, dict[str, Any]]]:
+    """Labels, section and scores of each run that names times or captions, and of the trivial
+    predictors of its benchmark, once."""
+    wanted = {_plain(m.key) for m in PAPER_METRICS}
+    ours = []
+    trivial: dict[tuple[str, str], tuple[tuple[str, str], str, dict[str, Any]]] = {}
+    for run in runs:
+        values = _flat(run.own)
+        if wanted & set(values):
+            ours.append(((run.model, run.benchmark), _OURS, values))
+        for name, scores in (run.more.get("trivial") or {}).items():
+            labels = (name, run.benchmark)
+            trivial.setdefault(labels, (labels, "Trivial predictors", _flat(scores)))
+    return [*ours, *trivial.values()]
+
+
 def intrinsic_table(runs: Sequence[Run], column: str, published: Sequence[Published] = ()) -> Table:
     """Table 3 of the paper: temporal grounding and captions, and what they leave out.
 
@@ -634,14 +705,8 @@ def intrinsic_table(runs: Sequence[Run], column: str, published: Sequence[Publis
     column : "official", "house-16" …
     published : rows that may stand beside ours if they were measured under this protocol.
     """
-    ours: list[tuple[tuple[str, str], dict[str, Any], str]] = []
-    for run in runs:
-        values = _flat(run.own)
-        if run.column == column and {_plain(m.key) for m in PAPER_METRICS} & set(values):
-            ours.append(((run.model, run.benchmark), values, _OURS))
-            for name, trivial in (run.more.get("trivial") or {}).items():
-                ours.append(((name, run.benchmark), _flat(trivial), "Trivial predictors"))
-    seen = {name for _, values, _ in ours for name in values}
+    ours = _our_scores([run for run in runs if run.column == column])
+    seen = {name for _, _, values in ours for name in values}
     further = [m for m in FURTHER_METRICS if _plain(m.key) in seen]
     metrics = [*PAPER_METRICS, *further]
     heads = [m.head for m in metrics]
@@ -656,13 +721,14 @@ def intrinsic_table(runs: Sequence[Run], column: str, published: Sequence[Publis
         if p.table == "3" and p.column == column:
             values = {_plain(k): v for k, v in p.values.items()}
             cells = [Cell(values.get(_plain(m.key)), digits=2) for m in metrics]
-            row = Row((p.model, ABSENT), _intrinsic_cells(cells, 2), p.section)
-            table.rows.append(row)
-    unique = {(labels, section): values for labels, values, section in ours}
-    for (labels, section), values in unique.items():
+            table.rows.append(Row((p.model, ABSENT), _intrinsic_cells(cells, 2), p.section))
+    for labels, section, values in ours:
         cells = [_metric_cell(values, metric) for metric in metrics]
         table.rows.append(Row(labels, _intrinsic_cells(cells), section))
-    table.notes = ["A mean is given only where all three of its columns are."]
+    table.notes = [
+        "A mean is given only where all three of its columns are. Our METEOR matches exact words "
+        "and stems, no synonyms; which stages the published ones have is not said."
+    ]
     return table
 
 # %% ../../nbs/6_evaluation/34_tables.ipynb #outt-057
@@ -804,24 +870,25 @@ def other_table(published: Sequence[Published], benchmarks: Iterable[str]) -> Ta
 
 # %% ../../nbs/6_evaluation/34_tables.ipynb #outt-071
 def all_tables(
-    runs: Sequence[Run], published: Sequence[Published] = (), marks: Marks | None = None
+    runs: Sequence[Run], published: Sequence[Published] = (), baseline: str = ""
 ) -> list[Table]:
-    """Every table that the runs give: 1 for each protocol, 2, 3 for each protocol, readings,
-    caveats, other published figures.
+    """Every table that the runs give: 1 for each protocol with the differences from a baseline, 2,
+    3 for each protocol, traces, readings, caveats, other published figures.
 
     Parameters
     ----------
     runs : as `collect_runs` finds them.
     published : see `published_figures`.
-    marks : for the tables of accuracy, by (model, benchmark), of one protocol: "house-16" if it
-        was run, else the first.
+    baseline : the model that others are compared with; "" for the first.
     """
     columns = sorted({run.column for run in runs}, key=lambda c: (not c.startswith("house"), c))
-    marked = "house-16" if "house-16" in columns else next(iter(columns), "")
-    tables = [
-        accuracy_table(runs, column, published, marks if column == marked else None)
-        for column in columns
-    ]
+    baseline = baseline or next((run.model for run in runs), "")
+    tables: list[Table] = []
+    for column in columns:
+        compared = compared_runs(runs, column, baseline)
+        note = MARK_NOTE.format(baseline=baseline)
+        tables.append(accuracy_table(runs, column, published, marks_of(compared), note))
+        tables.append(comparison_table(compared, column, baseline))
     if sum(column.startswith("house-") for column in columns) > 1:
         tables.append(frames_table(runs, published))
     tables += [intrinsic_table(runs, column, published) for column in columns]

@@ -13,7 +13,8 @@ from ..schema import Segment
 
 # %% auto #0
 __all__ = ['Interval', 'CLUE_THRESHOLDS', 'tiou', 'union', 'union_iou', 'grounding', 'empty_score', 'matched_ious', 'matching',
-           'clue_scores', 'first_window', 'grounding_scores', 'sliding_windows', 'frame_windows', 'trivial_predictions']
+           'clue_scores', 'first_window', 'grounding_scores', 'sliding_windows', 'frame_windows', 'trivial_predictions',
+           'trivial_scores']
 
 # %% ../../nbs/6_evaluation/01_temporal_iou.ipynb #c13-005
 Interval = Segment | Sequence[float]
@@ -290,3 +291,29 @@ def trivial_predictions(
     if times:
         predictions["a window per frame"] = frame_windows(duration, times)
     return predictions
+
+# %% ../../nbs/6_evaluation/01_temporal_iou.ipynb #think-225
+def trivial_scores(
+    clips: Sequence[tuple[float, Sequence[Interval]]], n_frames: int = 16
+) -> dict[str, dict[str, float]]:
+    """Mean scores of the predictors that have not seen the video: rows for a table.
+
+    Parameters
+    ----------
+    clips : duration in seconds and annotated segments of each sample; samples without either are
+        left out before.
+    n_frames : evenly spread frames that a model is shown, for "a window per frame".
+
+    Returns
+    -------
+    Name of the predictor → the mean of each of `grounding_scores`.
+    """
+    sums: dict[str, dict[str, float]] = {}
+    for duration, true in clips:
+        times = [duration * (i + 0.5) / n_frames for i in range(n_frames)]
+        for name, windows in trivial_predictions(duration, times).items():
+            total = sums.setdefault(name, {})
+            for key, score in grounding_scores(windows, true).items():
+                total[key] = total.get(key, 0.0) + score
+    n = len(clips)
+    return {name: {k: v / n for k, v in total.items()} for name, total in sums.items()}

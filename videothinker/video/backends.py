@@ -251,5 +251,5 @@ def decode(
                 path,
                 "its times run backwards or out of the clip; the file is damaged, get it again",
             )
-        rate = asked_rate(wanted, survey.duration, sampling)
+        rate = asked_rate(wanted, survey.duration, sampling, survey.n_frames)
         return Frames(pixels, times, survey.duration, str(path), rate)

@@ -391,10 +391,10 @@ def _within(duration: float, sampling: Sampling) -> np.ndarray:
     return grid - joined[stretch] + starts[stretch]  # [T]
 
 # %% ../../nbs/1_video/01_frames.ipynb #bm-f04
-def _stored_frames(duration: float, stored: int, sampling: Sampling) -> np.ndarray:
-    """Times of the frames that a rule by index takes, of a clip of `stored` frames."""
+def _runs(duration: float, stored: int, sampling: Sampling) -> list[tuple[int, int]]:
+    """First and last index of each stretch of a clip of `stored` frames, of the whole without."""
     rate = stored / duration
-    runs = []  # of indices that may be taken
+    runs = []
     for start, end in sampling.within or ((0.0, duration),):
         first = math.ceil(start * rate - 1e-6)
         last = min(math.floor(end * rate + 1e-6), stored - 1)
@@ -403,6 +403,13 @@ def _stored_frames(duration: float, stored: int, sampling: Sampling) -> np.ndarr
                 f"the stretch from {start:g} s lies behind the end of a clip of {duration:g} s"
             )
         runs.append((first, max(first, last)))
+    return runs
+
+
+def _stored_frames(duration: float, stored: int, sampling: Sampling) -> np.ndarray:
+    """Times of the frames that a rule by index takes, of a clip of `stored` frames."""
+    rate = stored / duration
+    runs = _runs(duration, stored, sampling)
     total = sum(last + 1 - first for first, last in runs)
     n = min(_n_of_rule(total / rate, sampling), total)
     rule = SPREADS[sampling.spread]
@@ -456,18 +463,25 @@ def sample_times(duration: float, sampling: Sampling, stored: int | None = None)
     return np.append(times, times[-1]) if len(times) % 2 else times
 
 
-def asked_rate(times: np.ndarray, duration: float, sampling: Sampling) -> float | None:
+def asked_rate(
+    times: np.ndarray, duration: float, sampling: Sampling, stored: int | None = None
+) -> float | None:
     """Frames per second of times [T] of a sampling; None where they are not at even steps.
 
     By index they never are; there it is their number by the seconds that they are spread over, as
     qwen-vl-utils says it.
+
+    Parameters
+    ----------
+    times : that `sample_times` gave for these.
+    duration, sampling, stored : as for `sample_times`.
     """
-    if sampling.spread == "grid" or sampling.times is not None:
+    if sampling.spread == "grid" or sampling.times is not None or duration <= 0:
         return even_rate(times)
+    stored = stored or max(1, round(30 * duration))
     n = int(np.searchsorted(times, times[-1])) + 1  # without repeats of the last
-    stretches = sampling.within or ((0.0, duration),)
-    seconds = sum(min(end, duration) - start for start, end in stretches)
-    return n / seconds if seconds > 0 else None
+    spread_over = sum(last + 1 - first for first, last in _runs(duration, stored, sampling))
+    return n * stored / duration / spread_over
 
 
 def even_rate(times: np.ndarray) -> float | None:

@@ -184,7 +184,7 @@ def _detail(record: Record, sample: Sample, run: PageRun, limit: int) -> dict[st
 
 # %% ../../nbs/7_viewer/05_evaluation_page.ipynb #outp-033
 MAX_BYTES = 28_000_000
-PICTURES, WIDTH = 12, 128  # of a clip; pixels
+PICTURES, WIDTH = 16, 128  # of a clip; pixels
 LIMITS = (20_000, 8_000, 4_000, 2_000, 1_000, 500, 200)  # characters of a reply
 
 
