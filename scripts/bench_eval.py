@@ -4,7 +4,8 @@
         [--style short] [--tokens 64] [--threads 2] [--repeats 3] [--json FILE]
 
 Both answer the same rows of the toy benchmark about the same frames. The loop is what one would
-write with transformers alone: a row at a time, its processor, its greedy `generate`. The engine is
+write with transformers alone: a row at a time, its processor, its greedy `generate` (with positions
+behind a video as the model's report and transformers 4 have them; 5 counts others). The engine is
 `HFEngine`: batches, prompts computed once, frames read ahead. Both take turns, and the best of the
 repeats counts. The replies have to be equal, word for word.
 """
@@ -96,6 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     import transformers
 
     from videothinker.evaluation.benchmarks import Protocol
+    from videothinker.evaluation.lmms_eval import use_report_positions
     from videothinker.evaluation.questions import FrameSource, make_questions
     from videothinker.evaluation.video_engine import HFEngine
     from videothinker.model.qwen import load_model
@@ -116,6 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     questions = make_questions(read_rows(folder / "val.jsonl"), protocol)
     model, processor = load_model(args.model, "float32", "cpu")
+    use_report_positions()
     source = FrameSource(folder, timeout=None)
     engine = HFEngine(model, processor, source)
     ways: dict[str, Callable[[], list[str]]] = {

@@ -3,9 +3,9 @@
     check_intervals.py [--draws N] [--quick]
 
 Prints Markdown tables: accuracies by number of videos, questions per video, sizes and correlation
-inside videos; paired differences; fractions. Each line is the mean over the true values named in
-its header, with the least and the most; beside it what the plain clustered interval (CR1 and
-Student's t) and the textbook interval do with the same draws.
+inside videos; paired differences; fractions; videos of two kinds. Of accuracies each line is the
+mean over the true values named in the header, with the least and the most. Beside ours stands what
+the plain clustered interval (CR1 and Student's t) and the textbook interval do with the same draws.
 
 An interval of all values that a test does not reject holds the truth exactly if the test does not
 reject the truth, which is quicker to find out; on some draws of each design the interval itself is
@@ -64,12 +64,17 @@ def not_rejected(right: np.ndarray, sizes: np.ndarray, truth: float) -> np.ndarr
         chosen = right[:, sizes == size]
         counts = np.stack([(chosen == i).sum(1) for i in range(size + 1)], 1)
         likelihood += counts @ table
-    weights = np.exp(likelihood - likelihood.max(1, keepdims=True))
     n = sizes.sum()
+    scale = truth * (1 - truth) * sizes[:, None] * (1 + (sizes[:, None] - 1) * CORRELATIONS)
+    between = (right - sizes * truth) ** 2 @ (1 / scale) + np.log(scale).sum(0)
+    within = (right - right**2 / sizes).sum(1, keepdims=True) / (truth * (1 - truth))
+    rest = 1 - CORRELATIONS
+    normal = -0.5 * (between + (n - len(sizes)) * np.log(rest) + within / rest)
     effect = 1 + CORRELATIONS * ((sizes**2).sum() / n - 1)
     z = np.abs(right.sum(1) / n - truth) / np.sqrt(truth * (1 - truth) / n)
     chances = special.ndtr(-z[:, None] / np.sqrt(effect))
-    return (weights * chances).sum(1) / weights.sum(1) >= ALPHA
+    weights = [special.softmax(values, 1) for values in (likelihood, normal)]
+    return ((weights[0] + weights[1]) / 2 * chances).sum(1) >= ALPHA
 
 
 def others(right: np.ndarray, sizes: np.ndarray, truth: float) -> tuple[np.ndarray, np.ndarray]:
@@ -157,6 +162,22 @@ def fractions(design: Design, truth: float, draws: int, seed: int) -> tuple[floa
     return float(hits[0] / draws), float(hits[1] / draws)
 
 
+def two_kinds(design: Design, truth: float, draws: int, seed: int) -> tuple[float, float]:
+    """Coverage where videos are understood (95 % right) or not (25 %): no beta distribution."""
+    videos, mean, equal, _ = design
+    rng = np.random.default_rng(seed)
+    sizes = video_sizes(videos, mean, equal)
+    clusters = np.repeat(np.arange(videos), sizes).tolist()
+    hits = np.zeros(2)
+    for _ in range(draws):
+        understood = rng.random(videos) < (truth - 0.25) / 0.7
+        right = rng.binomial(sizes, np.where(understood, 0.95, 0.25))
+        values, _ = expand(right.tolist(), sizes.tolist())
+        plain = others(right[None], sizes, truth)[0][0]
+        hits += [_accuracy_test(values, clusters)(truth) >= ALPHA, plain]
+    return float(hits[0] / draws), float(hits[1] / draws)
+
+
 def named(design: Design) -> str:
     """The first cells of a line."""
     videos, mean, equal, rho = design
@@ -208,6 +229,8 @@ def main() -> None:
     few = max(1, args.draws // 4)
     print_others("Paired differences", (0.0, 0.08), args.quick, few, paired)
     print_others("Fractions", (0.3, 0.8), args.quick, few, fractions)
+    title = "Videos of two kinds (their correlation is what that makes it)"
+    print_others(title, (0.4, 0.6, 0.8), args.quick, few, two_kinds)
 
 
 if __name__ == "__main__":

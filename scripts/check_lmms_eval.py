@@ -5,14 +5,15 @@
 
 Makes toy clips, exports their questions (`videothinker.evaluation.lmms_eval`), runs the installed
 lmms-eval on the export with its backend `qwen2_5_vl`, asks the same model here, and prints both
-accuracies, the number of replies that differ, and the first of them. lmms-eval loads models in
-bfloat16, so the model is asked here in bfloat16, too (`--dtype` changes that). Ends with an error
-if the accuracies differ, or if one reply is scored differently by the two.
+accuracies, the number of replies that differ, and the first of them. Ends with an error if the
+accuracies differ, or if one reply is scored differently by the two.
 
 lmms-eval 0.7.3 wants `av<16` and `filelock<4`, which this package does not have: it runs in an
-environment of its own, named by `--python`. Two differences are shown and are no error: that of
-`--videos`, which exports the videos themselves, so that lmms-eval samples frames in its own way;
-and that of `--positions transformers`, which leaves the positions of transformers 5 as they are.
+environment of its own, named by `--python`. Three differences are shown and are no error: that of
+`--dtype bfloat16`, in which lmms-eval loads models (both are told float32 otherwise) and in which
+two ways to compute the same thing now and then come to another token; that of `--videos`, which
+exports the videos themselves, so that lmms-eval samples frames in its own way; and that of
+`--positions transformers`, which leaves the positions of transformers 5 as they are.
 """
 
 from __future__ import annotations
@@ -38,6 +39,15 @@ from videothinker.evaluation.lmms_eval import (
 from videothinker.evaluation.questions import FrameSource, make_questions
 from videothinker.schema import Sample, read_rows, sample_id
 
+# lmms-eval with another dtype than the bfloat16 that stands in its backend
+LAUNCH = """
+import sys
+from transformers import Qwen2_5_VLForConditionalGeneration as Model
+load, dtype = Model.from_pretrained, sys.argv.pop(1)
+Model.from_pretrained = lambda path, **options: load(path, **{**options, "torch_dtype": dtype})
+from lmms_eval.cli.dispatch import main
+main()
+"""
 DATA = Path(__file__).resolve().parent.parent / "data"
 TOY = Benchmark(
     name="toy",
@@ -63,12 +73,12 @@ def main() -> None:
         task = export_lmms_eval(TOY, protocol, rows, world, folder / "export", not args.videos)
         print(f"exported {task.n} questions in {time.perf_counter() - begin:.1f} s: {task.name}")
         begin = time.perf_counter()
-        results, theirs = run_lmms_eval(args.python, task, args.model, folder, args.positions)
+        results, theirs = run_lmms_eval(args, task, folder)
         print(f"lmms-eval: {time.perf_counter() - begin:.1f} s")
         begin = time.perf_counter()
         ours = our_replies(args.model, args.dtype, protocol, rows, world)
         print(f"ours ({args.dtype}): {time.perf_counter() - begin:.1f} s")
-    exact = not args.videos and args.positions == "report"
+    exact = not args.videos and args.positions == "report" and args.dtype == "float32"
     report(task, rows, results, theirs, ours, exact)
 
 
@@ -80,7 +90,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--python", default=sys.executable, help="Python that has lmms-eval")
     parser.add_argument("--n", type=int, default=24, help="questions")
     parser.add_argument("--world", default="", help="folder of a toy world; made if not given")
-    parser.add_argument("--dtype", default="bfloat16", help="in which the model is asked here")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--max-new-tokens", type=int, default=240)
     parser.add_argument("--videos", action="store_true", help="export videos instead of clips")
     parser.add_argument("--positions", default="report", choices=["report", "transformers"])
@@ -113,7 +123,7 @@ def protocol_of(model: str, max_new_tokens: int) -> Protocol:
 
 
 def run_lmms_eval(
-    python: str, task: LmmsTask, model: str, folder: Path, positions: str
+    args: argparse.Namespace, task: LmmsTask, folder: Path
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Run the installed lmms-eval on an export, on the CPU.
 
@@ -122,14 +132,14 @@ def run_lmms_eval(
     Its results for the task, and the replies by id of the row.
     """
     out = folder / "results"
-    options = task.model_args("qwen2_5_vl", str(Path(model).resolve()))
-    command = [python, "-m", "lmms_eval", "--model", "qwen2_5_vl", "--batch_size", "1"]
+    options = task.model_args("qwen2_5_vl", str(Path(args.model).resolve()))
+    command = [args.python, "-c", LAUNCH, args.dtype, "--model", "qwen2_5_vl", "--batch_size", "1"]
     command += ["--model_args", f"{options},device=cpu,device_map=cpu", "--tasks", task.name]
     command += ["--include_path", str(task.folder), "--log_samples", "--output_path", str(out)]
     places = {
         "LMMS_EVAL_DATASETS_CACHE": str(folder / "cache"),
         "HF_HUB_OFFLINE": "1",
-        "VIDEOTHINKER_POSITIONS": positions,
+        "VIDEOTHINKER_POSITIONS": args.positions,
     }
     done = subprocess.run(
         command, env=os.environ | places, capture_output=True, text=True, check=False

@@ -6,9 +6,11 @@ import itertools
 import json
 import math
 import random
+import sys
 from functools import reduce
 from operator import add
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 from conftest import ROOT
@@ -38,8 +40,10 @@ from videothinker.evaluation.caption_overlap import (
     rouge_l_f1,
     rouge_words,
     stem,
+    wordnet_synonyms,
 )
 from videothinker.evaluation.caption_words import caption_words
+from videothinker.files import UserError
 from videothinker.schema import Segment
 
 NEAR = 1e-8  # golden values are rounded to nine decimals
@@ -250,6 +254,50 @@ def test_estimates_rest_on_segments_and_videos() -> None:
         width = scores[name].high - scores[name].low
         assert twice[name].mean == pytest.approx(scores[name].mean)
         assert twice[name].high - twice[name].low > 0.95 * width, name
+
+
+def ciders(rows: list[DenseCaptions]) -> list[float]:
+    """CIDEr-D of each pair, with the pairs themselves as reference corpus."""
+    pairs = caption_pairs(rows)
+    captions = [caption_words(pair.caption) for pair in pairs]
+    return cider_d(captions, [[caption_words(pair.reference)] for pair in pairs])
+
+
+def test_rare_words_stay_rare_when_a_video_has_many_questions() -> None:
+    rows = described(3, 0.7)
+    repeated = rows + [rows[0]] * 9
+    once = ciders(rows)
+    often = caption_scores(repeated)["cider_d"]
+    assert often.n == 90 + 27
+    assert often.mean == pytest.approx((sum(once) + 9 * sum(once[:3])) / often.n)
+    assert abs(often.mean - sum(ciders(repeated)) / often.n) > 1e-3
+
+
+class Synset(NamedTuple):
+    """As nltk's."""
+
+    name: str
+
+    def pos(self) -> str:
+        return "n"
+
+    def offset(self) -> int:
+        return len(self.name)
+
+
+def test_synonyms_come_from_wordnet_or_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nltk.corpus", None)
+    with pytest.raises(UserError, match="pip install nltk"):
+        wordnet_synonyms()
+    sets = {"man": [Synset("adult"), Synset("male")], "guy": [Synset("male")]}
+    wordnet = SimpleNamespace(synsets=lambda word: sets.get(word, []))
+    monkeypatch.setitem(sys.modules, "nltk", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "nltk.corpus", SimpleNamespace(wordnet=wordnet))
+    synonyms = wordnet_synonyms()
+    words, reference = "a guy sings".split(), "a man sings".split()
+    with_synonyms = meteor(meteor_counts(words, [reference], synonyms))
+    assert with_synonyms > meteor_exact_stem(words, [reference])
+    assert meteor_counts(["guy"], [["dog"]], synonyms).matches == 0
 
 
 def test_nothing_to_score_and_one_video() -> None:

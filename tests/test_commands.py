@@ -344,7 +344,7 @@ def test_eval_batch_loads_each_model_once_and_names_the_pairs_that_fail(
 ) -> None:
     script = load_script("run_eval_batch")
     loaded: list[str] = []
-    asked: list[tuple[str, str, str, bool]] = []
+    asked: list[tuple[str, str, str, list[str] | None]] = []
 
     def load(path: str, **options: object) -> tuple[str, str]:
         loaded.append(path)
@@ -362,7 +362,7 @@ def test_eval_batch_loads_each_model_once_and_names_the_pairs_that_fail(
     code = script.main(["--models", "good", "bad", "--data", "a/x.jsonl", "b/y.jsonl", *rest])
     assert code == 1 and loaded == ["good", "bad"]
     assert [model for model, *_ in asked] == ["good", "good", "bad", "bad"]
-    assert asked[0] == ("good", "a/x.jsonl", str(tmp_path / "x"), True)
+    assert asked[0] == ("good", "a/x.jsonl", str(tmp_path), [])
     written = capsys.readouterr()
     assert written.out.count("failed: bad on") == 2
     assert written.err.count("eval: no such model\n") == 2
@@ -419,6 +419,7 @@ WRITING: dict[str, tuple[str, list[str]]] = {
     "sft": ("folder", [*"--recipe tiny/sft --data x --videos x".split()]),
     "grpo": ("folder", [*"--recipe tiny/grpo --data x --videos x --model tiny-base".split()]),
     "eval": ("folder", [*"--model x --data x --videos x".split()]),
+    "export-lmms-eval": ("folder", [*"--data x --videos x".split()]),
     "synthesize": ("file", ["--qa", "x.jsonl", "--toy"]),
     "curate": ("file", ["--data", "x.jsonl", "--toy"]),
 }
@@ -507,7 +508,7 @@ def test_the_variable_of_the_timeout_counts_where_no_flag_does(
 ) -> None:
     seen = []
     monkeypatch.setattr("videothinker.commands.data.run_validate", lambda args: seen.append(args))
-    monkeypatch.setattr("videothinker.commands.models.run_eval", lambda args: seen.append(args))
+    monkeypatch.setattr("videothinker.commands.evaluation.run_eval", lambda args: seen.append(args))
     monkeypatch.setattr("videothinker.commands.main.claims", lambda args: [])
     monkeypatch.setenv("VIDEOTHINKER_TIMEOUT", "7")
     for argv in ("validate --train x", "eval --model x --data x --videos x --out x"):
@@ -735,7 +736,7 @@ def test_push_names_figures_that_are_none(
     other.write_text(content)
     code, hub = push(model, "--to", "me/x", "--public", "--figures", other)
     assert (code, hub.commits) == (2, 0)
-    assert f"--figures {other}: is no summary-NAME.json" in capsys.readouterr().err
+    assert f"--figures {other}: is no summary.json" in capsys.readouterr().err
 
 
 def test_push_changes_the_card_when_nothing_else_is_in_the_way(

@@ -212,14 +212,18 @@ def test_a_tensor_of_the_host_has_to_be_moved() -> None:
 
 
 def test_an_evaluation_runs_as_on_a_gpu(world: Path) -> None:
-    from videothinker.evaluation.evaluate import greedy_replies
+    from videothinker.evaluation.evaluate import saved_protocol
+    from videothinker.evaluation.questions import FrameSource, make_questions
+    from videothinker.evaluation.video_engine import HFEngine
     from videothinker.model.qwen import load_model
     from videothinker.schema import read_rows
 
     model, processor = load_model(world / "base")
     with gpu_like() as seen:
-        encoder = encoder_of(world, processor)
-        rows = read_rows(world / "clips" / "train.jsonl")
-        prompts = [encoder(rows[0]), encoder(rows[1]), encoder(rows[0], video=False)]
-        replies = greedy_replies(model, encoder, prompts, 8)
+        protocol = saved_protocol(encoder_of(world, processor), 8)
+        rows = read_rows(world / "clips" / "train.jsonl")[:2]
+        questions = make_questions(rows, protocol) + make_questions(rows[1:], protocol, "no_video")
+        engine = HFEngine(model, processor, FrameSource(world / "clips", timeout=None))
+        replies = dict(engine.answer(questions[:2])) | {2: dict(engine.answer(questions[2:]))[0]}
+    assert not any(reply.error for reply in replies.values())
     assert len(replies) == 3 and seen.sixteen_bits == seen.attentions > 0

@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 
 from videothinker.evaluation.judge import (
     NOT_CONFIGURED,
+    NOT_MARKED,
     RUBRICS,
+    Answered,
     Case,
     Judge,
     canaries,
+    judge_replies,
     judge_request,
     judged_summary,
     neutral,
@@ -25,6 +28,7 @@ from videothinker.evaluation.judge import (
     read_verdict,
 )
 from videothinker.files import InputError
+from videothinker.schema import Sample, Segment
 from videothinker.synthesis.engine import FunctionEngine, Request
 
 tried = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -231,3 +235,38 @@ def test_unknown_rubrics_and_sizes_are_named() -> None:
         Judge(None, "vibes")
     with pytest.raises(InputError, match="at least 1"):
         Judge(None, batch=0)
+
+
+def test_rows_of_several_kinds_have_their_own_judges() -> None:
+    chain = Sample(
+        "Why does he leave?",
+        ["A. it rains", "B. he is hungry"],
+        "<answer>B</answer>",
+        id="chain",
+        data_source="VRBench",
+        segments=[Segment(1, 2, "He looks into the empty fridge.")],
+        provenance={"question_type": "Implicit Inference"},
+    )
+    open_row = Sample("What is in the fridge?", [], "<answer>nothing</answer>", id="open")
+    letters = Sample("Which?", ["A. x", "B. y"], "<answer>A</answer>", id="letters")
+    shown: list[str] = []
+
+    def reply(request: Request) -> str:
+        shown.append(request.messages[1]["content"])
+        marks = "steps" in request.messages[0]["content"].rpartition("keys: ")[2]
+        return honest("process" if marks else "open")(request)
+
+    replies = [
+        Answered(letters, "A", True),
+        Answered(open_row, "nothing at all"),
+        Answered(chain, "The fridge is empty, so he is hungry.", True, 2),
+    ]
+    verdicts, reports = judge_replies(FunctionEngine(reply), replies, model="tested")
+    assert [v.id for v in verdicts] == ["letters", "open", "chain#2"]
+    assert [v.score for v in verdicts] == [None, 1.0, pytest.approx(0.9)]
+    assert verdicts[0].reason == NOT_MARKED
+    assert [r["prompt"].rpartition("-")[0] for r in reports] == ["open-1", "process-1"]
+    assert all(report["trusted"] for report in reports)
+    assert any("| 1. He looks into the empty fridge." in text for text in shown)
+    nobody, _ = judge_replies(None, replies)
+    assert [v.reason for v in nobody] == [NOT_MARKED, NOT_CONFIGURED, NOT_CONFIGURED]

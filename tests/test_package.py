@@ -30,7 +30,6 @@ MODULES = sorted(
 )
 # modules whose import loads torch; every other one works in an installation without it
 NEED_TORCH = {
-    "evaluation.evaluate",
     "model.attention",
     "model.batch",
     "model.encoder",

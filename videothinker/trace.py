@@ -18,7 +18,7 @@ from .schema import Segment, option_letters
 # %% auto #0
 __all__ = ['TAGS', 'format_time', 'parse_time', 'parse_range', 'format_range', 'Block', 'extract_answer', 'predicted_letter',
            'Trace', 'parse_trace', 'structure_problems', 'time_problems', 'answer_problems', 'trace_problems',
-           'format_score', 'render_trace', 'leak', 'stated_letters', 'untidy_letter']
+           'format_score', 'render_trace', 'leak', 'stated_letters']
 
 # %% ../nbs/0_core/06_trace.ipynb #c01-005
 def format_time(seconds: float) -> str:
@@ -505,61 +505,3 @@ def _option_text_at(text: str, start: int, letters: Mapping[str, str]) -> str | 
         if words and re.match(re.escape(words) + r"(?!\w)", rest):
             return letter
     return None
-
-# %% ../nbs/0_core/06_trace.ipynb #trace-074
-_DRESS = r"[\s*_`\"'“”‘’()\[\]{}.:$]*"  # what people put around a letter
-_DRESSED = re.compile(
-    rf"{_DRESS}(?:(?i:option|choice|answer)\b{_DRESS})?([A-Za-z])(?!\w){_DRESS}(.*)", re.DOTALL
-)
-_BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
-
-
-def untidy_letter(text: str, options: Sequence[str]) -> str | None:
-    """The option letter that a reply names in another form than the one asked for.
-
-    For counting; no such letter is an answer (see `predicted_letter`).
-
-    Parameters
-    ----------
-    text : the whole reply.
-    options : option lines, `["A. the dog", …]`.
-
-    Returns
-    -------
-    A letter, if the reply has no proper answer and everything in it that looks like one names this
-    option; else None.
-    """
-    letters = option_letters(options)
-    if not letters or predicted_letter(text, list(letters)) is not None:
-        return None
-    answers = [e.content for e in _elements(text, _tags(text)) if e.name == "answer"]
-    pieces = [answer for answer in answers if answer.strip()] or _BOXED.findall(text)
-    if pieces:
-        named = {_dressed_letter(piece, letters) for piece in pieces}
-    elif (whole := _dressed_letter(text, letters)) is not None:
-        named = {whole}
-    else:
-        named = set(stated_letters(text, options, explicit=True))
-    return named.pop() if len(named) == 1 else None
-
-
-def _dressed_letter(piece: str, letters: Mapping[str, str]) -> str | None:
-    """The option that a short piece of text stands for: its letter, its text, or both."""
-    if len(piece) > 1000:
-        return None
-    if boxed := _BOXED.fullmatch(piece.strip()):
-        piece = boxed[1]
-    texts = {letter: _plain(option) for letter, option in letters.items()}
-    by_text = [letter for letter, option in texts.items() if option and option == _plain(piece)]
-    if len(by_text) == 1:
-        return by_text[0]
-    match = _DRESSED.fullmatch(piece)
-    if match is None or match[1].upper() not in letters:
-        return None
-    letter = match[1].upper()
-    return letter if _plain(match[2]) in ("", texts[letter]) else None
-
-
-def _plain(text: str) -> str:
-    """A text in lower case, without white space and punctuation at its ends."""
-    return " ".join(text.casefold().split()).strip(" *_`\"'“”‘’()[]{}.:$")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,16 +22,18 @@ from videothinker.commands.models import (
 )
 from ..configs import model_path
 from ..files import InputError, UserError
+from ..json_files import read_json, write_json
 from ..schema import Sample, sample_id
 
 if TYPE_CHECKING:
     from videothinker.evaluation.benchmarks import Benchmark, Protocol
     from videothinker.evaluation.evaluate import Column
+    from videothinker.video.frame_reader import FrameReader
 
 # %% auto #0
-__all__ = ['ENGINES', 'house_settings', 'house_protocols', 'benchmark_columns', 'asked_columns', 'open_engine', 'run_eval',
-           'write_overview', 'run_export', 'records_of', 'run_compare', 'add_question_flags', 'add_evaluation_command',
-           'add_export_command', 'add_compare_command', 'add_evaluation_commands']
+__all__ = ['ENGINES', 'house_settings', 'house_protocols', 'benchmark_columns', 'asked_columns', 'open_engine', 'open_judge',
+           'run_eval', 'write_overview', 'run_export', 'records_of', 'run_compare', 'add_question_flags',
+           'add_evaluation_command', 'add_export_command', 'add_compare_command', 'add_evaluation_commands']
 
 # %% ../../nbs/9_commands/22_evaluation.ipynb #cev-006
 ENGINES = ("hf", "openai", "vllm", "ray")
@@ -241,6 +243,24 @@ def open_engine(
     model, processor = (load or load_model)(path, device=args.device, revision=args.revision)
     return HFEngine(model, processor, frames, args.batch_size)
 
+
+def open_judge(args: argparse.Namespace) -> Any:
+    """The model that marks what no rule can; None without `--judge-url`.
+
+    Raises
+    ------
+    InputError : its name is missing.
+    """
+    if not args.judge_url:
+        return None
+    from videothinker.synthesis.openai_engine import OPENAI_KEY, OpenAIEngine
+
+    if not args.judge_model:
+        raise InputError("--judge-url needs --judge-model")
+    key = OPENAI_KEY if args.judge_api_key_env is None else args.judge_api_key_env or None
+    cache = Path(args.out) / "verdicts.jsonl"
+    return OpenAIEngine(args.judge_url, args.judge_model, cache=cache, api_key_env=key)
+
 # %% ../../nbs/9_commands/22_evaluation.ipynb #cev-011
 def run_eval(args: argparse.Namespace, load: Callable[..., tuple[Any, Any]] | None = None) -> None:
     """`videothinker eval`: ask a model benchmarks, write records, figures, tables and a page.
@@ -261,6 +281,7 @@ def run_eval(args: argparse.Namespace, load: Callable[..., tuple[Any, Any]] | No
     from videothinker.evaluation.evaluate import evaluate_column
     from videothinker.model.model_card import model_name
     from videothinker.prompts import STYLES
+    from videothinker.video.frame_reader import FrameReader
 
     rows = usable_rows(args.data)
     roots = checked_roots(args.videos, rows)
@@ -276,15 +297,17 @@ def run_eval(args: argparse.Namespace, load: Callable[..., tuple[Any, Any]] | No
     name = args.name or model_name(model_path(args.model))
     folder = Path(args.out) / name
     failed: list[str] = []
-    with _described(args, folder, columns):
+    with _described(args, folder, columns) as manifest:
         engine = open_engine(args, roots, load)
+        _note_precision(manifest, engine)
+    judge = open_judge(args)
     try:
         for column in columns:
             if len(columns) > 1:
                 print(f"{column.benchmark.title}, {column.name}:")
             place = folder / column.benchmark.name / column.name
             try:
-                evaluate_column(engine, column, place, name, roots=roots)
+                evaluate_column(engine, column, place, name, roots=roots, judge=judge)
             except UserError as error:
                 if len(columns) == 1:
                     raise
@@ -292,14 +315,18 @@ def run_eval(args: argparse.Namespace, load: Callable[..., tuple[Any, Any]] | No
                 print(f"  {error}")
     finally:
         engine.close()
-    write_overview(args.out, _frames_of(args, roots, columns))
+    write_overview(args.out, FrameReader(roots, args.cache, args.timeout))
     if failed:
         raise InputError(f"{len(failed)} of {len(columns)} columns failed; first {failed[0]}")
 
 
 @contextmanager
-def _described(args: argparse.Namespace, folder: Path, columns: Sequence[Column]) -> Iterator[None]:
+def _described(args: argparse.Namespace, folder: Path, columns: Sequence[Column]) -> Iterator[Path]:
     """Write the run's manifest; a start that comes to nothing leaves none.
+
+    Yields
+    ------
+    The manifest's path.
 
     Raises
     ------
@@ -319,7 +346,7 @@ def _described(args: argparse.Namespace, folder: Path, columns: Sequence[Column]
     start = start_entry(args.engine, batch_size=args.batch_size, device=args.device or "")
     write_manifest(path, manifest, start)
     try:
-        yield
+        yield path
     except BaseException:
         if before is None:
             shutil.rmtree(folder)
@@ -328,13 +355,23 @@ def _described(args: argparse.Namespace, folder: Path, columns: Sequence[Column]
         raise
 
 
-def write_overview(out: str | Path, frames_of: Mapping[str, Any] | None = None) -> None:
+def _note_precision(manifest: Path, engine: Any) -> None:
+    """Put the precision of a model that was loaded here into the manifest's last start."""
+    dtype = getattr(getattr(engine, "model", None), "dtype", None)
+    if dtype is None:
+        return  # the server's affair, or the workers'
+    values = read_json(manifest)
+    values["starts"][-1]["precision"] = str(dtype).removeprefix("torch.")
+    write_json(manifest, values)
+
+
+def write_overview(out: str | Path, reader: FrameReader | None = None) -> None:
     """Write what is about all models below a folder: `tables.md`, `tables.tex`, `report.html`.
 
     Parameters
     ----------
     out : the folder.
-    frames_of : for pictures on the page, see `evaluation_page.page_runs`.
+    reader : of the videos, for pictures on the page; None for a page without.
     """
     from videothinker.evaluation.tables import (
         all_tables,
@@ -342,23 +379,17 @@ def write_overview(out: str | Path, frames_of: Mapping[str, Any] | None = None) 
         published_figures,
         write_tables,
     )
-    from videothinker.viewer.evaluation_page import page_runs, write_evaluation_page
+    from videothinker.viewer.evaluation_page import (
+        frames_again,
+        page_runs,
+        write_evaluation_page,
+    )
 
     runs = collect_runs(out)
     tables = all_tables(runs, published_figures())
     write_tables(out, tables)
-    write_evaluation_page(Path(out) / "report.html", page_runs(runs, frames_of), tables=tables)
-
-
-def _frames_of(args: argparse.Namespace, roots: Any, columns: Sequence[Column]) -> dict[str, Any]:
-    """What gives the frames of a record again, by "MODEL/BENCHMARK/COLUMN"."""
-    from videothinker.evaluation.questions import FrameSource
-    from videothinker.model.model_card import model_name
-    from videothinker.viewer.evaluation_page import shown_frames
-
-    source = FrameSource(roots, args.cache, args.timeout)
-    name = args.name or model_name(model_path(args.model))
-    return {f"{name}/{c.benchmark.name}/{c.name}": shown_frames(source, c) for c in columns}
+    pages = page_runs(runs, frames_again(reader) if reader else None)
+    write_evaluation_page(Path(out) / "report.html", pages, tables=tables)
 
 # %% ../../nbs/9_commands/22_evaluation.ipynb #cev-021
 def run_export(args: argparse.Namespace) -> None:
@@ -524,6 +555,15 @@ def add_evaluation_command(command: Any) -> None:
     engine.add_argument(
         "--api-key-env",
         help="environment variable with the key (default: OPENAI_API_KEY; '' sends none)",
+    )
+    judge = parser.add_argument_group("a judge, for open-ended answers and reasoning")
+    judge.add_argument(
+        "--judge-url", help="of an OpenAI-compatible server; without one: not scored"
+    )
+    judge.add_argument("--judge-model", help="the judge's name there")
+    judge.add_argument(
+        "--judge-api-key-env",
+        help="environment variable with its key (default: OPENAI_API_KEY; '' sends none)",
     )
     engine.add_argument(
         "--ray-address",

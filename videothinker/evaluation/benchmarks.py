@@ -100,6 +100,8 @@ class Benchmark:
     split : only rows of this split (`a|b`: of either) or of none, "" for all.
     category : the field with a row's category or categories, "" for none.
     metric : "accuracy", "category mean", "grounding" or "judge".
+    judge : what a judge marks beside the answer, if one is configured: "process" (the steps, as
+        VRBench has it), "reasoning" (its kind, as Video-Holmes has it), "" for nothing.
     licence, url, citation : of the benchmark.
     note : what a reader of its numbers has to know.
     faults : row id, or video id, or `video id: how the question begins` → a fault that was publicly
@@ -116,6 +118,7 @@ class Benchmark:
     split: str = ""
     category: str = ""
     metric: str = "accuracy"
+    judge: str = ""
     licence: str
     url: str
     citation: str
@@ -167,6 +170,7 @@ def template_problem(template: str, known: Collection[str] = FIELDS) -> str:
 WORDS: dict[str, tuple[str, ...]] = {
     "domain": ("out-of-domain", "in-domain", "grounding", "toy"),
     "metric": ("accuracy", "category mean", "grounding", "judge"),
+    "judge": ("", "process", "reasoning"),
     "clip": ("whole", "annotated"),
     "reading": ("strict", "reader", "official"),
     "style": tuple(STYLES),

@@ -353,7 +353,21 @@ def _inside(bound: float) -> float:
     return bound if math.isnan(bound) else min(1.0, max(0.0, bound))
 
 # %% ../../nbs/6_evaluation/21_caption_metrics.ipynb #capt-240
-def _segment_scores(pairs: Sequence[CaptionPair]) -> dict[str, list[float]]:
+def _reference_corpus(videos: Iterable[DenseCaptions]) -> DocumentFrequencies:
+    """Document frequencies of all annotated captions; a segment of many questions counts once."""
+    distinct = {
+        (video.video_id, segment.start, segment.end, segment.caption): caption_words(
+            segment.caption
+        )
+        for video in videos
+        for segment in video.annotated
+    }
+    return document_frequencies([[words] for words in distinct.values() if words])
+
+
+def _segment_scores(
+    pairs: Sequence[CaptionPair], frequencies: DocumentFrequencies
+) -> dict[str, list[float]]:
     """Scores of each annotated segment, all 0 to 1."""
     captions = [caption_words(pair.caption) for pair in pairs]
     references = [[caption_words(pair.reference)] for pair in pairs]
@@ -366,8 +380,9 @@ def _segment_scores(pairs: Sequence[CaptionPair]) -> dict[str, list[float]]:
             rouge_l_f1(rouge_words(pair.caption), [rouge_words(pair.reference)]) for pair in pairs
         ],
     }
-    if len(pairs) > 1:  # document frequencies of one pair weigh nothing
-        scores["cider_d"] = [min(1.0, score / 10) for score in cider_d(captions, references)]
+    if frequencies.groups > 1:  # in a corpus of one caption no word weighs anything
+        ciders = cider_d(captions, references, frequencies)
+        scores["cider_d"] = [min(1.0, score / 10) for score in ciders]
     return scores
 
 
@@ -403,7 +418,7 @@ def caption_scores(videos: Sequence[DenseCaptions], level: float = 0.95) -> dict
     Estimates from 0 to 1 (CIDEr-D: 0 to 10), empty if no annotated segment has a caption:
     `described` : fraction of annotated segments that a caption overlaps;
     `meteor_exact_stem`, `rouge_l`, `rouge_l_f1`, `cider_d` : means over annotated segments
-    (no `cider_d` for a single segment);
+    (no `cider_d` with a single annotated segment);
     `meteor_exact_stem_corpus`, `bleu_1` to `bleu_4` : of the sums over all;
     `soda_c`, `soda_c_straight` : means over entries, as the public script and with the annotation
     as reference.
@@ -412,7 +427,7 @@ def caption_scores(videos: Sequence[DenseCaptions], level: float = 0.95) -> dict
     if not pairs:
         return {}
     ids = [pair.video_id for pair in pairs]
-    scores = _segment_scores(pairs)
+    scores = _segment_scores(pairs, _reference_corpus(videos))
     estimates = {name: clustered_mean(values, ids, level) for name, values in scores.items()}
     if "cider_d" in estimates:
         unit = estimates["cider_d"]

@@ -5,6 +5,7 @@
 # %% ../../nbs/6_evaluation/20_caption_overlap.ipynb #capt-102
 from __future__ import annotations
 
+import importlib
 import math
 import re
 from collections import Counter
@@ -13,9 +14,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+from ..files import UserError
+
 # %% auto #0
 __all__ = ['FUNCTION_WORDS', 'Synonyms', 'BleuCounts', 'ngrams', 'bleu_counts', 'bleu', 'common_subsequence', 'rouge_l',
-           'rouge_words', 'rouge_l_f1', 'stem', 'MeteorCounts', 'meteor', 'meteor_counts', 'meteor_exact_stem']
+           'rouge_words', 'rouge_l_f1', 'stem', 'MeteorCounts', 'meteor', 'meteor_counts', 'meteor_exact_stem',
+           'wordnet_synonyms']
 
 # %% ../../nbs/6_evaluation/20_caption_overlap.ipynb #capt-105
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def bleu(counts: BleuCounts) -> list[float]:
     """
     above, below = 1e-15, 1e-9
     ratio = (counts.length + above) / (counts.reference_length + below)
-    brevity = math.exp(1 - 1 / ratio) if 1e-3 < ratio < 1 else float(ratio >= 1)
+    brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
     scores = []
     product = 1.0
     for n, (matched, possible) in enumerate(zip(counts.matched, counts.possible, strict=True), 1):
@@ -300,6 +304,7 @@ def stem(word: str) -> str:
     return word.replace("Y", "y")
 
 # %% ../../nbs/6_evaluation/20_caption_overlap.ipynb #capt-128
+# count 0.25 in METEOR 1.5 (its `function/english.words`)
 FUNCTION_WORDS = frozenset(
     """
     the , . to of and a in that for " is on 's it with was as said at he by be from have has are
@@ -309,7 +314,6 @@ FUNCTION_WORDS = frozenset(
     \u2014 '
     """.split()
 )
-"""Words and marks that count 0.25 in METEOR 1.5 (its `function/english.words`)."""
 
 # %% ../../nbs/6_evaluation/20_caption_overlap.ipynb #capt-130
 _ALPHA = "A-Za-zŠŽšžŸÀ-ÖØ-öø-žЀ-ӿԀ-ԧ"
@@ -557,3 +561,26 @@ def meteor_exact_stem(words: Sequence[str], references: Sequence[Sequence[str]])
     references : words of each reference, at least one; the best counts.
     """
     return meteor(meteor_counts(words, references))
+
+# %% ../../nbs/6_evaluation/20_caption_overlap.ipynb #capt-146
+def wordnet_synonyms() -> Synonyms:
+    """Sets of synonyms (WordNet through nltk) for the third stage of METEOR.
+
+    Raises
+    ------
+    UserError : if nltk or its WordNet data is missing.
+    """
+    try:
+        wordnet = importlib.import_module("nltk.corpus").wordnet
+        wordnet.synsets("man")
+    except (ImportError, LookupError) as e:
+        raise UserError(
+            "METEOR's synonyms need nltk and its WordNet data: pip install nltk, then "
+            "python -m nltk.downloader wordnet (or leave the stage out)"
+        ) from e
+
+    @lru_cache(maxsize=1 << 16)
+    def synonyms(word: str) -> Set[Hashable]:
+        return frozenset((synset.pos(), synset.offset()) for synset in wordnet.synsets(word))
+
+    return synonyms

@@ -22,6 +22,14 @@ from videothinker.evaluation.benchmarks import (
 from .caption_metrics import DenseCaptions, caption_scores
 from .comparison import SampledQuestion, at_k
 from .coverage import contamination, coverage, label_faults
+from videothinker.evaluation.judge import (
+    Case,
+    Judge,
+    JudgeVerdict,
+    case_of,
+    judged_summary,
+    process_rubric,
+)
 from .questions import CONDITIONS, FrameSource, Question, make_questions
 from videothinker.evaluation.records import (
     Record,
@@ -38,13 +46,14 @@ from ..files import InputError
 from ..journal import Journal
 from ..json_files import write_json
 from ..schema import Sample, Segment, sample_id, video_of
+from ..synthesis.engine import Engine
 from ..trace import parse_trace
 
 if TYPE_CHECKING:
     from videothinker.model.encoder import Encoder
 
 # %% auto #0
-__all__ = ['Categories', 'no_categories', 'evaluate', 'Column', 'rows_alone', 'evaluate_column', 'guessing_levels',
+__all__ = ['Categories', 'no_categories', 'evaluate', 'Column', 'rows_alone', 'evaluate_column', 'guessing_levels', 'judged',
            'saved_protocol', 'evaluate_stage', 'make_probe']
 
 # %% ../../nbs/6_evaluation/04_evaluate.ipynb #ev-0194
@@ -207,6 +216,7 @@ def evaluate_column(
     name: str,
     log: Callable[[str], Any] = print,
     roots: Any = "",
+    judge: Engine | None = None,
 ) -> dict[str, Any]:
     """Evaluate one column and write everything that came out.
 
@@ -218,13 +228,14 @@ def evaluate_column(
     name : of the model.
     log : called with a line about each condition, and about what could not be asked.
     roots : folder of the videos, or folders by `data_source`; noted in `Stats-…`.
+    judge : who marks what no rule can; None leaves it unscored.
 
     Returns
     -------
     What `summary.json` holds: condition → summary (see `summarise`); `chance` and `most_frequent`,
     the accuracies of guessing and of always giving the most frequent letter; `unasked`,
     `label_faults` and `contamination`: what the score is about (see the chapter on coverage);
-    `trivial`, the scores of windows that look at nothing. The summary of the own clips also has
+    `trivial`, the scores of windows that look at nothing; `judge`, what a judge marked. The summary of the own clips also has
     `captions` (see `caption_scores`), and `samples`, pass@k and maj@k of several replies.
 
     Raises
@@ -239,7 +250,11 @@ def evaluate_column(
         questions = column.questions(condition)
         records = evaluate(engine, questions, folder / f"{condition}.jsonl", column.categories)
         if condition == "own":
+            records, marks = judged(column, records, judge)
+            with Journal(folder / "own.jsonl", owner="another evaluation") as journal:
+                journal.replace([asdict(record) for record in records])
             write_results(records, column.samples, folder, name, roots)
+            about |= marks
             about |= _what_it_is_about(column, records)
         everything += records
         summaries[condition] = summarise(records)
@@ -321,6 +336,60 @@ def guessing_levels(samples: Sequence[Sample]) -> dict[str, float]:
         "chance": chance_accuracy([len(s.options) for s in samples]),
         "most_frequent": most / len(samples),
     }
+
+# %% ../../nbs/6_evaluation/04_evaluate.ipynb #ev-0502
+def judged(
+    column: Column, records: Sequence[Record], engine: Engine | None
+) -> tuple[list[Record], dict[str, Any]]:
+    """Put a judge's marks into records.
+
+    Parameters
+    ----------
+    column : whose benchmark says what is marked beside the answers.
+    records : of the own clips.
+    engine : who judges; None for nobody.
+
+    Returns
+    -------
+    The records, and `judge` for `summary.json`: rubric → `judged_summary` and whether the judge
+    is trusted; {} where there is nothing to judge.
+    """
+    by_id = {sample_id(sample): sample for sample in column.samples}
+    marked = list(records)
+    cases: dict[str, dict[int, Case]] = {}
+    for place, record in enumerate(records):
+        sample = by_id[record.id]
+        rubric = _rubric(column.benchmark, record)
+        if rubric and not record.error and record.score is None:
+            right = None if record.open_ended else record.correct
+            case = case_of(sample, record.text, right, record.index)
+            cases.setdefault(rubric, {})[place] = case
+    found: dict[str, Any] = {}
+    for rubric, asked in cases.items():
+        judge = Judge(engine, rubric)
+        verdicts = judge.score(list(asked.values()))
+        found[rubric] = judged_summary(verdicts) | {"trusted": judge.trusted}
+        for place, verdict in zip(asked, verdicts, strict=True):
+            marked[place] = _with_mark(marked[place], verdict)
+    return marked, {"judge": found} if found else {}
+
+
+def _rubric(benchmark: Benchmark, record: Record) -> str:
+    """By which rubric a record is judged, "" for by none."""
+    if record.open_ended:
+        return "open"
+    if benchmark.judge != "process":
+        return benchmark.judge
+    rubrics = (process_rubric(kind) for kind in record.category)
+    return next((rubric for rubric in rubrics if rubric), "")
+
+
+def _with_mark(record: Record, verdict: JudgeVerdict) -> Record:
+    """The record with a judge's mark; an open-ended answer is right from a half on."""
+    if verdict.score is None:
+        return record
+    right = verdict.score >= 0.5 if record.open_ended else record.correct
+    return replace(record, score=verdict.score, correct=right)
 
 # %% ../../nbs/6_evaluation/04_evaluate.ipynb #ev-0422
 def saved_protocol(encoder: Encoder, max_new_tokens: int = 1024) -> Protocol:

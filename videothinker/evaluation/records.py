@@ -24,8 +24,8 @@ from ..schema import Sample, sample_id, video_of
 from ..trace import parse_trace, predicted_letter, time_problems, trace_problems
 
 # %% auto #0
-__all__ = ['GROUNDING', 'STRICT', 'READINGS', 'OUTCOMES', 'select_questions', 'Record', 'records_by_id', 'read_records',
-           'summarise', 'summary_line', 'error_line', 'compare_runs']
+__all__ = ['GROUNDING', 'OPEN_ENDED', 'STRICT', 'READINGS', 'OUTCOMES', 'select_questions', 'Record', 'records_by_id',
+           'read_records', 'summarise', 'summary_line', 'error_line', 'compare_runs']
 
 # %% ../../nbs/6_evaluation/03_records.ipynb #rec-042
 def select_questions(rows: Sequence[Sample]) -> tuple[list[Sample], list[str]]:
@@ -90,6 +90,7 @@ def _clash(first: Sample, second: Sample) -> str:
 
 # %% ../../nbs/6_evaluation/03_records.ipynb #c14-009
 GROUNDING = "temporal grounding"  # the `problem_type` of a question whose answer is a time range
+OPEN_ENDED = "free-form"  # the `problem_type` of a question that only a judge can mark
 STRICT = Protocol(name="house", reading="strict")
 READINGS = ("strict", "reader", "official")
 
@@ -126,6 +127,8 @@ class Record:
     n_tokens : length of the reply in tokens, 0 where the engine does not know.
     trace : `trace_statistics` of the reply, on the question's own clip.
     score : of a judge, 0 to 1; None where it was not scored.
+    open_ended : the question has no options and its answer is free text: only a judge can tell
+        whether it is right.
     """
 
     id: str
@@ -153,6 +156,7 @@ class Record:
     n_tokens: int = 0
     trace: dict[str, float] = field(default_factory=dict)
     score: float | None = None
+    open_ended: bool = False
 
     @property
     def key(self) -> str:
@@ -161,10 +165,13 @@ class Record:
 
     @property
     def outcome(self) -> str:
-        """What became of the question: "right", "wrong", "failed" (it could not be asked), or, of
-        a reply without an answer, "refused", "cut off" or "unread"."""
+        """What became of the question: "right", "wrong", "failed" (it could not be asked), "not
+        scored" (no judge has seen it), or, of a reply without an answer, "refused", "cut off" or
+        "unread"."""
         if self.error:
             return "failed"
+        if self.open_ended and self.score is None:
+            return "not scored"
         if self.correct or self.prediction is not None:
             return "right" if self.correct else "wrong"
         if self.refused:
@@ -229,6 +236,7 @@ class Record:
         """Fill in what the readings find, and the verdict by the protocol's."""
         if not sample.options:
             self.prediction, self.correct = _open_verdict(self, sample)
+            self.open_ended = sample.problem_type == OPEN_ENDED
             return
         found = read_reply(self.text, sample.options)
         self.readings = {
@@ -263,6 +271,8 @@ def _open_verdict(record: Record, sample: Sample) -> tuple[str | None, bool]:
     """Prediction and verdict of a row without options."""
     if sample.problem_type == GROUNDING:
         return record.text or None, record.segments.get("r1@0.5") == 1.0
+    if sample.problem_type == OPEN_ENDED:
+        return parse_trace(record.text).answer or record.text or None, False
     verdict = is_correct(record.text, sample.solution, (), sample.problem_type)
     return parse_trace(record.text).answer, bool(verdict)
 
@@ -275,7 +285,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "official_counted": (bool, type(None)),
     **dict.fromkeys(("id", "video_id", "condition", "text", "answer", "error", "rule"), (str,)),
     **dict.fromkeys(("correct", "formatted", "forced", "times_valid"), (bool,)),
-    **dict.fromkeys(("cut_off", "refused"), (bool,)),
+    **dict.fromkeys(("cut_off", "refused", "open_ended"), (bool,)),
     **dict.fromkeys(("segments", "readings", "trace"), (dict,)),
     **dict.fromkeys(("index", "n_tokens"), (int,)),
     **dict.fromkeys(("category", "times"), (list,)),
@@ -336,12 +346,13 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     Returns
     -------
     `n`, `videos` : number of records, and of videos they are about.
-    `accuracy`, `ci_low`, `ci_high` : over *all* records; the bounds are None with a single video.
+    `accuracy`, `ci_low`, `ci_high` : over *all* records but open-ended ones that no judge has
+        scored; the bounds are None with a single video, all three if nothing was scored.
     `format_rate`, `times_valid`, `answered`, `coverage` : fractions of all records that are a
         trace, name times that all lie inside the clip, committed to an answer unforced, could be
         asked.
     `cut_off`, `refused` : fractions of all records that ran into the length limit, that decline.
-    `outcomes` : how many records are right, wrong, unread, cut off, refused, failed.
+    `outcomes` : how many records are right, wrong, unread, cut off, refused, failed, not scored.
     `readings` : reading → `accuracy` and `read` (fraction in which it finds a letter), where there
         are options; of `official` also `counted` and `published`, the accuracy over the records
         that the benchmark's own script counts.
@@ -375,7 +386,7 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
             name: _category(name, [r for r in records if name in r.category]) for name in categories
         }
         means = [scores["accuracy"] for scores in summary["categories"].values()]
-        summary["category_mean"] = sum(means) / len(means)
+        summary["category_mean"] = None if None in means else sum(means) / len(means)
     summary |= _grounding_scores(records)
     if traces := [r.trace for r in records if r.trace]:
         summary["trace"] = mean_statistics(traces)
@@ -384,11 +395,14 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     return summary
 
 
-OUTCOMES = ("right", "wrong", "unread", "cut off", "refused", "failed")
+OUTCOMES = ("right", "wrong", "unread", "cut off", "refused", "failed", "not scored")
 
 
 def _accuracy(records: Sequence[Record]) -> dict[str, Any]:
-    estimate = clustered_mean([float(r.correct) for r in records], [r.video_id for r in records])
+    scored = [r for r in records if r.outcome != "not scored"]
+    if records and not scored:
+        return {"accuracy": None, "ci_low": None, "ci_high": None}
+    estimate = clustered_mean([float(r.correct) for r in scored], [r.video_id for r in scored])
     low, high = estimate.bounds
     return {"accuracy": estimate.mean, "ci_low": low, "ci_high": high}
 

@@ -224,13 +224,14 @@ class _Options:
         return "?" if len(found) > 1 else "".join(found)
 
     def around(self, text: str) -> str:
-        """The only option that contains a short text of at least one whole word."""
+        """The only option that contains a text, which is at least a third of it."""
         words = _tokens(text)
         if len("".join(words)) < 3:
             return ""
         pattern = re.compile(_bounded(words, _pattern_of(words)))
         holding = [x for x, own in self.words.items() if pattern.search(" ".join(own))]
-        return holding[0] if len(holding) == 1 else ""
+        enough = len(holding) == 1 and 3 * len(words) >= len(self.words[holding[0]])
+        return holding[0] if enough else ""
 
 
 @lru_cache(maxsize=64)
@@ -291,7 +292,7 @@ def _letter_at(text: str, start: int, options: _Options) -> _Named | None:
     if own and _is_text(own):
         if options.of(own) == letter:
             return _Named(letter, own.end(), bool(_SENTENCE_END.match(text, own.end())))
-        if behind and set(behind[0]) & set('.):,;-–—="“('):
+        if behind and (set(behind[0]) & set('.):,;-–—="“(') or letter not in "AEIOUY"):
             return _Named("?" if not _REFUSES.match(text, behind.end()) else letter, end, True)
     if not _is_meant(text, match):
         return None
@@ -324,10 +325,10 @@ _JOIN = re.compile(
     r"[\s()\]}\"'”’.]{0,4}(?:,\s*(?:or|and)\b|\b(?:or|and|and/or|oder|und|ou|et|o|y|e|или|и|veya"
     r"|ve|atau|dan)\b|[&/,;、|+]"
     r"|或者?|和|与|以及|または|又は|もしくは|か|と|또는|이나|나|와|과|أو|या|और)"
-    r"(?:\s*(?:maybe|possibly|perhaps|even|also|the|option|choice|either|probably|is it|was it"
+    r"(?i:\s*(?:maybe|possibly|perhaps|even|also|the|option|choice|either|probably|is it|was it"
     r"|could it be)\b)*[\s(\[\"'“‘]{0,4}"
     rf"([A-Za-z])(?![{_WORD}'’])"
-    rf"|\s+[(\[]?([A-Z])(?![{_WORD}'’])"
+    rf"|\s+(?i:option\s+)?[(\[]?([A-Z])(?![{_WORD}'’])"
 )
 _VERB = re.compile(
     r"[\s)\]}\"'”’]{0,3}(?:is|are|was|were|do|does|did|can|cannot|could|would|has|have|had"
@@ -385,7 +386,7 @@ _NOT = re.compile(
 )
 _NOT_NOT = re.compile(
     r"\b(?:no doubt|without (?:a )?doubt|not only|no question|if i (?:had|have|must|were) to"
-    r"|if i['’]m|when in doubt|if not)\b",
+    r"|if i['’]m|when in doubt|if not|if (?:pressed|forced|pushed|required|necessary|asked))\b",
     re.I,
 )
 _CLAUSE = re.compile(
@@ -408,8 +409,8 @@ def _is_denied(text: str, start: int) -> bool:
 _ANSWER = (
     r"answers?|ans|respuestas?|solución|réponses?|antwort(?:en)?|lösung|respostas?|risposta"
     r"|antwoord|odpowied(?:ź|zi|zią)|odpověď|odpoveď|válasz|răspuns(?:ul)?|svar(?:et)?"
-    r"|vastaus|cevap|cevabı|yanıt|jawaban|jawapan|đáp án|trả lời|ответ(?:ом)?|відповідь|отговор"
-    r"|απάντηση|jibu|resposta"
+    r"|vastaus|cevap|cevabı|yanıt|jawaban(?:nya)?|jawapan(?:nya)?|đáp án|trả lời|ответ(?:ом)?"
+    r"|відповідь|отговор|απάντηση|jibu|resposta"
 )
 _ANSWER_CJK = (
     r"答案|(?:適切|正し|妥当|当てはまる|近い)[いな]?(?:もの|の)は|(?:最符合的|最合适的|正确的"
@@ -428,7 +429,7 @@ _OPTION = (
     r"|alternativ|phương án|optie"
 )
 _GOOD = (
-    r"correct[ao]?|corret[ao]|correcte|right|best|final|likely|plausible|probable|accurate"
+    r"correct[ao]?|corret[ao]|correcte|right|best|final|likely|top|plausible|probable|accurate"
     r"|appropriate|suitable|reasonable|logical|fitting|closest|remaining|only|my|selected|chosen"
     r"|valid|true|consistent|richtige|korrekte|beste|bonne|meilleure|правильный|верный"
     r"|правильным|верным|corretta|correta|juiste|poprawna|doğru|benar|oikea|rätt|đúng|mejor"
@@ -463,11 +464,11 @@ _FILL = (
     r"|la|le|el|los|l['’]|der|die|das|den|o|a|de|het|az|opción|letra|lettre|correct[ao]?"
     r"|correcte|correcta|bonne|réponse|respuesta|entonces|por|tanto|probablemente|donc|sein"
     r"|sollte|also|daher|somit|richtige|korrekte|antwort|buchstabe|wahrscheinlich"
-    r"|corret[ao]|certa|exata|acertada|ответа|alternativa|opção|resposta|portanto|está"
-    r"|provavelmente|lettera|corretta|opzione|вариант(?:ом)?|буква|под|буквой|правильн\w*"
-    r"|верн\w*|скорее|всего|opcja|optie|juiste|phương án|đúng|yang|benar|tepat|pilihan|opsi"
-    r"|huruf|varianta|corect|vaihtoehto|oikea|alternativ|rätt|η|σωστή|επιλογή|helyes|doğru"
-    r"|seçenek|prawidłowa|poprawna|správná|možnost)\b"
+    r"|corret[ao]|certa|exata|acertada|giusta|esatta|juste|exacte|ответа|alternativa|opção"
+    r"|resposta|portanto|está|provavelmente|lettera|corretta|opzione|вариант(?:ом)?|буква|под"
+    r"|буквой|правильн\w*|верн\w*|скорее|всего|opcja|optie|juiste|phương án|đúng|yang|benar"
+    r"|tepat|pilihan|opsi|huruf|varianta|corect|vaihtoehto|oikea|alternativ|rätt|η|σωστή|επιλογή"
+    r"|helyes|doğru|seçenek|prawidłowa|poprawna|správná|možnost)\b"
     r"|选项|選項|选择|選擇|选|選|项|的|正确|正確|字母|答案|就|只能|最终|最終|选择肢|選択肢|記号"
     r"|正しい|最も適切な|의|옵션|선택지|보기|번|정답|답|الخيار|الصحيحة|الصحيح|الحرف|حرف|رقم"
     r"|הנכונה|אפשרות|گزینه|صحیح|درست|विकल्प|सही|সঠিক|বিকল্প|ข้อ|ที่ถูกต้อง|ตัวเลือก"
@@ -629,8 +630,8 @@ _HENCE = re.compile(
     rf"|folglich|portanto|logo|então|поэтому|следовательно|значит|итак|quindi|dunque|dus"
     r"|(?:it|this|that|which)(?:['’]s|\s+is|\s+must be|\s+has to be|\s+should be|\s+would be)"
     r"|c['’]est|es ist|(?:must|has to|should) be|(?:looks|seems|sounds) like|definitely"
-    r"|certainly|clearly|surely|left with|probably|most likely|likely|presumably|only"
-    r"|that leaves|leaves|leaving)"
+    r"|certainly|clearly|surely|left with|richtig ist|korrekt ist|correcto es|это|probably"
+    r"|most likely|likely|presumably|only|that leaves|leaves|leaving)"
     rf"(?![{_WORD}])|[→➜⇒]|[=-]>|因此|所以|因而|综上所述|我认为是?|我觉得是?|我想是|应该是"
     rf"|应当是|よって|したがって|따라서|그러므로|لذلك|إذن|इसलिए|अतः",
     re.I,
@@ -729,7 +730,8 @@ _RIGHT = re.compile(
     r"|الإجابة الصحيحة|الصحيح\w*|صحيح\w*|सही)"
     r"|\s+(?:as\s+)?the\s+(?:only\s+)?(?:correct|right|best|most \w+)\s+(?:answer|option|choice"
     r"|one)\b"
-    r"|\s?(?:を選|を選択|가 정답|이 정답|를 선택|을 선택|를 고|을 고)|['’]y[ıiuü] seç)",
+    r"|\s?(?:だと思|だと考え|を選|を選択|가 정답|이 정답|를 선택|을 선택|를 고|을 고)"
+    r"|['’]y[ıiuü] seç)",
     re.I,
 )
 
@@ -786,7 +788,10 @@ _GOES_ON = re.compile(
     r"|\s+(?:because|since|as|based on|porque|parce|weil|denn|потому|так|i (?:think|believe"
     r"|guess|would|say)|it is|for sure)\b)"
 )
-_ROW_OF_LABELS = re.compile(r"(?P<first>[A-Z])[.):\]]+[\s(\[]*(?!(?P=first))[A-Z](?:[.):\]]|\Z)")
+_ROW_OF_LABELS = re.compile(
+    r"(?P<one>[A-Z])\s*[-–—→>]+\s*(?!(?P=one))[A-Z](?=\s*(?:[-–—→>]|\Z))"
+    r"|(?P<first>[A-Z])[.):\]]+[\s(\[]*(?i:option\s+)?(?!(?P=first))[A-Z](?:[.):\]]|\Z)"
+)
 
 
 class _Label(NamedTuple):
@@ -907,7 +912,11 @@ def _listed(labels: list[tuple[int, int, str, _Label]], n_lines: int) -> Iterato
 
 # %% ../../nbs/6_evaluation/23_reply_reading.ipynb #rdr-064
 _MENTION = re.compile(
-    r"(?:\b(?:option|choice|letter|answer)\s+\(?([A-Z])\)?|\(([A-Z])\))[\s.!)\"'”]*\Z", re.I
+    r"(?:\b(?:option|choice|letter|answer)\s+\(?(?P<option>[A-Z])\)?|\((?P<bracket>[A-Z])\)"
+    r"|(?:,|\b(?:suggests?|indicates?|supports?|points? to"
+    r"|confirms?)(?:\s+that)?)\s+(?P<bare>(?-i:[A-Z])))"
+    r"[\s.!)\"'”]*\Z",
+    re.I,
 )
 
 
@@ -921,6 +930,8 @@ def _ends(text: str, options: _Options) -> Iterator[_Claim]:
         for line in {lines[0], lines[-1]}
         if (label := _label_of(line[1], options))
     }
+    if "?" in labelled.values():
+        return
     listing = len({label.letter for _, line in lines if (label := _label_of(line, options))}) > 1
     pieces = [
         (line[0] + a, s)
@@ -943,9 +954,9 @@ def _ends(text: str, options: _Options) -> Iterator[_Claim]:
             yield _Claim(start, start + len(piece), letter, 2, "text")
     start, piece = pieces[-1]
     if (match := _MENTION.search(piece)) and len(piece) < 600:
-        letter = (match[1] or match[2]).upper()
+        letter = str(match[match.lastgroup or 0]).upper()
         place = start + match.start()
-        one = len(set(re.findall(r"\(([A-Z])\)|ption ([A-Z])\b", piece))) == 1
+        one = len(set(re.findall(r"\(([A-Z])\)|ption ([A-Z])\b", piece))) < 2
         denied = _is_denied(text, place) or _is_tail_of_list(text, place)
         if letter in options.letters and one and not denied:
             yield _Claim(place, start + len(piece), letter, 1, "letter")
@@ -959,7 +970,7 @@ def _line_of(text: str, place: int) -> str:
 
 def _is_tail_of_list(text: str, start: int) -> bool:
     before = text[max(0, start - 25) : start]
-    return bool(re.search(rf"(?<![{_WORD}])[A-Z]\)?,?\s*(?:and|or|nor|&|/|,)\s*$", before))
+    return bool(re.search(rf"(?<![{_WORD}])[A-Z]\)?,?\s*(?:and|or|nor|&|/|,)?\s*$", before))
 
 # %% ../../nbs/6_evaluation/23_reply_reading.ipynb #rdr-082
 _REFUSAL = re.compile(
@@ -995,7 +1006,8 @@ def is_refusal(reply: str) -> bool:
 
 # %% ../../nbs/6_evaluation/23_reply_reading.ipynb #rdr-066
 _CONTRAST = re.compile(
-    r",?\s*\b(?:and not|not|rather than|instead of|не|nicht|no|pas)\s[^,.;]{1,100}(?=[,.;]|\Z)",
+    r",?\s*\b(?:and not|not|rather than|instead of|не|nicht|no|pas)\s[^,.;]{1,100}?(?:\bbut\b"
+    r"|(?=[,.;]|\Z))",
     re.I,
 )
 _MORE = re.compile(
@@ -1040,6 +1052,9 @@ def _text_claim(text: str, options: _Options, place: bool) -> Iterator[_Claim]:
         return
     if letter:
         rest = _outside(text, letter, options)
+        other = _CAPITAL.match(text)
+        if other and other[0] not in "AEIOUY" and other[0] in options.letters - {letter}:
+            return  # "C red ball"
         if not place and (len(text) > 200 or _MORE.search(rest)):
             return
         if not (_NOT.search(rest) or _UNSURE.search(rest) or _REFUSAL.search(rest) or "?" in rest):
@@ -1113,7 +1128,7 @@ def _resolve(text: str, claims: Sequence[_Claim]) -> Reading:
 # %% ../../nbs/6_evaluation/23_reply_reading.ipynb #rdr-072
 _ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
 _ORDINAL = re.compile(
-    rf"\b(?:the\s+)?({'|'.join(_ORDINALS)}|last)\s+(?:answer\s+)?(?:option|choice)\b", re.I
+    rf"\b(?:the\s+)?({'|'.join(_ORDINALS)}|last)\s+(?:answer\s+)?(?:option|choice)\b(?!\s*:)", re.I
 )
 _QUESTION_AND_ANSWER = re.compile(r"(?:^|\n)\s*Q(?:uestion)?\s*:.{0,2000}?\n\s*A(?=\s*:)", re.S)
 

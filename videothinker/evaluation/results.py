@@ -60,6 +60,7 @@ FIELD_NAMES = {
     "n_tokens": "Tokens",
     "trace": "Trace Statistics",
     "score": "Judge Score",
+    "open_ended": "Open-Ended",
 }
 
 
@@ -488,6 +489,7 @@ _COLUMNS = {
     "segments": _Column("scores"),
     "trace": _Column("scores"),
     "score": _Column("number"),
+    "open_ended": _Column("flag"),
     "n_tokens": _Column("count"),
 }
 

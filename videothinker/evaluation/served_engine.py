@@ -259,6 +259,7 @@ class ServedEngine:
         self.engine = OpenAIEngine(url, served_model, **{"timeout": 600.0} | options, take_all=True)
         self.odd: Counter[str] = Counter()  # kinds of replies that a reader should know of
         self._decoding = threading.Semaphore(cores())
+        self._counting = threading.Lock()
 
     def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Reply]]:
         """Ask all questions; (index, reply) as they come.
@@ -294,9 +295,11 @@ class ServedEngine:
         if answer.text is None and not answer.cut_off and not answer.partial:
             kinds.append(answer.reason)
         for kind in kinds:
-            if not self.odd[kind]:
+            with self._counting:
+                self.odd[kind] += 1
+                first = self.odd[kind] == 1
+            if first:
                 logging.getLogger(__name__).warning("%s replied: %s", self.engine.host, kind)
-            self.odd[kind] += 1
 
     def close(self) -> None:
         """Close connections and cache."""

@@ -77,25 +77,46 @@ FINEST = 100  # as many right-or-wrong questions one question with a fraction ca
 CORRELATIONS = np.maximum(1e-6, ((np.arange(48) + 0.5) / 48) ** 4)
 
 
-def _averaged_chance(
-    likelihood: np.ndarray, sizes: np.ndarray, distance: float, df: float
-) -> float:
+def _normal_likelihood(
+    sums: np.ndarray, sizes: np.ndarray, within: float, mean: float, one: float
+) -> np.ndarray:
+    """Logarithm of the likelihood of each of `CORRELATIONS`, of normal values.
+
+    Parameters
+    ----------
+    sums, sizes : of the values of each video, float [videos].
+    within : sum of the squared distances of the values from the means of their videos.
+    mean, one : true mean and variance of one value.
+    """
+    asked = sizes[:, None]
+    scale = one * asked * (1 + (asked - 1) * CORRELATIONS)  # variance of the sums
+    between = (np.log(scale) + (sums[:, None] - asked * mean) ** 2 / scale).sum(0)
+    rest = 1 - CORRELATIONS  # share of the variance inside videos
+    inside = (sizes.sum() - len(sizes)) * np.log(rest) + within / (one * rest)
+    return -0.5 * (between + inside)
+
+
+def _weights(likelihood: np.ndarray) -> np.ndarray:
+    """How believable each of `CORRELATIONS` is, adding to 1."""
+    weights = np.exp(likelihood - likelihood.max())
+    return weights / weights.sum()
+
+
+def _averaged_chance(weights: np.ndarray, sizes: np.ndarray, distance: float, df: float) -> float:
     """Chance of a mean that is at least so far off to one side, averaged over correlations.
 
     Parameters
     ----------
-    likelihood : logarithm of the likelihood of each of `CORRELATIONS`.
+    weights : of `CORRELATIONS`.
     sizes : questions of each video.
     distance : of the mean from the hypothesis, in standard errors of independent questions.
     df : degrees of freedom of the scale, infinite where it is known (right or wrong).
     """
     from scipy import special
 
-    weights = np.exp(likelihood - likelihood.max())
     effect = 1 + CORRELATIONS * ((sizes**2).sum() / sizes.sum() - 1)
     scaled = -distance / np.sqrt(effect)
-    chances = special.ndtr(scaled) if math.isinf(df) else special.stdtr(df, scaled)
-    return float(weights @ chances / weights.sum())
+    return float(weights @ (special.ndtr(scaled) if df == math.inf else special.stdtr(df, scaled)))
 
 
 def _fineness(spread: float, variance: float) -> float:
@@ -143,9 +164,11 @@ def _accuracy_test(
     mean = math.fsum(fractions) / n
     variance = math.fsum((value - mean) ** 2 for value in fractions) / n
     fineness = _fineness(mean * (1 - mean), variance)
-    sums, sizes = (x / fineness for x in _sums(fractions, clusters))
-    rows = Counter(zip(sums.round(9).tolist(), sizes.tolist(), strict=True))
-    right, asked = np.array(list(rows)).T[:, :, None]  # of different videos [rows, 1]
+    sums, sizes = _sums(fractions, clusters)
+    within = max(0.0, math.fsum(v * v for v in fractions) - float((sums**2 / sizes).sum()))
+    # of different videos, in right-or-wrong questions
+    rows = Counter(zip((sums / fineness).round(9), sizes / fineness, strict=True))
+    right, asked = np.array(list(rows)).T[:, :, None]  # [rows, 1]
     repeats = np.array(list(rows.values()), float)
     df = math.inf if fineness == 1 else max(1.0, n - 1.0)
     precision = (1 - CORRELATIONS) / CORRELATIONS  # [correlations]
@@ -154,11 +177,15 @@ def _accuracy_test(
         from scipy import special
 
         a, b = (max(share, 1e-9) * precision for share in (accuracy, 1 - accuracy))
-        likelihood = repeats @ (  # beta-binomial
+        beta_binomial = repeats @ (
             special.betaln(right + a, asked - right + b) - special.betaln(a, b)
         )
-        error = math.sqrt(max(1e-15, accuracy * (1 - accuracy)) / sizes.sum())
-        return _averaged_chance(likelihood, sizes, abs(mean - accuracy) / error, df)
+        one = max(1e-15, accuracy * (1 - accuracy)) * fineness  # variance of one question
+        normal = _normal_likelihood(sums, sizes, within, accuracy, one)
+        distance = abs(mean - accuracy) / math.sqrt(one / n)
+        by_counts = _averaged_chance(_weights(beta_binomial), sizes / fineness, distance, df)
+        by_spread = _averaged_chance(_weights(normal), sizes, distance, df)
+        return (by_counts + by_spread) / 2
 
     return chance
 
@@ -169,7 +196,7 @@ def clustered_mean(
     """Mean of fractions with a score interval that knows which of them belong together.
 
     Source: Wilson's score test with a design effect (Rao and Scott 1992), averaged over the
-    correlation inside clusters by its beta-binomial likelihood.
+    correlation inside clusters by its beta-binomial and its normal likelihood.
 
     Parameters
     ----------
@@ -222,16 +249,15 @@ def _difference_test(
     loss = math.fsum(max(0.0, -d) for d in differences) / n
     variance = math.fsum((d - mean) ** 2 for d in differences) / n
     fineness = _fineness(gain + loss - mean**2, variance)
-    sums, sizes = (x[:, None] for x in _sums(differences, clusters))  # [videos, 1]
+    sums, sizes = _sums(differences, clusters)
+    within = max(0.0, math.fsum(d * d for d in differences) - float((sums**2 / sizes).sum()))
     df = math.inf if fineness == 1 else max(1.0, n - 1.0)
 
     def chance(true: float) -> float:
         spread = 2 * _likeliest_loss(gain, loss, true) + true * (1 - true)
         one = max(1e-15, spread) * fineness  # variance of one question
-        scale = one * sizes * (1 + (sizes - 1) * CORRELATIONS)  # of the sums
-        likelihood = -0.5 * (np.log(scale) + (sums - sizes * true) ** 2 / scale).sum(0)
-        distance = abs(mean - true) / math.sqrt(one / n)
-        return _averaged_chance(likelihood, sizes[:, 0], distance, df)
+        weights = _weights(_normal_likelihood(sums, sizes, within, true, one))
+        return _averaged_chance(weights, sizes, abs(mean - true) / math.sqrt(one / n), df)
 
     return chance
 

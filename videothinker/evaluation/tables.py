@@ -204,12 +204,13 @@ class Table:
         return "\n".join([*lines, r"\end{table}"]) + "\n"
 
     def _titled_columns(self) -> list[str]:
-        """Heads of the columns with the name of their group where two groups share a head."""
-        if len(set(self.columns)) == len(self.columns):
-            return list(self.columns)
+        """Heads of the columns; one that stands twice has the name of its group."""
         groups = [name for name, span in self.groups for _ in range(span)]
         groups += [""] * (len(self.columns) - len(groups))
-        return [f"{c} ({g})" if g else c for c, g in zip(self.columns, groups, strict=True)]
+        return [
+            f"{column} ({group})" if group and self.columns.count(column) > 1 else column
+            for column, group in zip(self.columns, groups, strict=True)
+        ]
 
     def _latex_groups(self) -> list[str]:
         """The line above the head with names over groups of columns, and its rules."""
@@ -383,8 +384,10 @@ Marks = Mapping[tuple[str, str], str]  # (model, benchmark) → a mark
 
 
 def _ordered(benchmarks: Iterable[str]) -> list[str]:
-    """Benchmarks in the paper's order, then the others by name; the paper's are always there."""
-    return [*PAPER_BENCHMARKS, *sorted(set(benchmarks) - set(PAPER_BENCHMARKS))]
+    """Benchmarks in the paper's order, all of them if one is there, then the others by name."""
+    names = set(benchmarks)
+    paper = PAPER_BENCHMARKS if names & set(PAPER_BENCHMARKS) else ()
+    return [*paper, *sorted(names - set(PAPER_BENCHMARKS))]
 
 
 @lru_cache

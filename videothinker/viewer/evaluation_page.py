@@ -9,19 +9,21 @@ import html
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..evaluation.questions import CONDITIONS, FrameSource, Question
-from ..evaluation.records import READINGS, Record, read_records
+from ..evaluation.questions import CONDITIONS
+from ..evaluation.records import OUTCOMES, READINGS, Record, read_records
 from ..evaluation.results import is_right, rows_of_results
 from ..evaluation.tables import Run, Table
+from ..evaluation.window_reading import read_windows
 from ..files import InputError, UserError, atomic_write
-from ..schema import Sample, sample_id
+from ..schema import Sample, Segment, sample_id
 from ..trace import parse_trace
-from ..video.frames import Frames, VideoError
+from ..video.frame_reader import FrameReader
+from ..video.frames import Frames, Sampling
 from .charts import table as html_table
 from videothinker.viewer.page import (
     CSS,
@@ -34,12 +36,9 @@ from videothinker.viewer.page import (
     trace_data,
 )
 
-if TYPE_CHECKING:
-    from videothinker.evaluation.evaluate import Column
-
 # %% auto #0
 __all__ = ['JUDGES', 'FramesOf', 'MAX_BYTES', 'PICTURES', 'WIDTH', 'LIMITS', 'PAGE_CSS', 'SCRIPT', 'HELP', 'given_answer',
-           'outcome', 'PageRun', 'table_html', 'evaluation_page', 'write_evaluation_page', 'page_runs', 'shown_frames']
+           'outcome', 'PageRun', 'table_html', 'evaluation_page', 'write_evaluation_page', 'page_runs', 'frames_again']
 
 # %% ../../nbs/7_viewer/05_evaluation_page.ipynb #outp-011
 JUDGES = ("headline", *READINGS)
@@ -52,7 +51,7 @@ def given_answer(record: Record, judge: str = "headline") -> str | None:
 
 def outcome(record: Record, judge: str = "headline") -> str:
     """What became of a record (see `Record.outcome`), by the headline's reading or another one."""
-    if judge == "headline" or record.error:
+    if judge == "headline" or record.error or record.open_ended:
         return record.outcome
     if is_right(record, judge):
         return "right"
@@ -162,7 +161,7 @@ def _facts(record: Record, run: PageRun) -> dict[str, str]:
 
 def _detail(record: Record, sample: Sample, run: PageRun, limit: int) -> dict[str, Any]:
     """What the viewer of one record shows beside the row's texts."""
-    predicted = parse_trace(record.text).segments
+    predicted = _predicted(record, limit)
     is_own_clip = record.condition in ("own", "shuffled_frames")
     true = sample.segments if is_own_clip else []
     known = [record.duration, sample.duration if is_own_clip else None]
@@ -181,6 +180,15 @@ def _detail(record: Record, sample: Sample, run: PageRun, limit: int) -> dict[st
         "trace": trace_data(text, predicted),
         "clip": -1,
     }
+
+
+def _predicted(record: Record, limit: int) -> list[Segment]:
+    """The segments that a reply names: those of its trace, else its windows if it was graded by
+    them."""
+    segments = parse_trace(record.text).segments
+    if segments or not record.segments or not any(map(str.isdigit, record.text)):
+        return segments
+    return read_windows(record.text[:limit])
 
 # %% ../../nbs/7_viewer/05_evaluation_page.ipynb #outp-033
 MAX_BYTES = 28_000_000
@@ -330,7 +338,14 @@ def _index(
         duration = record.duration if record.duration else sample.duration
         records.append(_record_entry(record, samples[key], k, duration))
     names = [{"model": r.model, "benchmark": r.benchmark, "column": r.column} for r in runs]
-    return {"readings": JUDGES, "runs": names, "samples": entries, "records": records}
+    outcomes = [o for o in OUTCOMES if any(o in r["outcomes"] for r in records)]
+    return {
+        "readings": JUDGES,
+        "outcomes": outcomes,
+        "runs": names,
+        "samples": entries,
+        "records": records,
+    }
 
 # %% ../../nbs/7_viewer/05_evaluation_page.ipynb #outp-043
 def write_evaluation_page(path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Path:
@@ -344,15 +359,13 @@ def write_evaluation_page(path: str | os.PathLike[str], *args: Any, **kwargs: An
     return Path(path)
 
 # %% ../../nbs/7_viewer/05_evaluation_page.ipynb #outp-051
-def page_runs(
-    runs: Iterable[Run], frames_of: Mapping[str, FramesOf] | None = None
-) -> list[PageRun]:
+def page_runs(runs: Iterable[Run], frames_of: FramesOf | None = None) -> list[PageRun]:
     """The records of runs of a folder, in the order of their rows.
 
     Parameters
     ----------
     runs : from `tables.collect_runs`; those without a results file are passed over.
-    frames_of : "MODEL/BENCHMARK/COLUMN" → what gives the frames of a record there.
+    frames_of : for pictures, see `frames_again`.
     """
     pages = []
     for run in runs:
@@ -367,29 +380,29 @@ def page_runs(
             found = read_records(run.folder / f"{condition}.jsonl").values()
             known = (r for r in found if r.id in place)
             records += sorted(known, key=lambda r: (place[r.id], r.index))
-        name = f"{run.model}/{run.benchmark}/{run.column}"
-        shown = (frames_of or {}).get(name)
-        pages.append(PageRun(records, samples, run.model, run.benchmark, run.column, shown))
+        names = (run.model, run.benchmark, run.column)
+        pages.append(PageRun(records, samples, *names, frames_of))
     return pages
 
 
-def shown_frames(source: FrameSource, column: Column) -> FramesOf:
-    """What gives the frames of a record again, for its pictures; None where they cannot be read.
+def frames_again(reader: FrameReader) -> FramesOf:
+    """What reads the frames again that a record was shown, at its times, for pictures.
 
     Parameters
     ----------
-    source : of the frames.
-    column : whose questions were asked.
+    reader : of the rows' videos.
+
+    Returns
+    -------
+    None for the frames of another video, and where they cannot be read.
     """
-    asked: dict[str, dict[str, Question]] = {}  # condition → key of the record → question
 
     def frames_of(record: Record, sample: Sample) -> Frames | None:
-        if record.condition not in asked:
-            asked[record.condition] = {q.id: q for q in column.questions(record.condition)}
-        question = asked[record.condition].get(record.key)
+        if record.condition != "own" or not record.times:
+            return None
         try:
-            return source.frames(question) if question else None
-        except (VideoError, UserError):
+            return reader(sample, Sampling(times=tuple(sorted(set(record.times)))))
+        except UserError:
             return None
 
     return frames_of

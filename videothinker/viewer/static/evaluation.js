@@ -3,7 +3,9 @@
 // needs is parsed at once; replies, segments and pictures when they are first asked for.
 
 const PAGE = 100;
-const MARKS = { right: "✓", wrong: "✗", unread: "?", "cut off": "✂", refused: "∅", failed: "!" };
+const MARKS = {
+  right: "✓", wrong: "✗", unread: "?", "cut off": "✂", refused: "∅", failed: "!", "not scored": "–",
+};
 const BINS = [[60, "under 1 min"], [180, "1 to 3 min"], [600, "3 to 10 min"],
   [1800, "10 to 30 min"], [3600, "30 to 60 min"], [Infinity, "over 1 h"]];
 
@@ -104,7 +106,7 @@ function labelled(words, control) {
 function drawBar(bar) {
   for (const [name, words, valuesOf] of FACETS) {
     const values = [...new Set(index.records.flatMap(valuesOf))];
-    if (name === "outcome") values.splice(0, Infinity, ...ORDERS.outcome);
+    if (name === "outcome") values.splice(0, Infinity, ...index.outcomes);
     else if (values.length < 2) continue;
     const order = ORDERS[name] || [...values].sort();
     values.sort((a, b) => order.indexOf(a) - order.indexOf(b));
