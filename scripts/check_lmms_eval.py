@@ -65,6 +65,9 @@ TOY = Benchmark(
 def main() -> None:
     """Export, run both, compare."""
     args = arguments()
+    probe = [args.python, "-c", "import lmms_eval"]
+    if subprocess.run(probe, capture_output=True, check=False).returncode:
+        raise SystemExit(f"{args.python} has no lmms-eval; name one that has it by --python")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(args.out or scratch).resolve()
         rows, world = toy_rows(folder, args.world, args.n)

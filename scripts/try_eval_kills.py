@@ -5,9 +5,9 @@
 First an evaluation runs undisturbed. Then another one of the same questions is killed (SIGKILL) at
 a random moment after its first reply and started again with the next engine of hf, openai, ray,
 hf …, until it was killed so often and ends. `openai` asks a server in this process, which answers
-as the other engines do from the pictures and times that it was sent; `ray` starts two workers on
-this machine. By default replies are a function of what was shown, and every reply takes a moment;
-with `--model` a model gives them (data/tiny-base, say), in all three.
+as the other engines do from the pictures and times that it was sent; `ray` has two workers on a
+cluster that this process starts. By default replies are a function of what was shown, and every
+reply takes a moment; with `--model` a model gives them (data/tiny-base, say), in all three.
 
 At the end the files of both have to be equal byte for byte, and the server must not have been asked
 for a reply that was on disk when it was asked. The last line says what was found; exit 1 if
@@ -85,7 +85,9 @@ def questions_of(folder: Path, n: int, style: str) -> list[Any]:
     return make_questions(rows, protocol)
 
 
-def engine_of(name: str, folder: Path, model: str, url: str, cache: Path) -> Any:
+def engine_of(
+    name: str, folder: Path, model: str, url: str, cache: Path, cluster: str = "local"
+) -> Any:
     """One of the three engines."""
     from videothinker.evaluation.questions import FrameSource
 
@@ -103,7 +105,7 @@ def engine_of(name: str, folder: Path, model: str, url: str, cache: Path) -> Any
             def make() -> Any:
                 return FunctionVideoEngine(FrameSource(folder, timeout=None))
 
-        return RayEngine(make, 2, "local", batch_size=4)
+        return RayEngine(make, 2, cluster, batch_size=4)
     if not model:
         return FunctionVideoEngine(source)
     from videothinker.evaluation.video_engine import HFEngine
@@ -116,7 +118,7 @@ def evaluate_once(args: argparse.Namespace) -> None:
     """What is started and killed: one evaluation of all questions."""
     from videothinker.evaluation.evaluate import Column, evaluate_column, rows_alone
 
-    engine = engine_of(args.engine, args.world, args.model, args.url, args.cache)
+    engine = engine_of(args.engine, args.world, args.model, args.url, args.cache, args.cluster)
     questions = questions_of(
         args.world, args.questions, "letter" if args.model else "video-thinker"
     )
@@ -214,6 +216,18 @@ def reply_to(body: dict[str, Any], server: Server) -> tuple[str, int, str]:
     return texts([done], processor)[0], len(done.ids), "stop" if done.finished else "length"
 
 
+def start_cluster() -> str:
+    """Start a Ray cluster that lives as long as this process; its address."""
+    import ray
+
+    from videothinker.evaluation.ray_engine import _connect
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if not ray.is_initialized():
+        _connect(ray, "local", 8)
+    return str(ray.get_runtime_context().gcs_address)
+
+
 # Killing
 
 
@@ -225,7 +239,7 @@ def lines_of(journal: Path) -> int:
 def command(args: argparse.Namespace, engine: str, out: Path, url: str, cache: Path) -> list[str]:
     """One start of the evaluation."""
     options = {"engine": engine, "world": args.world, "url": url, "cache": cache}
-    options |= {"questions": args.questions, "model": args.model}
+    options |= {"questions": args.questions, "model": args.model, "cluster": args.cluster}
     flags = [f"--{name}={value}" for name, value in options.items()]
     return [sys.executable, __file__, str(out), "--once", *flags]
 
@@ -300,6 +314,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--world", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--url", default="", help=argparse.SUPPRESS)
     parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--cluster", default="local", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.once:
         evaluate_once(args)
@@ -309,6 +324,7 @@ def main(argv: list[str] | None = None) -> int:
     args.world = args.out / "world"
     make_world(args.world, WorldSize(train=0, val=8, test=0, ood=0, questions=2))
     server = Server(args.model)
+    args.cluster = start_cluster()
     whole = command(args, "hf", args.out / "whole", server.url, args.out / "whole.jsonl")
     with (args.out / "whole.log").open("w") as log:
         subprocess.run(whole, stdout=log, stderr=log, check=True)

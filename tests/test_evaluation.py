@@ -16,8 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from videothinker.commands.main import main
-from videothinker.evaluation.evaluate import evaluate
-from videothinker.evaluation.questions import Question, make_questions
+from videothinker.evaluation.evaluate import Column, evaluate, evaluate_column, rows_alone
+from videothinker.evaluation.questions import FrameSource, Question, make_questions
 from videothinker.evaluation.records import (
     STRICT,
     Record,
@@ -31,7 +31,7 @@ from videothinker.evaluation.video_engine import ASKING_ERRORS, Reply, failure_r
 from videothinker.files import FormatError, InputError
 from videothinker.json_files import read_json
 from videothinker.schema import Sample, write_rows
-from videothinker.video.frames import VideoError
+from videothinker.video.frames import Sampling, VideoError
 
 EXAMPLES = int(os.environ.get("VIDEOTHINKER_EXAMPLES", "0"))
 tried = settings(
@@ -425,3 +425,53 @@ def test_an_answer_that_was_cut_off_is_told(
         assert answer_view("model", encoder, row("a"), 7) == "view"
     told = "cut off by the length limit of 7 tokens" in capsys.readouterr().err
     assert told != finished
+
+
+class Reading:
+    """An engine that really reads its frames, and always says B."""
+
+    name = "reading"
+
+    def __init__(self, frames: FrameSource) -> None:
+        self.frames = frames
+
+    def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Reply]]:
+        """B to every question whose video can be read."""
+        for i, question in enumerate(questions):
+            try:
+                yield i, Reply.to(self.frames.frames(question), "<answer>B</answer>")
+            except ASKING_ERRORS as error:
+                yield i, Reply("", error=failure_reason(error))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def test_a_fifth_of_the_videos_removed_changes_no_denominator(tmp_path: Path) -> None:
+    from videothinker.toy.world import draw_scene, encode_scene
+
+    names = [f"clip{i}" for i in range(5)]
+    for name in names:
+        encode_scene(draw_scene(name, 0), tmp_path / "videos" / f"{name}.mp4")
+    rows = [
+        row(f"{name}-{k}", path=f"{name}.mp4", video_id=name) for name in names for k in range(4)
+    ]
+    sampling = Sampling(n_frames=4, size=(56, 56))
+    column = Column(rows_alone("toy"), "house", rows, replace(STRICT, sampling=sampling))
+    engine = Reading(FrameSource(tmp_path / "videos", timeout=None))
+    whole = evaluate_column(engine, column, tmp_path / "whole", "m", str)
+    (tmp_path / "videos" / "clip3.mp4").unlink()
+    fifth = evaluate_column(engine, column, tmp_path / "fifth", "m", str)
+
+    assert (whole["own"]["n"], whole["own"]["coverage"], whole["own"]["accuracy"]) == (20, 1, 1)
+    assert (fifth["own"]["n"], fifth["own"]["coverage"], fifth["own"]["accuracy"]) == (20, 0.8, 0.8)
+    assert [entry["id"] for entry in fifth["unasked"]["unasked"]] == [
+        f"clip3-{k}" for k in range(4)
+    ]
+    assert all("clip3.mp4" in entry["reason"] for entry in fifth["unasked"]["unasked"])
+    stats = read_json(tmp_path / "fifth" / "Stats-m.json")
+    assert (stats["total_questions"], stats["correct_answers"]) == (20, 16)
+    encode_scene(draw_scene("clip3", 0), tmp_path / "videos" / "clip3.mp4")  # it turns up again
+    assert evaluate_column(engine, column, tmp_path / "fifth", "m", str)["own"] == whole["own"]
+    for name in ("own.jsonl", "Results-m.json", "Stats-m.json", "summary.json"):
+        assert (tmp_path / "fifth" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

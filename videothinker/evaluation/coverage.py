@@ -77,7 +77,8 @@ def coverage_line(found: Mapping[str, Any]) -> str:
 
 # %% ../../nbs/6_evaluation/36_coverage.ipynb #outc-021
 def _accuracy(records: Sequence[Record]) -> dict[str, Any]:
-    """Accuracy with its interval, None without records."""
+    """Accuracy with its interval over what was scored, None if nothing was."""
+    records = [r for r in records if r.outcome != "not scored"]
     if not records:
         return {"n": 0, "videos": 0, "accuracy": None, "ci_low": None, "ci_high": None}
     clusters = [r.video_id for r in records]
@@ -129,7 +130,7 @@ def label_faults(records: Sequence[Record], faults: Mapping[str, str]) -> dict[s
     `rows`, a list of `id`, `video`, `correct` and `fault`; and `accuracy` (see
     `with_and_without`).
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for r in records:
         fault = faults.get(r.id) or faults.get(r.video_id)
         if fault:

@@ -17,7 +17,9 @@ from videothinker.evaluation.benchmarks import (
     Benchmark,
     Protocol,
     categories_of,
+    chance_level,
     fault_of,
+    frequent_letter,
 )
 from .caption_metrics import DenseCaptions, caption_scores
 from .comparison import SampledQuestion, at_k
@@ -39,7 +41,7 @@ from videothinker.evaluation.records import (
     summary_line,
 )
 from .results import write_record_table, write_results
-from .statistics import Estimate, chance_accuracy
+from .statistics import Estimate
 from .temporal_iou import trivial_scores
 from .video_engine import HFEngine, VideoEngine
 from ..files import InputError
@@ -330,12 +332,7 @@ def guessing_levels(samples: Sequence[Sample]) -> dict[str, float]:
     -------
     `chance`, `most_frequent`, 0 to 1.
     """
-    letters = Counter(s.answer for s in samples if s.options)
-    most = letters.most_common(1)[0][1] if letters else 0
-    return {
-        "chance": chance_accuracy([len(s.options) for s in samples]),
-        "most_frequent": most / len(samples),
-    }
+    return {"chance": chance_level(samples), "most_frequent": frequent_letter(samples)[1]}
 
 # %% ../../nbs/6_evaluation/04_evaluate.ipynb #ev-0502
 def judged(

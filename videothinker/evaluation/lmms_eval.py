@@ -471,21 +471,26 @@ class LmmsTask:
             raise InputError(f"unknown backend {backend!r}; known: {', '.join(_ARGUMENTS)}")
         values = dict(self.options) | {"max_new_tokens": self.protocol.max_new_tokens}
         given = [
-            f"{theirs}={values[ours]:g}"
+            f"{theirs}={_number(values[ours])}"
             for theirs, ours in _ARGUMENTS[backend].items()
             if ours in values
         ]
         return ",".join([_MODEL[backend].format(model=model), *given])
 
-    def command(self, backend: str, model: str) -> str:
-        """The command that runs the task."""
+    def command(self, backend: str, model: str, folder: str | Path = "") -> str:
+        """The command that runs the task, from anywhere or with another way to its folder."""
         return " \\\n    ".join(
             [
                 f"lmms-eval --model {backend} --model_args {self.model_args(backend, model)}",
-                f"--tasks {self.name} --include_path {self.folder} --batch_size 1",
+                f"--tasks {self.name} --include_path {folder or self.folder} --batch_size 1",
                 "--log_samples --output_path results",
             ]
         )
+
+
+def _number(value: float) -> str:
+    """A number as a command line takes it: whole ones without a point."""
+    return str(int(value)) if value == int(value) else str(value)
 
 
 # backend → its name of an option → ours
@@ -768,7 +773,8 @@ def readme(task: LmmsTask, benchmark: Benchmark, clips: bool) -> str:
         "",
         f"Source: {benchmark.url}. Licence of the benchmark: {benchmark.licence}.",
         "",
-        "lmms-eval 0.7.3 uses a part of `filelock` that version 4 no longer has:",
+        "The commands are run in this folder. lmms-eval 0.7.3 uses a part of `filelock` that "
+        "version 4 no longer has:",
         "",
         *_fenced('pip install lmms-eval==0.7.3 "filelock<4"'),
         "",
@@ -776,19 +782,19 @@ def readme(task: LmmsTask, benchmark: Benchmark, clips: bool) -> str:
         "back the positions that these models were trained with, and says so; set "
         "`VIDEOTHINKER_POSITIONS=transformers` to leave them:",
         "",
-        *_fenced(task.command("qwen2_5_vl", "MODEL")),
+        *_fenced(task.command("qwen2_5_vl", "MODEL", ".")),
         "",
         "On a machine without a GPU add `,device=cpu,device_map=cpu`. Qwen3-VL:",
         "",
-        *_fenced(task.command("qwen3_vl", "Qwen/Qwen3-VL-8B-Instruct")),
+        *_fenced(task.command("qwen3_vl", "Qwen/Qwen3-VL-8B-Instruct", ".")),
         "",
         "Qwen3-VL on vLLM; without `is_qwen3_vl=True` it is told no times:",
         "",
-        *_fenced(task.command("vllm", "Qwen/Qwen3-VL-8B-Instruct")),
+        *_fenced(task.command("vllm", "Qwen/Qwen3-VL-8B-Instruct", ".")),
         "",
         "A server (frames go as pictures without times, in qwen-vl-utils' sizes):",
         "",
-        *_fenced(task.command("openai", "MODEL")),
+        *_fenced(task.command("openai", "MODEL", ".")),
         "",
         "Leave `--force_simple`, `--system_instruction`, `--gen_kwargs` and `system_prompt` out: "
         "they change what is asked. Of `qwen3_vl` leave `enable_thinking` out, which cuts replies.",

@@ -284,11 +284,11 @@ class RayEngine:
 
 
 def _connect(ray: Any, address: str, cpus: int) -> None:
-    """Join a cluster, or start one on this machine that nobody else can see."""
+    """Join a cluster, or start one on this machine."""
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         options |= {"num_cpus": cpus, "include_dashboard": False}
-        options |= {"_node_ip_address": "127.0.0.1", "object_store_memory": 2**27}
+        options |= {"object_store_memory": 2**27}
     tries = 3 if address == "local" else 1
     for left in reversed(range(tries)):
         try:
@@ -321,8 +321,10 @@ def _room(ray: Any, cpus: float, gpus: float) -> int:
 def _cause(error: Exception) -> str:
     """What was the matter, in one line: the error inside Ray's, where there is one."""
     inner = getattr(error, "cause", None) or error
-    name = type(inner).__name__
-    return f"{name}: {_first_line(inner)}"
+    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
+    if len(lines) > 1 and "creation task" in lines[0]:
+        return lines[-1][:300]  # of the traceback from the worker
+    return f"{type(inner).__name__}: {_first_line(inner)}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -142,36 +142,42 @@ def _without_markup(text: str) -> str:
     """A text without Markdown, LaTeX and HTML around its words; what was struck out is gone."""
     for pattern in (_STRUCK, _LATEX, _HTML, _MARK):
         text = pattern.sub(" ", text)
-    return text
+    return text.replace("&", " and ")
 
 # %% ../../nbs/6_evaluation/23_reply_reading.ipynb #rdr-030
 _TOKEN = re.compile(rf"[{_WORD}\u0300-\u036f]+|[^\W_]\u0900*|[^\W_]", re.I)
 _SPACED = re.compile(rf"[{_WORD}]")
-_LEADING_WORD = re.compile(r"^\W*(?:because\s+)?(?:(?:an?|the)\s+)?(?=\w)", re.I)
+_LEADING_WORD = re.compile(
+    r"^\W*(?:(?:because(?:\s+of)?|due\s+to)\s+)?(?:(?:an?|the)\s+)?(?=\w)", re.I
+)
 _DIGITS = [str(number) for number in range(13)]
 _NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 
 
 def _tokens(text: str) -> list[str]:
     """Words in lower case, single characters in scripts without blanks; no article first."""
-    return [token.casefold() for token in _TOKEN.findall(_LEADING_WORD.sub("", text))]
+    plain = _LEADING_WORD.sub("", text).replace("&", " and ")
+    return [token.casefold() for token in _TOKEN.findall(plain)]
 
 
-def _as_number(tokens: list[str]) -> list[str]:
-    if len(tokens) == 1 and tokens[0] in _NUMBERS:
-        return [str(_NUMBERS.index(tokens[0]))]
-    return tokens
+def _as_numbers(tokens: list[str]) -> list[str]:
+    return [str(_NUMBERS.index(token)) if token in _NUMBERS else token for token in tokens]
+
+
+def _pattern_of_token(token: str) -> str:
+    """A pattern for a word; a small number may be written as a word, and the other way round."""
+    number = _as_numbers([token])[0]
+    if number in _DIGITS and token != "one":  # "one" is a pronoun as well
+        return rf"(?:{number}|{_NUMBERS[int(number)]})"
+    return re.escape(token)
 
 
 def _pattern_of(tokens: list[str]) -> str:
     """A pattern for these words in a row, with little between them."""
-    number = _as_number(tokens)
-    if len(number) == 1 and number[0] in _DIGITS and tokens != ["one"]:
-        return rf"(?:{number[0]}|{_NUMBERS[int(number[0])]})"
-    parts = [re.escape(tokens[0])] if tokens else []
+    parts = [_pattern_of_token(tokens[0])] if tokens else []
     for before, token in zip(tokens, tokens[1:], strict=False):
         apart = r"[\W_]{1,3}" if _SPACED.match(before) and _SPACED.match(token) else r"[\W_]{0,3}"
-        parts += [apart, re.escape(token)]
+        parts += [apart, _pattern_of_token(token)]
     return "".join(parts)
 
 # %% ../../nbs/6_evaluation/23_reply_reading.ipynb #rdr-031
@@ -182,6 +188,13 @@ def _bounded(words: list[str], pattern: str) -> str:
     return begin + pattern + end
 
 # %% ../../nbs/6_evaluation/23_reply_reading.ipynb #rdr-032
+_PRONOUN = re.compile(r"^\W*(?:he|she|they|it)(?:['’]s|\s+is|\s+are|\s+was)?\s+(?=\w)", re.I)
+_SMALL_WORDS = set(
+    "he she it they is are was were be been a an the her his their its to of in on at by from and"
+    " because with for that this second seconds minute minutes time times people".split()
+)
+
+
 class _Options:
     """The options of a row, prepared for search: letters, words, one pattern for each text."""
 
@@ -198,8 +211,8 @@ class _Options:
 
     def exactly(self, text: str) -> str:
         """The only option with these words; "" if there is none, or several."""
-        words = _as_number(_tokens(text)) if len(text) <= 2000 else []
-        same = [x for x, own in self.words.items() if own and _as_number(own) == words]
+        words = _as_numbers(_tokens(text)) if len(text) <= 2000 else []
+        same = [x for x, own in self.words.items() if own and _as_numbers(own) == words]
         return same[0] if len(same) == 1 else ""
 
     def at(self, text: str, start: int) -> re.Match[str] | None:
@@ -224,14 +237,16 @@ class _Options:
         return "?" if len(found) > 1 else "".join(found)
 
     def around(self, text: str) -> str:
-        """The only option that contains a text, which is at least a third of it."""
-        words = _tokens(text)
-        if len("".join(words)) < 3:
+        """The only option that contains a text, which has most of its content words."""
+        words = _tokens(_PRONOUN.sub("", text))
+        if len("".join(words)) < 3 and not "".join(words).isdecimal():
             return ""
         pattern = re.compile(_bounded(words, _pattern_of(words)))
         holding = [x for x, own in self.words.items() if pattern.search(" ".join(own))]
-        enough = len(holding) == 1 and 3 * len(words) >= len(self.words[holding[0]])
-        return holding[0] if enough else ""
+        if len(holding) != 1:
+            return ""
+        content = set(self.words[holding[0]]) - _SMALL_WORDS
+        return holding[0] if 2 * len(content & set(words)) > len(content) else ""
 
 
 @lru_cache(maxsize=64)
@@ -251,10 +266,11 @@ _ENDS = re.compile(
 _OPENS = re.compile(r"\s+[(\[\"'“‘«「]")
 _AFTER = re.compile(
     r"\s+(?:because|since|as|based on|according|is|was|are|which|and|or|not\s+[A-Z]\b|instead|over"
-    r"|from|with|where|when|whereas|but|so|by|that|the|he|she|they|it|has|matches|fits|here|in"
+    r"|from|with|where|when|whereas|but|so|by|that|than|the|he|she|they|it|has|matches|fits|here"
+    r"|in|only|alone"
     r"|i (?:think|believe|guess|would|say)|porque|ya que|parce|weil|denn|pois|потому|так|поскольку"
     r"|e|y|et|und|ou|o|oder|или|и|perché)(?![\w-])"
-    r"|\s*[^\x00-\u024f\u0370-\u052f\u2000-\u206f\s]"
+    r"|\s*[^\x00-\u024f\u0370-\u052f\u2000-\u206f\s]|\s+\(not\b"
 )
 _CONSONANT = re.compile(r"\s+[A-Za-z]{2}")
 _SKIP = re.compile(r"[\s()\[\]{}\"'“”‘’「」『』.,:;–—=-]{0,6}")
@@ -269,7 +285,9 @@ class _Named(NamedTuple):
     text: bool = False  # the option's words were read, not its letter
 
 
-_SENTENCE_END = re.compile(r"[\s)\]}>\"'”’」』】》*]*(?:[.!;,…。、，；]|\n|\Z)")
+_SENTENCE_END = re.compile(
+    r"(?:吧|です|だ|입니다)?[\s)\]}>\"'”’」』】》*]*(?:[.!;,…。、，；]|\n|\Z)"
+)
 
 
 def _letter_at(text: str, start: int, options: _Options) -> _Named | None:
@@ -374,14 +392,15 @@ def _is_list(text: str, named: _Named, options: _Options) -> bool | None:
 
 # %% ../../nbs/6_evaluation/23_reply_reading.ipynb #rdr-040
 _NOT = re.compile(
-    r"\b(?:if|whether|suppos\w+|assum\w+|might|may|could|thought|initial(?:ly)?|first|previous"
-    r"|earlier|original|doubt|unless|wrong|incorrect|false|worst|not|never|no"
+    r"\b(?:if|whether|suppos\w+|assum\w+|might|may|could|thought|initial(?:ly)?|first\s+(?:guess"
+    r"|impression|instinct|glance|considered)|previous|earlier|original|doubt|unless|wrong"
+    r"|incorrect|false|worst|(?<!at )least|second|third|alternative|not|never|no"
     r"|neither|nor|cannot|tempt\w+|unlikely|reject\w*|exclud\w*|eliminat\w*|unsure|possibly"
     r"|perhaps|rule[sd]?|contradict\w*|instead|rather|than|why|confus\w+|although|though|while"
     r"|even"
     r"|nicht|kein\w*|falsche?n?|wenn|ob|pas|fausse|si|incorrecta|incorreta|errada|não|non|nie|не"
     r"|неверн\w*|неправильн\w*|если)\b"
-    r"|n['’]t\b|不|非|错误|錯誤|如果|是否|もし|아니|틀린|ليس|नहीं|गलत",
+    r"|\bfirst\s*\Z|n['’]t\b|不|非|错误|錯誤|如果|是否|もし|아니|틀린|ليس|नहीं|गलत",
     re.I,
 )
 _NOT_NOT = re.compile(
@@ -407,22 +426,22 @@ def _is_denied(text: str, start: int) -> bool:
 # %% ../../nbs/6_evaluation/23_reply_reading.ipynb #rdr-045
 # words for "answer", by language; a copula, a colon or the like must follow
 _ANSWER = (
-    r"answers?|ans|respuestas?|solución|réponses?|antwort(?:en)?|lösung|respostas?|risposta"
-    r"|antwoord|odpowied(?:ź|zi|zią)|odpověď|odpoveď|válasz|răspuns(?:ul)?|svar(?:et)?"
+    r"answers?|final_answer|ans|respuestas?|solución|réponses?|antwort(?:en)?|lösung|respostas?"
+    r"|risposta|antwoord|odpowied(?:ź|zi|zią)|odpověď|odpoveď|válasz|răspuns(?:ul)?|svar(?:et)?"
     r"|vastaus|cevap|cevabı|yanıt|jawaban(?:nya)?|jawapan(?:nya)?|đáp án|trả lời|ответ(?:ом)?"
     r"|відповідь|отговор|απάντηση|jibu|resposta"
 )
 _ANSWER_CJK = (
-    r"答案|(?:適切|正し|妥当|当てはまる|近い)[いな]?(?:もの|の)は|(?:最符合的|最合适的|正确的"
-    r"|正確的|合理的)是|(?:적절한|옳은|맞는|알맞은) 것은|正解|答え|解答|回答|正确选项|正確選項"
-    r"|正しい選択肢|选项|選項|選択肢|結論|结论|정답|답변|답|선택지|옵션|الإجابة|الاجابة|إجابة"
-    r"|الجواب|جواب|الخيار|پاسخ|گزینه|תשובה|התשובה|उत्तर|जवाब|विकल्प|উত্তর|คำตอบ|பதில்|విడ"
-    r"|సమాధానం"
+    r"答案|答(?=\s*:)|(?:適切|正し|妥当|当てはまる|近い)[いな]?(?:もの|の)は|(?:最符合的"
+    r"|最合适的|正确的|正確的|合理的)是|(?:적절한|옳은|맞는|알맞은) 것은|正解|答え|解答|回答"
+    r"|正确选项|正確選項|正しい選択肢|选项|選項|選択肢|結論|结论|정답|답변|답|선택지|옵션"
+    r"|الإجابة|الاجابة|إجابة|الجواب|جواب|الخيار|پاسخ|گزینه|תשובה|התשובה|उत्तर|जवाब|विकल्प|উত্তর"
+    r"|คำตอบ|பதில்|విడ|సమాధానం"
 )
 # words for "option": only with an adjective, or at the beginning of a line with a colon
 _OPTION = (
-    r"options?|choices?|one|output|label|decision|reason|cause|selected|chosen|correct|choose"
-    r"|select|final|candidate|explanation|interpretation|match|description|statement|pick"
+    r"options?|choices?|one|output|label|decision|reason|cause|edit|selected|chosen|correct"
+    r"|choose|select|final|candidate|explanation|interpretation|match|description|statement|pick"
     r"|selection|prediction|verdict|conclusion|guess|solution|letter|response|result|alternative"
     r"|opción|choix|alternativa|opção|letra|lettre"
     r"|buchstabe|variante?|вариант|pilihan|opsi|opzione|lettera|seçenek|opcja|možnost|vaihtoehto"
@@ -454,31 +473,33 @@ _LINK = (
 )
 _FILL = (
     r"[\s\"'“”‘’«»「」『』【】《》()\[\]{}<|,،#]+|\.\.\.+|…"
-    r"|(?:will|has|have|to|here|hence|therefore|thus|then|definitely|clearly|obviously|certainly"
-    r"|probably|likely|most|very|simply|just|indeed|actually|still|now|only|surely|always|i|we"
-    r"|i['’]d|i['’]ll|i['’]m|think|believe|guess|say|go|with|for|as|follows?"
+    r"|(?:will|has|have|to|more|here|hence|therefore|thus|then|definitely|clearly|obviously"
+    r"|certainly|probably|likely|most|very|simply|just|indeed|actually|still|now|only|surely"
+    r"|always|i|we|i['’]d|i['’]ll|i['’]m|think|believe|guess|say|go|with|for|as|follows?"
     r"|the|this|that|it|its|of|question|problem|above|following|given|options?|choices?|letters?"
     r"|answers?|number|correct|right|best|final|single|one|labell?ed|by|in|my|our|opinion|view"
     r"|based|on|video|according|choose|choosing|select|pick|also|which|what|at|from|directly"
-    r"|likely|plausible|accurate|appropriate|suitable|reasonable"
+    r"|clear|simple|evident|likely|plausible|accurate|appropriate|suitable|reasonable"
     r"|la|le|el|los|l['’]|der|die|das|den|o|a|de|het|az|opción|letra|lettre|correct[ao]?"
     r"|correcte|correcta|bonne|réponse|respuesta|entonces|por|tanto|probablemente|donc|sein"
     r"|sollte|also|daher|somit|richtige|korrekte|antwort|buchstabe|wahrscheinlich"
-    r"|corret[ao]|certa|exata|acertada|giusta|esatta|juste|exacte|ответа|alternativa|opção"
-    r"|resposta|portanto|está|provavelmente|lettera|corretta|opzione|вариант(?:ом)?|буква|под"
-    r"|буквой|правильн\w*|верн\w*|скорее|всего|opcja|optie|juiste|phương án|đúng|yang|benar"
-    r"|tepat|pilihan|opsi|huruf|varianta|corect|vaihtoehto|oikea|alternativ|rätt|η|σωστή|επιλογή"
-    r"|helyes|doğru|seçenek|prawidłowa|poprawna|správná|možnost)\b"
+    r"|corret[ao]|certa|exata|acertada|finale|endgültige|giusta|esatta|juste|exacte|ответа"
+    r"|alternativa|opção|resposta|portanto|está|provavelmente|lettera|corretta|opzione"
+    r"|вариант(?:ом)?|буква|под|буквой|правильн\w*|верн\w*|скорее|всего|opcja|optie|juiste"
+    r"|phương án|đúng|yang|benar|tepat|pilihan|opsi|huruf|varianta|corect|vaihtoehto|oikea"
+    r"|alternativ|rätt|η|σωστή|επιλογή|helyes|doğru|seçenek|prawidłowa|poprawna|správná"
+    r"|možnost)\b"
     r"|选项|選項|选择|選擇|选|選|项|的|正确|正確|字母|答案|就|只能|最终|最終|选择肢|選択肢|記号"
-    r"|正しい|最も適切な|의|옵션|선택지|보기|번|정답|답|الخيار|الصحيحة|الصحيح|الحرف|حرف|رقم"
-    r"|הנכונה|אפשרות|گزینه|صحیح|درست|विकल्प|सही|সঠিক|বিকল্প|ข้อ|ที่ถูกต้อง|ตัวเลือก"
+    r"|正しい|最も適切な|의|옵션|선택지|보기|번|정답|답|الخيار|الصحيحة|الصحيح|النهائية|النهائي"
+    r"|الحرف|حرف|رقم|הנכונה|אפשרות|گزینه|صحیح|درست|विकल्प|सही|সঠিক|বিকল্প|ข้อ|ที่ถูกต้อง"
+    r"|ตัวเลือก"
 )
 _STEP = re.compile(rf"(?P<link>{_LINK})|(?:{_FILL})", re.I)
 
 # %% ../../nbs/6_evaluation/23_reply_reading.ipynb #rdr-047
 _LIST_OF_LETTERS = re.compile(r"\s*\((?:[A-Za-z]\s*(?:,|/|\||or|and|or)?\s*){2,26}\)\s*(?=[:=])")
 _LONG_WAY = re.compile(
-    r"\s[^.!\n]{1,160}\s(?:is|would be|must be|should be)\s(?:option\s+)?(?=(?-i:[^a-z]))", re.I
+    r"[\s,][^.!\n]{1,160}\s(?:is|would be|must be|should be)\s(?:option\s+)?(?=(?-i:[^a-z]))", re.I
 )
 _HEADING = re.compile(r"(?:^|\n)[\W\d_]*(?:(?:the|my|final|correct|best|right|so)\s+)*\Z", re.I)
 _STEPS = 18
@@ -523,7 +544,7 @@ def _checked(
     sure : a list of letters is a claim for several; otherwise it is none.
     """
     if named.letter == "?":
-        return _Claim(start, named.end, "?", weight, "competing")
+        return _Claim(start, named.end, "?", weight, "conflict")
     if _is_denied(text, start) or _REFUSES.match(text, named.end) or _ASKS.match(text, named.end):
         return None
     many = _is_list(text, named, options)
@@ -551,7 +572,8 @@ def _statements(text: str, options: _Options) -> Iterator[_Claim]:
         if noun["option"] and not noun["good"] and _NO_HEADING.match(noun[0]):
             continue
         the_one = noun[0].casefold() == "one" and before[-4:].casefold() == "the "
-        if noun["option"] and not (noun["good"] or noun["after"] or heads or the_one):
+        colon = text[noun.end() : noun.end() + 1] == ":"
+        if noun["option"] and not (noun["good"] or noun["after"] or heads or the_one or colon):
             continue
         start = noun.end()
         if heads and noun["answer"] and text[start : start + 1] in (".", ")"):
@@ -596,7 +618,7 @@ def _stated_text(text: str, noun: re.Match[str], options: _Options) -> Iterator[
         return
     sentence = re.match(r"[^.!?\n。]{0,300}", text[link.end() : link.end() + 300])
     words = sentence[0] if sentence else ""
-    letter = options.within(words)
+    letter = options.within(words) or options.around(words)
     if letter in ("", "?") or _UNSURE.search(words):
         return
     if not _NOT.search(_outside(words, letter, options)):
@@ -611,7 +633,8 @@ def _outside(text: str, letter: str, options: _Options) -> str:
 
 # %% ../../nbs/6_evaluation/23_reply_reading.ipynb #rdr-055
 _CHOOSE = re.compile(
-    rf"(?<![{_WORD}])(?:(?:i|we)(?:['’]d|['’]ll|['’]m|\s+would|\s+will|\s+must|\s+can|\s+should"
+    rf"(?<![{_WORD}])(?:if i (?:had|have|must|were) to (?:choose|pick|guess|answer|decide)|(?:i"
+    rf"|we|let['’]?s|let me)(?:['’]d|['’]ll|['’]m|\s+would|\s+will|\s+must|\s+can|\s+should"
     rf"|\s+have to|\s+am)?(?:\s+(?:therefore|thus|then|now|rather|also|only"
     rf"|have to))?\s+(?:think|believe|choose|chose|select|selected|pick|picked|go with"
     rf"|going with|go for|opt for|settle on|settle for|vote for|say|guess|answer|stick with"
@@ -630,8 +653,10 @@ _HENCE = re.compile(
     rf"|folglich|portanto|logo|então|поэтому|следовательно|значит|итак|quindi|dunque|dus"
     r"|(?:it|this|that|which)(?:['’]s|\s+is|\s+must be|\s+has to be|\s+should be|\s+would be)"
     r"|c['’]est|es ist|(?:must|has to|should) be|(?:looks|seems|sounds) like|definitely"
-    r"|certainly|clearly|surely|left with|richtig ist|korrekt ist|correcto es|это|probably"
-    r"|most likely|likely|presumably|only|that leaves|leaves|leaving)"
+    r"|certainly|clearly|surely|left with"
+    r"|(?<!everything )(?<!anything )(?<!nothing )(?<!all )but|(?:is|was|be)(?=\s+(?:option"
+    r"|choice|letter)\s)|richtig ist|korrekt ist|correcto es|это|probably|most likely|likely"
+    r"|presumably|only|just|that leaves|leaves|leaving)"
     rf"(?![{_WORD}])|[→➜⇒]|[=-]>|因此|所以|因而|综上所述|我认为是?|我觉得是?|我想是|应该是"
     rf"|应当是|よって|したがって|따라서|그러므로|لذلك|إذن|इसलिए|अतः",
     re.I,
@@ -652,12 +677,14 @@ _CORRECTS = re.compile(
 _NOT_BUT = re.compile(
     r"(?:\b(?:not|nicht|pas|no|não|non|не)\s+(?:option\s+)?\(?[A-Z]\)?,?\s*(?:but|it['’]s|it is"
     r"|sondern|mais|sino|mas|ma|а)(?:\s+rather)?\s+(?:option\s+)?"
+    r"|\bneither\s+(?:option\s+)?[A-Z]\s+nor\s+(?:option\s+)?[A-Z][,;]?\s*(?:but\s+(?:rather\s+)?)?(?:option\s+)?"
     r"|不是\s?[A-Z]\s?[，,]?\s?而?是|[A-Z]\s?(?:ではなく|じゃなくて)[、,]?\s?|[A-Z]\s?(?:가"
     r"|이) 아니라\s?)",
     re.I,
 )
 
 
+_THAT = re.compile(r"\s+(?:than|that|which|because|since)\b")
 _ORDERED = re.compile(r"[A-Z0-9]\)?\s*\Z")
 
 
@@ -684,7 +711,8 @@ def _implied(text: str, options: _Options) -> Iterator[_Claim]:
                 named = found[0] if found else None
             if named is None or (strict and not named.alone and not _AFTER.match(text, named.end)):
                 continue
-            if pattern in (_CORRECTS, _HENCE) and not named.alone:
+            ends = named.alone or (pattern is _HENCE and _THAT.match(text, named.end))
+            if pattern in (_CORRECTS, _HENCE) and not ends:
                 continue
             if pattern is _HENCE and _ORDERED.search(
                 text[max(0, match.start() - 4) : match.start()]
@@ -707,9 +735,9 @@ def _implied(text: str, options: _Options) -> Iterator[_Claim]:
 _GOOD_ANSWER = (
     r"(?:my (?:final )?(?:answer|choice|pick|guess|selection)|(?:the\s+)?(?:correct|right|best"
     r"|answer|final answer|winner|the\s+(?:only\s+)?(?:possible|plausible|valid|remaining"
-    r"|reasonable)|(?:the\s+)?most\s+\w+|closest|what i(?:['’]d| would) (?:choose|pick|select"
-    r"|say))(?:\s+(?:answer|option|choice|one|match|fit|description|explanation|interpretation"
-    r"|candidate|statement|summary|response|conclusion|letter))?)"
+    r"|reasonable)|(?:the\s+)?most\s+\w+|closest|the one)(?:\s+(?:answer|option|choice|one|match"
+    r"|fit|description|explanation|interpretation|candidate|statement|summary|response"
+    r"|conclusion|letter))?)"
     r"(?=\s*(?:[.,;:!)\n]|\Z|(?:because|since|as|for|here|given|based|to|among|and|of|in)\b))"
 )
 _BE = r"(?:is|must be|should be|would be|has to be|seems(?: to be)?|appears(?: to be)?|remains|=)"
@@ -719,9 +747,10 @@ _ADVERB = (
 )
 _RIGHT = re.compile(
     r"[\s)\]}\"'”’:–—-]{0,4}(?:\([^()\n]{0,200}\)\s*)?(?:[,;]?\s*(?:which|that)\s+)?"
-    rf"(?:{_BE}{_ADVERB}\s+{_GOOD_ANSWER}"
-    r"|(?:best\s+(?:explains|matches|fits|describes|captures|answers|summari[sz]es|reflects"
-    r"|represents|aligns|corresponds)|(?:fits|matches)\s+best|makes the most sense)\b"
+    rf"(?:{_BE}{_ADVERB}\s+(?:{_GOOD_ANSWER}|what\s)"
+    r"|(?:(?:best|most\s+\w+ly)\s+(?:explains|matches|fits|describes|captures|answers"
+    r"|summari[sz]es|reflects|represents|aligns|corresponds)|(?:fits|matches)\s+(?:best|better)"
+    r"|makes the most sense)\b"
     r"|(?:\s|项|項|选项|選項|是|为|は|が|이|가|은|는|es|está|est|ist|é|è|это|является|la|le|el|a"
     r"|o|the|die|das|هي|هو|है|jest|je|är|on|adalah|[-–—])*"
     r"(?:correct[ao]|corret[ao]|correcte|bonne réponse|respuesta correcta|resposta correta"
@@ -738,7 +767,7 @@ _RIGHT = re.compile(
 
 _NO_VERB = re.compile(
     rf"\s+(?!(?:{_BE}|best|fits|matches|makes|es|está|est|ist|é|è|это|является|jest|je|är|on"
-    rf"|adalah|as|which|that)(?![{_WORD}]))[{_WORD}]"
+    rf"|adalah|as|which|that|the|most|korrekt|richtig)(?![{_WORD}]))[{_WORD}]"
 )
 
 
@@ -762,7 +791,7 @@ def _subjects(text: str, options: _Options) -> Iterator[_Claim]:
             continue
         before = text[max(0, match.start() - 12) : match.start()]
         if re.search(
-            r"\b[A-Z]\s*(?:and|or|&|/|,|oder|und|ou|et|o|y|和|或|か|と)\s*(?:option\s+)?\(?$",
+            r"\b[A-Z]\b\s*(?:and|or|&|/|,|oder|und|ou|et|o|y|和|或|か|と)\s*(?:option\s+)?\(?$",
             before,
         ):
             continue
@@ -777,8 +806,8 @@ _LABEL = re.compile(
     re.I,
 )
 _REST = re.compile(
-    r"[\s)\]}>\"'”’」』】》.,:;!?…。✅✔✓☑<|-]*+(?:(?:번|です|だ|입니다|이다|项|項|选项|選項"
-    r"|it is|for sure)[\s.。!]*)?\Z"
+    r"[\s)\]}>\"'”’」』】》.,:;!?…。✅✔✓☑<|-]*+(?:(?:only|alone|번|です|だ|입니다|이다|项|項"
+    r"|选项|選項|it is|for sure)[\s.。!]*)?\Z"
 )
 
 
@@ -827,7 +856,7 @@ def _label_of(piece: str, options: _Options) -> _Label | None:
         return _Label(named.letter, "own", named.end)
     if match[1].islower() and not re.match(r"[).:]", piece[match.end() :]):
         return None
-    if not _GOES_ON.match(piece, match.end()):
+    if not _GOES_ON.match(piece, match.end()) or "{" in head[0]:
         return None
     if match[1] in "AEIOU" and re.match(r"\s*:", piece[match.end() :]):
         return None  # "A: …" may stand for "Answer: …"
@@ -868,13 +897,38 @@ def _sentences(line: str) -> list[tuple[int, str]]:
     return [(a, line[a:b]) for a, b in zip(edges, edges[1:], strict=False) if line[a:b].strip()]
 
 
+def _line_label(line: str, options: _Options) -> _Label | None:
+    """The option that a line begins with; "?" if its sentences begin with several."""
+    label = _label_of(line, options)
+    if not label or len(line) > 4000:
+        return label
+    pieces = [_label_of(piece, options) for _, piece in _sentences(line)]
+    letters = {piece.letter for piece in pieces if piece}
+    several = len(letters) > 2 or (len(letters) == 2 and not _TAKES_BACK.search(line))
+    return _Label("?", "other", len(line)) if several else label
+
+
+_VERDICT = re.compile(
+    rf"(?<![{_WORD}])\(?([A-Z])\)?\s*[.):=–-]?\s*(?:is\s+)?"
+    r"(?:(?P<yes>(?:yes|right|correct|true)\b|[✅✔✓☑])|(?:no|wrong|incorrect|false|not)\b|[❌✗✘✖])"
+)
+
+
+def _verdicts(text: str, options: _Options) -> Iterator[_Claim]:
+    """The claim of a row of verdicts on one line: "A) no B) no C) yes"."""
+    found = [match for match in _VERDICT.finditer(text) if match[1] in options.letters]
+    right = {match[1] for match in found if match["yes"]}
+    if len(right) == 1 and len({match[1] for match in found}) > 1:
+        yield _Claim(found[0].start(), found[-1].end(), right.pop(), 1, "letter")
+
+
 def _labels(text: str, options: _Options) -> Iterator[_Claim]:
     """Claims of lines and sentences that are a letter, or begin with one."""
     lines = _lines(text)
     labels = [
         (i, start, line, label)
         for i, (start, line) in enumerate(lines)
-        if (label := _label_of(line, options))
+        if (label := _line_label(line, options))
     ]
     letters = {label.letter for _, _, _, label in labels}
     if "?" in letters:
@@ -928,7 +982,7 @@ def _ends(text: str, options: _Options) -> Iterator[_Claim]:
     labelled = {
         line: label.letter
         for line in {lines[0], lines[-1]}
-        if (label := _label_of(line[1], options))
+        if (label := _line_label(line[1], options))
     }
     if "?" in labelled.values():
         return
@@ -955,7 +1009,7 @@ def _ends(text: str, options: _Options) -> Iterator[_Claim]:
     start, piece = pieces[-1]
     if (match := _MENTION.search(piece)) and len(piece) < 600:
         letter = str(match[match.lastgroup or 0]).upper()
-        place = start + match.start()
+        place = start + match.start(match.lastgroup or 0)
         one = len(set(re.findall(r"\(([A-Z])\)|ption ([A-Z])\b", piece))) < 2
         denied = _is_denied(text, place) or _is_tail_of_list(text, place)
         if letter in options.letters and one and not denied:
@@ -1006,8 +1060,9 @@ def is_refusal(reply: str) -> bool:
 
 # %% ../../nbs/6_evaluation/23_reply_reading.ipynb #rdr-066
 _CONTRAST = re.compile(
-    r",?\s*\b(?:and not|not|rather than|instead of|не|nicht|no|pas)\s[^,.;]{1,100}?(?:\bbut\b"
-    r"|(?=[,.;]|\Z))",
+    r"(?:(?:,|^)\s*(?:not|не|nicht|no|pas)|\b(?:and not|rather than|instead of))\s[^,.;]{1,100}?"
+    r"(?:,?\s*\bbut\b|(?=[,.;]|\Z))|\b(?:not|nicht|pas)\s[^,.;]{1,100}?,?\s*\b(?:but|sondern"
+    r"|mais)\b",
     re.I,
 )
 _MORE = re.compile(
@@ -1051,7 +1106,8 @@ def _text_claim(text: str, options: _Options, place: bool) -> Iterator[_Claim]:
     if letter == "?":
         return
     if letter:
-        rest = _outside(text, letter, options)
+        bare = _CONTRAST.sub(" ", text)
+        rest = _outside(bare if options.within(bare) == letter else text, letter, options)
         other = _CAPITAL.match(text)
         if other and other[0] not in "AEIOUY" and other[0] in options.letters - {letter}:
             return  # "C red ball"
@@ -1066,9 +1122,11 @@ def _text_claim(text: str, options: _Options, place: bool) -> Iterator[_Claim]:
 _TAKES_BACK = re.compile(
     r"\b(?:wait|actually|hmm+|hold on|on (?:second thoughts?|reflection)|or (?:is|was) it"
     r"|change (?:it|that|this)|correction|scratch that|sorry|my mistake|i made an? (?:mistake"
-    r"|error)|re-?(?:check|consider|examin|evaluat|think|watch|visit|read)\w*|double-?check\w*"
+    r"|error)|re-?(?:check|consider|examin|evaluat|think|watch|visit|read)\w*"
+    r"|double[- ]?check\w*"
     r"|however|but|instead|upon (?:closer|review|reflection|re\w*)|look(?:ing)? (?:again|closer"
-    r"|more closely)|i meant?|oops|revis(?:e|ed|ing)|chang(?:e|ed|ing) my|no\s*[,.:!—–-]|no wait"
+    r"|more closely)|i meant?|oops|edit|revis(?:e|ed|ing)|chang(?:e|ed|ing) my|no\s*[,.:!—–-]"
+    r"|no wait"
     r"|espera|en realidad|perdón|mejor dicho|attendez|en fait|pardon|non\s*[,.:!]|moment|nein"
     r"|korrektur|eigentlich|doch|espere|na verdade|aspetta|anzi|подождите|нет\s*[,.:!—]"
     r"|на самом деле|точнее)\b"
@@ -1167,7 +1225,7 @@ def _read_prose(text: str, options: _Options, place: bool = False) -> Reading:
     if repeated := _repeated_letter(text, options):
         return Reading(repeated, "letter")
     claims = [*_statements(text, options), *_implied(text, options), *_subjects(text, options)]
-    claims += [*_labels(text, options), *_ends(text, options)]
+    claims += [*_labels(text, options), *_verdicts(text, options), *_ends(text, options)]
     return _resolve(text, claims or list(_text_claim(text, options, place)))
 
 
@@ -1188,7 +1246,7 @@ _NAMES = (
 _ANSWER_TAG = re.compile(
     rf"[<\[]\s*(/?)\s*{_NAMES}\s*[>\]]|<\s*{_NAMES}\s*[:=]?\s*[\"']?([A-Za-z])[\"']?\s*/?>", re.I
 )
-_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{|<\|begin_of_box\|>")
+_BOX = re.compile(r"\\?\b(?:boxed|fbox|framebox)\s*\{|<\|begin_of_box\|>")
 _KEY = re.compile(
     r"[\"'“]\s*(?:final|correct|selected|predicted|chosen|my|best)?[ _-]?(?:answers?|results?"
     r"|choice|option|prediction|response|letter|selection)"
@@ -1245,8 +1303,8 @@ def _box_places(text: str) -> Iterator[_Place]:
 
 
 _VALUE = re.compile(
-    r"\[?\s*(?:\"((?:[^\"\\\n]|\\.){0,600})\"?|'([^'\n]{0,600})'?|“([^”\n]{0,600})"
-    r"|([^\s,}\]{\"'][^,}\]\n{]{0,99}))"
+    r"\[([^\]\n]{0,300})|\s*(?:\"((?:[^\"\\\n]|\\.){0,600})\"?|'([^'\n]{0,600})'?"
+    r"|“([^”\n]{0,600})|([^\s,}\]{\"'][^,}\]\n{]{0,99}))"
 )
 
 

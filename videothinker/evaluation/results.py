@@ -125,6 +125,7 @@ def statistics_of(records: Sequence[Record], name: str, roots: VideoRoot = "") -
         "cut_off_replies": sum(r.cut_off for r in records),
         "refused_replies": sum(r.refused for r in records),
         "unanswered_questions": sum(r.prediction is None and not r.error for r in records),
+        "not_scored": sum(r.outcome == "not scored" for r in records),
         "left_out_by_official_rule": sum(r.official_counted is False for r in records),
         "readings": {k: {"read": answers[k], "correct": correct[k]} for k in READINGS},
     }
@@ -520,7 +521,7 @@ def _table_row(record: Record, sample: Sample, labels: Mapping[str, str]) -> dic
         is_ours = column.of_row and name != "annotation"
         value = getattr(sample, name) if is_ours else values.get(name)
         if column.kind == "scores":
-            value = sorted(value.items())
+            value = sorted((value or {}).items())
         row[name] = None if column.kind == "readings" and not value else value
     return row
 

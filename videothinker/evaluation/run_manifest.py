@@ -12,7 +12,7 @@ import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -151,13 +151,14 @@ def model_identity(model: str) -> dict[str, Any]:
         cached = try_to_load_from_cache(model, "config.json")
     except (ImportError, ValueError):
         cached = None
-    is_file = isinstance(cached, str)
-    return {"name": model} | ({"revision": Path(cached).parent.name} if is_file else {})
+    if not isinstance(cached, str):
+        return {"name": model}
+    return {"name": model, "revision": Path(cached).parent.name}
 
 # %% ../../nbs/6_evaluation/37_run_manifest.ipynb #outm-031
 def protocol_entry(protocol: Any) -> dict[str, Any]:
     """A protocol in full, with its digest, so that a blank more in a prompt is seen."""
-    values = asdict(protocol) if is_dataclass(protocol) else dict(protocol)
+    values = dict(protocol) if isinstance(protocol, Mapping) else asdict(protocol)
     plain = json.loads(dumps(values))  # as it is read back: JSON has no tuples
     return {**plain, "digest": _digest_of(plain)}
 

@@ -137,13 +137,33 @@ def _sums(values: Sequence[float], clusters: Sequence[Hashable]) -> tuple[np.nda
     return np.bincount(places, values), np.bincount(places).astype(float)
 
 # %% ../../nbs/6_evaluation/02_statistics.ipynb #st-0371
-def _root(function: Callable[[float], float], outer: float, inner: float) -> float:
-    """Where `function` rises above 0 on the way from `outer` to `inner`; one of them if nowhere."""
+def _end(function: Callable[[float], float], mean: float, outer: float, step: float) -> float:
+    """Where `function` first falls below 0 on the way from `mean` to `outer`; else `outer`.
+
+    Parameters
+    ----------
+    function : chance of a hypothesis over the level; positive at the mean.
+    mean, outer : where the way begins and ends.
+    step : first step of the search, which grows; a function of a correlation that is not known
+        may rise again farther out, where all videos together look like outliers.
+    """
     from scipy.optimize import brentq
 
-    if function(outer) >= 0:
-        return outer
-    return float(brentq(function, outer, inner, xtol=1e-9)) if function(inner) > 0 else inner
+    inner, direction = mean, math.copysign(1.0, outer - mean)
+    while True:
+        point = inner + direction * step
+        if (point - outer) * direction >= 0:
+            point = outer
+        if function(point) < 0:
+            return float(brentq(function, point, inner, xtol=1e-9))
+        if point == outer:
+            return outer
+        inner, step = point, 1.3 * step
+
+
+def _first_step(variance: float, n: int) -> float:
+    """A third of a standard error of independent questions, and not less than 0.0001."""
+    return max(math.sqrt(variance / n) / 3, 1e-4)
 
 
 def _checked(values: Sequence[float], clusters: Sequence[Hashable]) -> list[float]:
@@ -222,8 +242,9 @@ def clustered_mean(
     def excess(accuracy: float) -> float:
         return chance(accuracy) - (1 - level) / 2
 
-    low = _root(excess, 1e-9, mean) if mean > 1e-9 else 0.0
-    high = _root(excess, 1 - 1e-9, mean) if mean < 1 - 1e-9 else 1.0
+    step = _first_step(math.fsum((value - mean) ** 2 for value in fractions) / n, n)
+    low = _end(excess, mean, 1e-9, step) if mean > 1e-9 else 0.0
+    high = _end(excess, mean, 1 - 1e-9, step) if mean < 1 - 1e-9 else 1.0
     return Estimate(mean, low if low > 1e-9 else 0.0, high if high < 1 - 1e-9 else 1.0, n, g)
 
 # %% ../../nbs/6_evaluation/02_statistics.ipynb #stat-064
@@ -299,9 +320,10 @@ def paired_difference(
     def excess(true: float) -> float:
         return chance(true) - (1 - level) / 2
 
-    # at the difference itself nothing may be left to vary: stay beside it
-    low = _root(excess, -1 + 1e-9, mean - 1e-9) if mean > -1 + 1e-8 else -1.0
-    high = _root(excess, 1 - 1e-9, mean + 1e-9) if mean < 1 - 1e-8 else 1.0
+    step = _first_step(math.fsum((d - mean) ** 2 for d in differences) / n, n)
+    # at the difference itself nothing may be left to vary: begin beside it
+    low = _end(excess, mean - 1e-9, -1 + 1e-9, step) if mean > -1 + 1e-8 else -1.0
+    high = _end(excess, mean + 1e-9, 1 - 1e-9, step) if mean < 1 - 1e-8 else 1.0
     return Estimate(mean, low if low > -1 + 1e-8 else -1.0, high if high < 1 - 1e-8 else 1.0, n, g)
 
 # %% ../../nbs/6_evaluation/02_statistics.ipynb #c13-052

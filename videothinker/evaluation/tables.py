@@ -179,10 +179,12 @@ class Table:
         return f"{title}\n\n" + "\n".join(lines) + "\n" + (f"{notes}\n" if notes else "")
 
     def latex(self) -> str:
-        """The table as a `table` environment; needs `\\usepackage{booktabs}`."""
+        """The table as an environment, over two columns of text where it is wide; needs
+        `\\usepackage{booktabs}`."""
         width = len(self.labels) + len(self.columns)
+        environment = "table*" if len(self.columns) > 5 else "table"
         lines = [
-            r"\begin{table}[t]",
+            rf"\begin{{{environment}}}[t]",
             r"\centering\small",
             rf"\caption{{{escape_latex(self.title)}}}",
             rf"\label{{tab:{re.sub('[^A-Za-z0-9-]', '-', self.name)}}}",
@@ -201,7 +203,7 @@ class Table:
                 lines.append(_latex_row([*labels, *map(_latex_cell, row.cells)]))
         lines += [r"\bottomrule", r"\end{tabular}"]
         lines += [rf"\par\footnotesize {escape_latex(note)}" for note in self.notes]
-        return "\n".join([*lines, r"\end{table}"]) + "\n"
+        return "\n".join([*lines, rf"\end{{{environment}}}"]) + "\n"
 
     def _titled_columns(self) -> list[str]:
         """Heads of the columns; one that stands twice has the name of its group."""
@@ -456,7 +458,8 @@ def _without_model(runs: Sequence[Run], benchmarks: Sequence[str]) -> list[Row]:
         rows.append(Row((name,), tuple(Cell(_percent(known.get(b))) for b in benchmarks), section))
     counts = []
     for benchmark in benchmarks:
-        sizes = {run.own.get("n") for run in runs if run.benchmark == benchmark} - {None}
+        here = (run for run in runs if run.benchmark == benchmark)
+        sizes = {int(run.own["n"]) for run in here if run.own.get("n")}
         counts.append(Cell(text="/".join(map(str, sorted(sizes))) or ABSENT))
     return [*rows, Row(("questions",), tuple(counts), section)]
 
@@ -765,7 +768,7 @@ def trace_table(runs: Sequence[Run]) -> Table:
     return table
 
 # %% ../../nbs/6_evaluation/34_tables.ipynb #outt-061
-_UNREAD = OUTCOMES[2:]  # unread, cut off, refused, failed
+_UNREAD = OUTCOMES[2:]  # neither right nor wrong
 
 
 def reading_table(runs: Sequence[Run]) -> Table:
@@ -837,6 +840,11 @@ def caveat_table(runs: Sequence[Run]) -> Table:
         cells += [_count(seen.get("why"), seen), _without(seen)]
         table.rows.append(Row((run.model, run.benchmark, run.column), tuple(cells)))
     table.notes = [f"{ABSENT}: not looked for. No row is left out of the other tables."]
+    faults: dict[str, None] = {}
+    for run in runs:
+        for row in (run.more.get("label_faults") or {}).get("rows") or ():
+            faults[f"label of {run.benchmark}, {row['id']}: {row['fault']}"] = None
+    table.notes += faults
     return table
 
 

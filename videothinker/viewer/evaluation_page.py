@@ -9,6 +9,7 @@ import html
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,7 +187,7 @@ def _predicted(record: Record, limit: int) -> list[Segment]:
     """The segments that a reply names: those of its trace, else its windows if it was graded by
     them."""
     segments = parse_trace(record.text).segments
-    if segments or not record.segments or not any(map(str.isdigit, record.text)):
+    if segments or not record.segments or not re.search(r"\d", record.text):
         return segments
     return read_windows(record.text[:limit])
 
@@ -253,7 +254,7 @@ def _data_block(name: str, data: Any) -> str:
 
 def table_html(table: Table) -> str:
     """A table of an evaluation as HTML, with its notes."""
-    rows = []
+    rows: list[list[Any]] = []
     for section, members in table.sections:
         blank = [""] * (len(table.labels) + len(table.columns) - 1)
         rows += [[section, *blank]] if section else []
