@@ -111,7 +111,7 @@ def accuracies(design: Design, draws: int, seed: int) -> list[list[float]]:
         right = rng.binomial(sizes, rates(rng, truth, rho, (draws, videos)))
         ours = not_rejected(right, sizes, truth)
         for i in range(INTERVALS_FORMED):
-            interval = clustered_mean(*expand(right[i], sizes))
+            interval = clustered_mean(*expand(right[i].tolist(), sizes.tolist()))
             FORMED.append((interval.low <= truth <= interval.high) == ours[i])
         for row, holds in zip(coverage, (ours, *others(right, sizes, truth)), strict=True):
             row.append(float(holds.mean()))

@@ -16,12 +16,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from videothinker.commands.main import main
+from videothinker.evaluation.comparison import compare_records
 from videothinker.evaluation.evaluate import Column, evaluate, evaluate_column, rows_alone
 from videothinker.evaluation.questions import FrameSource, Question, make_questions
 from videothinker.evaluation.records import (
     STRICT,
     Record,
-    compare_runs,
     records_by_id,
     summarise,
     summary_line,
@@ -174,7 +174,7 @@ def test_the_clip_bounds_times_where_the_row_does_not() -> None:
 
 def test_a_comparison_of_one_video_has_no_interval() -> None:
     records = [replace(r, video_id="v") for r in records_of(["<answer>B</answer>", "A"])]
-    difference = compare_runs(records, records)
+    difference = compare_records(records, records)
     assert (difference["ci_low"], difference["ci_high"]) == (None, None)
 
 

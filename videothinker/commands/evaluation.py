@@ -315,7 +315,7 @@ def run_eval(args: argparse.Namespace, load: Callable[..., tuple[Any, Any]] | No
                 print(f"  {error}")
     finally:
         engine.close()
-    write_overview(args.out, FrameReader(roots, args.cache, args.timeout))
+    write_overview(args.out, FrameReader(roots, args.cache, args.timeout), args.baseline)
     if failed:
         raise InputError(f"{len(failed)} of {len(columns)} columns failed; first {failed[0]}")
 
@@ -365,13 +365,14 @@ def _note_precision(manifest: Path, engine: Any) -> None:
     write_json(manifest, values)
 
 
-def write_overview(out: str | Path, reader: FrameReader | None = None) -> None:
+def write_overview(out: str | Path, reader: FrameReader | None = None, baseline: str = "") -> None:
     """Write what is about all models below a folder: `tables.md`, `tables.tex`, `report.html`.
 
     Parameters
     ----------
     out : the folder.
     reader : of the videos, for pictures on the page; None for a page without.
+    baseline : name of the model that the others are compared with; "" for the first.
     """
     from videothinker.evaluation.tables import (
         all_tables,
@@ -386,7 +387,7 @@ def write_overview(out: str | Path, reader: FrameReader | None = None) -> None:
     )
 
     runs = collect_runs(out)
-    tables = all_tables(runs, published_figures())
+    tables = all_tables(runs, published_figures(), baseline)
     write_tables(out, tables)
     pages = page_runs(runs, frames_again(reader) if reader else None)
     write_evaluation_page(Path(out) / "report.html", pages, tables=tables)
@@ -534,6 +535,9 @@ def add_evaluation_command(command: Any) -> None:
     group = add_model_flags(parser, "folder or hub name", required=True)
     add_device(group)
     group.add_argument("--name", help="of the model in folders and tables (default: from --model)")
+    group.add_argument(
+        "--baseline", default="", help="model in OUT that tables compare with (default: the first)"
+    )
     add_data_flags(parser, "folder for answers, figures and tables")
     add_question_flags(parser)
     engine = parser.add_argument_group("who answers")

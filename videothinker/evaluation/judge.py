@@ -614,7 +614,7 @@ class Answered(NamedTuple):
     sample: Sample
     reply: str
     right: bool | None = None
-    index: int = 0
+    sample_index: int = 0
 
 
 NOT_MARKED = "this kind of question is not marked"

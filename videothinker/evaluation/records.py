@@ -14,7 +14,7 @@ from ..answers import is_correct
 from .benchmarks import Protocol, rule_of, windows_of
 from .official_rules import OfficialReading, counts_missing
 from .reply_reading import is_refusal, read_reply
-from .statistics import clustered_mean, paired_difference
+from .statistics import clustered_mean
 from .temporal_iou import grounding_scores
 from .trace_statistics import mean_statistics, trace_statistics
 from .video_engine import Reply
@@ -25,7 +25,7 @@ from ..trace import parse_trace, predicted_letter, time_problems, trace_problems
 
 # %% auto #0
 __all__ = ['GROUNDING', 'OPEN_ENDED', 'STRICT', 'READINGS', 'OUTCOMES', 'select_questions', 'Record', 'records_by_id',
-           'read_records', 'summarise', 'summary_line', 'error_line', 'compare_runs']
+           'read_records', 'summarise', 'summary_line', 'error_line']
 
 # %% ../../nbs/6_evaluation/03_records.ipynb #rec-042
 def select_questions(rows: Sequence[Sample]) -> tuple[list[Sample], list[str]]:
@@ -479,54 +479,3 @@ def error_line(records: Sequence[Record]) -> str:
     n = len(failed)
     what = "1 question counts" if n == 1 else f"{n} questions count"
     return f"{what} as wrong that could not be asked; first {failed[0].id}: {failed[0].error}"
-
-# %% ../../nbs/6_evaluation/03_records.ipynb #c14-032
-def _metric(record: Record, metric: str) -> float | None:
-    """One number of a record by its name in a summary; None if the record has none."""
-    of_all = {
-        "accuracy": record.correct,
-        "format_rate": record.formatted,
-        "times_valid": record.times_valid,
-    }
-    return float(of_all[metric]) if metric in of_all else record.segments.get(metric)
-
-
-def compare_runs(
-    a: Sequence[Record], b: Sequence[Record], metric: str = "accuracy"
-) -> dict[str, Any]:
-    """Paired difference a − b on the same questions, with a 95 % interval clustered by video.
-
-    Parameters
-    ----------
-    a, b : records of the same questions in the same order.
-    metric : `accuracy`, `format_rate`, `times_valid`, or one of the scores in `Record.segments`
-        (over the questions that have it).
-
-    Returns
-    -------
-    `metric`, `difference`, `ci_low`, `ci_high` (None with a single video), `n`, `clusters`.
-
-    Raises
-    ------
-    ValueError : when the questions differ, or none has the metric.
-    """
-    if [r.id for r in a] != [r.id for r in b]:
-        raise ValueError("paired comparison needs the same questions in the same order")
-    pairs = [
-        (_metric(x, metric), _metric(y, metric), x.video_id) for x, y in zip(a, b, strict=True)
-    ]
-    both = [(x, y, video) for x, y, video in pairs if x is not None and y is not None]
-    if not both:
-        raise ValueError(f"no question has {metric!r} on both sides")
-    difference = paired_difference(
-        [x for x, _, _ in both], [y for _, y, _ in both], [video for _, _, video in both]
-    )
-    low, high = difference.bounds
-    return {
-        "metric": metric,
-        "difference": difference.mean,
-        "ci_low": low,
-        "ci_high": high,
-        "n": difference.n,
-        "clusters": difference.clusters,
-    }

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..claims import claim_folder, weights_digest
 from ..configs import model_path
-from ..evaluation.records import compare_runs, read_records
+from ..evaluation.comparison import compare_records
+from ..evaluation.records import read_records
 from ..json_files import read_json, write_json
 from ..schema import Sample, read_captions, read_rows, video_of, write_rows
 from ..synthesis.hindsight_curation import curate
@@ -308,7 +309,7 @@ def paired_differences(out: Path) -> list[dict[str, Any]]:
             ids = sorted(records_a)
             pair = [records_a[i] for i in ids], [records_b[i] for i in ids]
             for metric in metrics:
-                rows.append({"a": a, "b": b, "split": split} | compare_runs(*pair, metric))
+                rows.append({"a": a, "b": b, "split": split} | compare_records(*pair, metric))
     return rows
 
 # %% ../../nbs/8_toy/06_demo.ipynb #c18-024
