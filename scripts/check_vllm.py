@@ -44,9 +44,9 @@ def main() -> None:
     from videothinker.model.qwen import family_of, load_model
     from videothinker.model.shared_prefix import prompt_positions
     from videothinker.model.vision_cache import with_features
+    from videothinker.model.vllm_input import engine_input, engine_sampling, wire_features
     from videothinker.toy.base import Task, encode_task
     from videothinker.toy.world import draw_scene
-    from videothinker.model.vllm_input import engine_input, engine_sampling, wire_features
 
     model, processor = load_model(Path(__file__).parent.parent / "data" / "tiny-base", "float32")
     family = family_of(model, processor)

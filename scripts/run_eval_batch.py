@@ -4,8 +4,8 @@
         --data data/eval/*/*.jsonl --videos /videos [--controls and other flags of `eval`]
 
 Each model is loaded once. The results of a file of questions are in OUT/MODEL/NAME-OF-THE-FILE, and
-the tables over all of them in OUT. A pair that fails (a missing file, say) is reported, the others still run, and the exit code is 1. Killed
-and started again, it goes on where it was.
+the tables over all of them in OUT. A pair that fails (a missing file, say) is reported, the others
+still run, and the exit code is 1. Killed and started again, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from videothinker.claims import claim_output
+from videothinker.commands.evaluation import run_eval
 from videothinker.commands.main import (
     INTERRUPTED,
     STOPPED,
@@ -24,7 +25,6 @@ from videothinker.commands.main import (
     build_parser,
     user_message,
 )
-from videothinker.commands.evaluation import run_eval
 from videothinker.files import check_writable
 
 

@@ -27,7 +27,6 @@ from videothinker.trace import (
     parse_range,
     parse_time,
     parse_trace,
-    predicted_letter,
     render_trace,
     stated_letters,
     structure_problems,

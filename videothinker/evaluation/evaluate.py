@@ -237,8 +237,9 @@ def evaluate_column(
     What `summary.json` holds: condition → summary (see `summarise`); `chance` and `most_frequent`,
     the accuracies of guessing and of always giving the most frequent letter; `unasked`,
     `label_faults` and `contamination`: what the score is about (see the chapter on coverage);
-    `trivial`, the scores of windows that look at nothing; `judge`, what a judge marked. The summary of the own clips also has
-    `captions` (see `caption_scores`), and `samples`, pass@k and maj@k of several replies.
+    `trivial`, the scores of windows that look at nothing; `judge`, what a judge marked. The summary
+    of the own clips also has `captions` (see `caption_scores`), and `samples`, pass@k and maj@k of
+    several replies.
 
     Raises
     ------

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ..files import InputError
 from ..schema import Sample, sample_id
-from ..synthesis.engine import Engine, FunctionEngine, Request, chat, no_answer_reason
+from ..synthesis.engine import Engine, Request, chat, no_answer_reason
 from ..synthesis.server_replies import spoken, whole_text
 
 # %% auto #0

@@ -27,7 +27,7 @@ from ..parallel import Job, Result, cores
 from ..schema import Sample, control_tokens
 from ..synthesis.engine import SMALL_CONTEXT, Answer, Message, Request
 from ..synthesis.openai_engine import OpenAIEngine
-from ..video.frames import Frames, Sampling
+from ..video.frames import Frames
 
 # %% auto #0
 __all__ = ['SEND', 'VIDEO_QUALITY', 'encode_image', 'data_url', 'time_text', 'frame_parts', 'video_fields', 'served_request',
@@ -85,7 +85,7 @@ def frame_parts(
     jpeg_quality : as for `encode_image`; a `video` is of JPEGs always.
     """
     if send == "images":
-        parts = []
+        parts: list[dict[str, Any]] = []
         for pixels, seconds in zip(frames.pixels, frames.times.tolist(), strict=True):
             url = data_url(pixels, jpeg_quality)
             parts.append({"type": "text", "text": time_text(seconds)})

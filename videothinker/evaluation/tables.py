@@ -840,11 +840,11 @@ def caveat_table(runs: Sequence[Run]) -> Table:
         cells += [_count(seen.get("why"), seen), _without(seen)]
         table.rows.append(Row((run.model, run.benchmark, run.column), tuple(cells)))
     table.notes = [f"{ABSENT}: not looked for. No row is left out of the other tables."]
-    faults: dict[str, None] = {}
+    known: dict[str, None] = {}
     for run in runs:
         for row in (run.more.get("label_faults") or {}).get("rows") or ():
-            faults[f"label of {run.benchmark}, {row['id']}: {row['fault']}"] = None
-    table.notes += faults
+            known[f"label of {run.benchmark}, {row['id']}: {row['fault']}"] = None
+    table.notes += known
     return table
 
 

@@ -18,8 +18,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..yaml_files import read_yaml, unknown_name, value_problem
-
 from ..claims import claim_folder, claim_output, weights_digest
 from ..configs import config_file, model_path
 from ..data.rowfiles import usable_rows
@@ -31,6 +29,7 @@ from .ranks import ranks
 from .rewards import reward_problem, rewards_by_name
 from .trainer_fields import check_values
 from ..video.frames import Sampling
+from ..yaml_files import read_yaml, unknown_name, value_problem
 
 if TYPE_CHECKING:
     from videothinker.model.encoder import EncoderOptions

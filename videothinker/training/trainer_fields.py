@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from ..yaml_files import unknown_name, value_problem
-
 from ..files import InputError
+from ..yaml_files import unknown_name, value_problem
 
 # %% auto #0
 __all__ = ['ABOVE_ZERO', 'NOT_NEGATIVE', 'SEED', 'FROM_0_BELOW_1', 'RANGES', 'IGNORED', 'IGNORED_BY_SFT', 'IGNORED_BY_GRPO',

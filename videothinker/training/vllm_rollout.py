@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from ..model.vllm_input import engine_input, engine_sampling, wire_features
 
 from ..files import InputError, MissingLibrary
 from ..model.encoder import Prompt
@@ -18,6 +17,7 @@ from ..model.generate import Completion, Decoding, drawn_logps, ending
 from ..model.qwen import Family
 from ..model.shared_prefix import plain_model
 from ..model.vision_cache import with_features
+from ..model.vllm_input import engine_input, engine_sampling, wire_features
 from ..parallel import ordered_map
 from .losses import sampling_weights
 from .ranks import ranks
