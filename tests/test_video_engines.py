@@ -509,7 +509,12 @@ def cluster() -> Iterator[Any]:
     from videothinker.evaluation.ray_engine import _connect
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    _connect(ray, "local", 4)
+    try:
+        _connect(ray, "local", 8)
+    except Exception as error:  # Ray allows itself 15 s to start
+        if "timed out" not in str(error) or os.environ.get("CI") == "true":
+            raise
+        pytest.skip("this machine is too busy for Ray to start in its own time")
     yield ray
     ray.shutdown()
 
@@ -579,10 +584,9 @@ def test_workers_with_a_model_say_what_the_local_engine_says(cluster: Any, world
 
 
 def test_an_evaluation_killed_under_three_engines_leaves_the_same_files(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The quick form of scripts/try_eval_kills.py: hf, openai and ray, each killed once."""
-    pytest.importorskip("ray", reason="Ray is for Linux here")
     kills = load_script("try_eval_kills")
     found = kills.main([str(tmp_path), "--kills", "3", "--questions", "24"])
     said = capsys.readouterr().out
