@@ -3,9 +3,10 @@
     python scripts/run_eval_batch.py --models runs/sft/model runs/grpo/model --out runs/eval \\
         --data data/eval/*/*.jsonl --videos /videos [--controls and other flags of `eval`]
 
-Each model is loaded once. The results of a file of questions are in OUT/MODEL/NAME-OF-THE-FILE, and
-the tables over all of them in OUT. A pair that fails (a missing file, say) is reported, the others
-still run, and the exit code is 1. Killed and started again, it goes on where it was.
+Each model is loaded once. The results of a file of questions are in OUT/MODEL/NAME-OF-THE-FILE (or
+of the benchmark, with --benchmarks), and the tables over all of them in OUT. A pair that fails (a
+missing file, say) is reported, the others still run, and the exit code is 1. Killed and started
+again, it goes on where it was.
 """
 
 from __future__ import annotations

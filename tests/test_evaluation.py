@@ -232,9 +232,9 @@ def run_eval(folder: Path, rows: Sequence[Sample], *flags: str) -> int:
     return 0
 
 
-def column(folder: Path) -> Path:
+def column(folder: Path, name: str = "house") -> Path:
     """Where `run_eval` leaves what came out."""
-    return folder / "out" / "tiny-base" / "rows" / "house"
+    return folder / "out" / "tiny-base" / "rows" / name
 
 
 def test_one_bad_row_never_ends_an_evaluation(
@@ -286,7 +286,7 @@ def test_cut_off_replies_are_in_every_file(
     assert run_eval(tmp_path, [row("a"), row("b"), row("c")], "--reading", "strict") == 0
     line = capsys.readouterr().out
     assert "2 unread, 1 cut off, read by strict 0.0, reader 66.7" in line
-    out = column(tmp_path)
+    out = column(tmp_path, "house,strict")
     assert read_json(out / "summary.json")["own"]["cut_off"] == pytest.approx(1 / 3)
     stats = read_json(out / "Stats-tiny-base.json")
     assert (stats["cut_off_replies"], stats["unanswered_questions"]) == (1, 3)
@@ -384,6 +384,77 @@ def test_a_model_that_cannot_be_loaded_leaves_the_folder_free(
         assert run_eval(tmp_path, [row("a"), row("b")]) == 2
     assert not list((tmp_path / "out").rglob("manifest.json"))
     assert run_eval(tmp_path, [row("a"), row("b")], "--max-new-tokens", "7") == 0
+
+
+def test_a_start_that_fails_removes_nothing(script: Script, tmp_path: Path) -> None:
+    trained = tmp_path / "out" / "tiny-base" / "model"
+    trained.mkdir(parents=True)
+    (trained / "model.safetensors").write_bytes(b"hours of work")
+    assert run_eval(tmp_path, [row("a"), row("b")]) == 2  # the name is a training run's
+    assert (trained / "model.safetensors").read_bytes() == b"hours of work"
+    assert run_eval(tmp_path, [row("a")], "--name", "fresh", "--engine", "openai") == 2  # no --url
+    assert not (tmp_path / "out" / "fresh").exists()
+    assert run_eval(tmp_path, [row("a"), row("b")], "--name", "fresh") == 0
+
+
+def test_what_flags_change_in_a_protocol_stands_in_the_column(
+    script: Script, tmp_path: Path
+) -> None:
+    flags = ["--temperature", "1", "--reading", "strict", "--style", "short"]
+    assert run_eval(tmp_path, [row("a"), row("b")], *flags) == 0
+    names = [p.parent.name for p in (tmp_path / "out").rglob("summary.json")]
+    assert names == ["house,T=1,strict,short"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--samples", "2"], "give --temperature"),
+        (["--temperature", "nan"], "must be 0 or more"),
+        (["--temperature", "-1"], "must be 0 or more"),
+        (["--judge-url", "http://localhost:1/v1"], "--judge-url needs --judge-model"),
+        (["--frames", "8", "8"], "two columns are called rows/house-8"),
+        (["--protocol", "official"], "has no protocol 'official'; it has house"),
+    ],
+)
+def test_wrong_flags_leave_no_folder(
+    script: Script,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    says: str,
+) -> None:
+    assert run_eval(tmp_path, [row("a"), row("b")], *flags) == 2
+    assert says in capsys.readouterr().err and script.loaded == 0
+    assert not list((tmp_path / "out").rglob("manifest.json"))
+
+
+def test_the_answers_of_two_served_models_are_not_mixed(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    from videothinker.evaluation import served_engine
+
+    monkeypatch.setattr(served_engine, "ServedEngine", lambda *_, **__: script)
+    served = ["--engine", "openai", "--url", "http://localhost:1/v1"]
+    assert run_eval(tmp_path, [row("a"), row("b")], *served, "--served-model", "A") == 0
+    assert run_eval(tmp_path, [row("a"), row("b")], *served, "--served-model", "B") == 2
+    assert "holds answers with served_model 'A', not 'B'" in capsys.readouterr().err
+    assert run_eval(tmp_path, [row("a"), row("b")]) == 0  # here: the same model, another engine
+    starts = read_json(tmp_path / "out" / "tiny-base" / "manifest.json")["starts"]
+    assert [start["engine"] for start in starts] == ["openai", "hf"]
+
+
+def test_two_columns_of_other_protocols_are_not_compared(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, frames in (("A", "4"), ("B", "8")):
+        assert run_eval(tmp_path, [row("a"), row("b")], "--name", name, "--frames", frames) == 0
+    with pytest.raises(SystemExit):
+        main(["compare", str(tmp_path / "out" / "A"), str(tmp_path / "out" / "B")])
+    assert "have no benchmark and column in common" in capsys.readouterr().err
+    results = next((tmp_path / "out" / "B").rglob("Results-B.json"))
+    main(["compare", str(tmp_path / "out" / "A"), str(results)])
+    assert "results: +0.0" in capsys.readouterr().out
 
 
 def test_a_clip_that_vanishes_before_a_control_is_forced_is_left_as_it_is(

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from videothinker.video.frame_reader import FrameReader
 
 # %% auto #0
-__all__ = ['ENGINES', 'house_settings', 'house_protocols', 'benchmark_columns', 'asked_columns', 'open_engine', 'open_judge',
-           'run_eval', 'write_overview', 'run_export', 'records_of', 'run_compare', 'add_question_flags',
-           'add_evaluation_command', 'add_export_command', 'add_compare_command', 'add_evaluation_commands']
+__all__ = ['ENGINES', 'house_settings', 'house_protocols', 'benchmark_columns', 'asked_columns', 'check_column', 'open_engine',
+           'open_judge', 'run_eval', 'write_overview', 'run_export', 'records_of', 'run_compare', 'temperature',
+           'count', 'add_question_flags', 'add_evaluation_command', 'add_export_command', 'add_compare_command',
+           'add_evaluation_commands']
 
 # %% ../../nbs/9_commands/03_evaluation.ipynb #cev-006
 ENGINES = ("hf", "openai", "vllm", "ray")
@@ -113,9 +114,10 @@ def benchmark_columns(
             if variant.summary:
                 missing["summary"] = sum(not summary_of(s) for s in samples)
             n_frames = variant.sampling.n_frames if variant.sampling else None
+            own = benchmark.protocols[name]
             yield Column(
                 benchmark,
-                column_name(variant, n_frames, missing),
+                column_name(variant, n_frames, missing) + _changed_name(variant, own, args),
                 samples,
                 variant,
                 _conditions(args),
@@ -138,12 +140,29 @@ def _with_flags(protocol: Protocol, args: argparse.Namespace) -> Protocol:
     return replace(protocol, **changes)
 
 
+def _changed_name(asked: Protocol, own: Protocol, args: argparse.Namespace) -> str:
+    """What flags have changed in a protocol, for the name of its column: ",T=1,strict".
+
+    The length limit is part of an official protocol; in `house` it is a matter of the model.
+    """
+    changes = []
+    if asked.temperature != own.temperature:
+        changes.append(f"T={asked.temperature:g}")
+    if asked.reading != own.reading:
+        changes.append(asked.reading)
+    if asked.max_new_tokens != own.max_new_tokens and own.name == "official":
+        changes.append(f"tokens={asked.max_new_tokens}")
+    if args.style and own.name == "house":
+        changes.append(args.style)
+    return "".join(f",{change}" for change in changes)
+
+
 def _conditions(args: argparse.Namespace) -> tuple[str, ...]:
     from videothinker.evaluation.questions import CONDITIONS
 
     if args.controls is None:
         return CONDITIONS[:1]
-    return ("own", *(args.controls or CONDITIONS[1:]))
+    return ("own", *(dict.fromkeys(args.controls) or CONDITIONS[1:]))
 
 # %% ../../nbs/9_commands/03_evaluation.ipynb #cev-007
 def asked_columns(args: argparse.Namespace, rows: Sequence[Sample]) -> list[Column]:
@@ -156,7 +175,8 @@ def asked_columns(args: argparse.Namespace, rows: Sequence[Sample]) -> list[Colu
 
     Raises
     ------
-    InputError : a benchmark has no row among them; two rows have one id.
+    InputError : a benchmark has no row among them; two rows have one id; two columns one name; a
+        protocol cannot be asked or read in the way that is wanted.
     """
     from videothinker.evaluation.benchmarks import benchmark_rows, get_benchmark
     from videothinker.evaluation.evaluate import rows_alone
@@ -182,7 +202,39 @@ def asked_columns(args: argparse.Namespace, rows: Sequence[Sample]) -> list[Colu
         if "other_video" in _conditions(args):
             another_clip(samples)
         columns += benchmark_columns(benchmark, samples, args, settings)
+    names = [f"{column.benchmark.name}/{column.name}" for column in columns]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise InputError(
+            f"two columns are called {repeated[0]}; give each benchmark and number of frames once, "
+            "and a file of your own a `name` of its own"
+        )
+    for column in columns:
+        check_column(column)
     return columns
+
+
+def check_column(column: Column) -> None:
+    """Refuse what could not be asked or read, before a model is loaded.
+
+    Raises
+    ------
+    InputError : several replies to a greedy question; the benchmark's own reading without its rule;
+        a rule that is not there.
+    """
+    from videothinker.evaluation.benchmarks import rule_of
+
+    protocol, name = column.protocol, column.benchmark.name
+    if column.n > 1 and not protocol.temperature:
+        raise InputError(
+            f"{name}, {column.name} is greedy: {column.n} replies to a question would be the same; "
+            "give --temperature"
+        )
+    rule = rule_of(protocol)
+    choices = any(sample.options for sample in column.samples)
+    if protocol.reading == "official" and rule is None and choices:
+        raise InputError(
+            f"{name}, {column.name}: reading 'official' needs a rule, and the protocol names none"
+        )
 
 # %% ../../nbs/9_commands/03_evaluation.ipynb #cev-009
 def open_engine(
@@ -297,10 +349,10 @@ def run_eval(args: argparse.Namespace, load: Callable[..., tuple[Any, Any]] | No
     name = args.name or model_name(model_path(args.model))
     folder = Path(args.out) / name
     failed: list[str] = []
+    judge = open_judge(args)
     with _described(args, folder, columns) as manifest:
         engine = open_engine(args, roots, load)
         _note_precision(manifest, engine)
-    judge = open_judge(args)
     try:
         for column in columns:
             if len(columns) > 1:
@@ -336,23 +388,63 @@ def _described(args: argparse.Namespace, folder: Path, columns: Sequence[Column]
 
     path = folder / "manifest.json"
     before = path.read_bytes() if path.exists() else None
+    if before is None and folder.exists() and any(folder.iterdir()):
+        raise InputError(
+            f"{folder} holds something else than an evaluation; choose another --out, or a --name"
+        )
     manifest = run_manifest(
         model_path(args.model),
         {f"{c.benchmark.name}/{c.name}": c.protocol for c in columns},
         {c.benchmark.name: c.samples for c in columns},
         video_roots(args.videos) if args.digests else "",
         {"samples": args.samples},
+        args.revision,
     )
-    start = start_entry(args.engine, batch_size=args.batch_size, device=args.device or "")
+    start = start_entry(args.engine, device=args.device or "", **_engine_facts(args))
+    if before is not None:
+        _check_served(path, start)
     write_manifest(path, manifest, start)
     try:
         yield path
-    except BaseException:
-        if before is None:
-            shutil.rmtree(folder)
-        else:
+    except BaseException:  # a start that came to nothing leaves the folder as it was
+        if before is not None:
             path.write_bytes(before)
+        else:
+            path.unlink()
+            with suppress(OSError):  # what is not empty is not ours to remove
+                folder.rmdir()
         raise
+
+
+def _engine_facts(args: argparse.Namespace) -> dict[str, Any]:
+    """What the manifest says of who answers and who judges, by engine."""
+    facts: dict[str, Any] = {}
+    if args.engine == "openai":
+        facts = {"served_model": args.served_model or args.model, "send": args.send}
+        facts |= {"url": args.url or ""}
+    elif args.engine in ("hf", "ray"):
+        facts = {"batch_size": args.batch_size}
+    if args.judge_url:
+        facts |= {"judge": args.judge_model, "judge_url": args.judge_url}
+    return facts
+
+
+def _check_served(manifest: Path, start: Mapping[str, Any]) -> None:
+    """Refuse to mix the answers of two served models, or of two ways to send frames.
+
+    Raises
+    ------
+    InputError : names what was served before.
+    """
+    for earlier in read_json(manifest).get("starts", []):
+        if earlier.get("engine") != "openai" or start["engine"] != "openai":
+            continue
+        for name in ("served_model", "send"):
+            if earlier.get(name) != start[name]:
+                raise InputError(
+                    f"{manifest.parent} holds answers with {name} {earlier.get(name)!r}, not "
+                    f"{start[name]!r}; choose another --out, or a --name"
+                )
 
 
 def _note_precision(manifest: Path, engine: Any) -> None:
@@ -436,6 +528,8 @@ def records_of(place: str | Path) -> dict[str, list[Any]]:
     from videothinker.evaluation.results import read_results
 
     path = Path(place)
+    if not path.exists():
+        raise InputError(f"{place}: there is no such file or folder")
     if path.is_file():
         return {"results": list(read_results(path))}
     journals = sorted(path.glob("*/*/own.jsonl"))
@@ -459,8 +553,9 @@ def run_compare(args: argparse.Namespace) -> None:
     from videothinker.evaluation.comparison import compare_records, holm
 
     first, second = records_of(args.first), records_of(args.second)
-    if len(first) == len(second) == 1:  # a file of results has no name of a benchmark
-        second = dict.fromkeys(first, next(iter(second.values())))
+    if len(first) == len(second) == 1 and "results" in (*first, *second):
+        first = {"results": next(iter(first.values()))}  # a file has no name of a benchmark
+        second = {"results": next(iter(second.values()))}
     shared = [name for name in first if name in second]
     if not shared:
         raise InputError(f"{args.first} and {args.second} have no benchmark and column in common")
@@ -483,8 +578,24 @@ def run_compare(args: argparse.Namespace) -> None:
         )
 
 # %% ../../nbs/9_commands/03_evaluation.ipynb #cev-013
-def add_question_flags(parser: argparse.ArgumentParser) -> None:
-    """What is asked: benchmarks, protocol, frames, controls, prompt, decoding."""
+def temperature(text: str) -> float:
+    """The value of `--temperature`: 0 or more."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number that may be 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {text}")
+    return value
+
+
+def add_question_flags(parser: argparse.ArgumentParser) -> Any:
+    """What is asked: benchmarks, protocol, frames, prompt, decoding."""
     asking = parser.add_argument_group("what is asked")
     asking.add_argument(
         "--benchmarks",
@@ -502,12 +613,6 @@ def add_question_flags(parser: argparse.ArgumentParser) -> None:
         "--frames", nargs="+", type=positive, default=[], help="of house columns, such as 16 32 64"
     )
     asking.add_argument(
-        "--controls",
-        nargs="*",
-        choices=("no_video", "other_video", "shuffled_frames"),
-        help="also under these conditions; without a name under all three",
-    )
-    asking.add_argument(
         "--style",
         help="prompt style of house, such as video-thinker-official (default: the saved one)",
     )
@@ -516,17 +621,11 @@ def add_question_flags(parser: argparse.ArgumentParser) -> None:
         choices=("strict", "reader", "official"),
         help="by which accuracy counts (default: the protocol's); all three are always shown",
     )
-    asking.add_argument("--samples", type=positive, default=1, help="replies to each question")
-    asking.add_argument("--temperature", type=float, help="in place of the protocol's")
+    asking.add_argument("--temperature", type=temperature, help="in place of the protocol's")
     asking.add_argument(
         "--max-new-tokens", type=positive, help="length limit of a reply (default: the protocol's)"
     )
-    asking.add_argument(
-        "--training", nargs="+", metavar="FILE", help="rows the model was trained on: contamination"
-    )
-    asking.add_argument(
-        "--digests", action="store_true", help="put a digest of every video into the manifest"
-    )
+    return asking
 
 
 def add_evaluation_command(command: Any) -> None:
@@ -539,7 +638,20 @@ def add_evaluation_command(command: Any) -> None:
         "--baseline", default="", help="model in OUT that tables compare with (default: the first)"
     )
     add_data_flags(parser, "folder for answers, figures and tables")
-    add_question_flags(parser)
+    asking = add_question_flags(parser)
+    asking.add_argument(
+        "--controls",
+        nargs="*",
+        choices=("no_video", "other_video", "shuffled_frames"),
+        help="also under these conditions; without a name under all three",
+    )
+    asking.add_argument("--samples", type=positive, default=1, help="replies to each question")
+    asking.add_argument(
+        "--training", nargs="+", metavar="FILE", help="rows the model was trained on: contamination"
+    )
+    asking.add_argument(
+        "--digests", action="store_true", help="put a digest of every video into the manifest"
+    )
     engine = parser.add_argument_group("who answers")
     engine.add_argument(
         "--engine", choices=ENGINES, default="hf", help="default: hf, in this process"
@@ -551,9 +663,9 @@ def add_evaluation_command(command: Any) -> None:
     engine.add_argument("--served-model", help="the model's name there (default: --model)")
     engine.add_argument(
         "--send",
-        choices=("images", "video"),
+        choices=("images", "video", "frame-list"),
         default="images",
-        help="frames as images or as one video",
+        help="frames as images, as one video (vLLM), or as a list (Qwen's own service)",
     )
     engine.add_argument("--concurrency", type=positive, default=8, help="requests at a time")
     engine.add_argument(
@@ -578,17 +690,17 @@ def add_evaluation_command(command: Any) -> None:
         "--ray-model", choices=("hf", "vllm"), default="hf", help="a worker's engine"
     )
     engine.add_argument(
-        "--ray-workers", type=int, default=0, help="how many; 0: as many as there is room for"
+        "--ray-workers", type=count, default=0, help="how many; 0: as many as there is room for"
     )
-    engine.add_argument("--ray-gpus", type=float, default=0, help="GPUs that a worker needs")
+    engine.add_argument("--ray-gpus", type=temperature, default=0, help="GPUs that a worker needs")
 
 
 def add_export_command(command: Any) -> None:
     """`export-lmms-eval`."""
     text = "write benchmarks as tasks that lmms-eval runs, with our frames, prompt and reading"
     parser = command("export-lmms-eval", run_export, text)
-    group = add_model_flags(parser, "whose saved prompt and frames are used (default: the paper's)")
-    group.set_defaults(engine="openai")
+    add_model_flags(parser, "whose saved prompt and frames are used (default: the paper's)")
+    parser.set_defaults(engine="openai", controls=None, samples=1)
     add_data_flags(parser, "folder of the tasks")
     add_question_flags(parser)
     parser.add_argument(

@@ -333,9 +333,9 @@ def add_asking_commands(command: Any) -> None:
     )
     served.add_argument(
         "--send",
-        choices=("images", "video"),
+        choices=("images", "video", "frame-list"),
         default="images",
-        help="frames as images, or one video",
+        help="frames as images, as one video (vLLM), or as a list (Qwen's own service)",
     )
     served.add_argument(
         "--api-key-env",

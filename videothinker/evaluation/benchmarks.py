@@ -5,6 +5,7 @@
 # %% ../../nbs/6_evaluation/11_benchmarks.ipynb #bm-002
 from __future__ import annotations
 
+import math
 import re
 import typing
 from collections import Counter
@@ -224,6 +225,11 @@ def _protocol(name: str, values: Any) -> Protocol:
     protocol = Protocol(**{**base, **values, "name": name})
     if bool(protocol.style) == bool(protocol.prompt):
         raise InputError(f"{what}: needs either a 'style' or a 'prompt'")
+    for key in ("temperature", "top_p"):
+        if not 0 <= getattr(protocol, key) < math.inf:
+            raise InputError(f"{what}, key {key!r}: must be a number from 0 on")
+    if protocol.reading == "official" and not protocol.rule:
+        raise InputError(f"{what}: reading 'official' needs a 'rule'")
     return protocol
 
 
@@ -279,6 +285,11 @@ def _benchmark(values: Any) -> Benchmark:
     given = {key: value for key, value in values.items() if value is not None}
     protocols = given.pop("protocols", {})
     named = {name: _protocol(str(name), part) for name, part in protocols.items()}
+    if others := set(named) - {"house", "official"}:
+        raise InputError(
+            f"key 'protocols', {min(others)!r}: a protocol is called house or official; another "
+            "way of asking is a benchmark of another name"
+        )
     return Benchmark(
         **{
             "title": values["name"],

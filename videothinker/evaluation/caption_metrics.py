@@ -30,8 +30,8 @@ from .temporal_iou import tiou
 from ..schema import Segment
 
 # %% auto #0
-__all__ = ['NGram', 'Scorer', 'DocumentFrequencies', 'document_frequencies', 'cider_d', 'cider', 'SodaScore', 'best_story',
-           'soda_c', 'dense_meteor', 'DenseCaptions', 'CaptionPair', 'caption_pairs', 'caption_scores']
+__all__ = ['NGram', 'Scorer', 'ROUNDING', 'DocumentFrequencies', 'document_frequencies', 'cider_d', 'cider', 'SodaScore',
+           'best_story', 'soda_c', 'dense_meteor', 'DenseCaptions', 'CaptionPair', 'caption_pairs', 'caption_scores']
 
 # %% ../../nbs/6_evaluation/10_caption_metrics.ipynb #capt-205
 NGram = tuple[str, ...]
@@ -322,6 +322,7 @@ def caption_pairs(videos: Iterable[DenseCaptions]) -> list[CaptionPair]:
 
 # %% ../../nbs/6_evaluation/10_caption_metrics.ipynb #capt-237
 _Counts = TypeVar("_Counts", BleuCounts, MeteorCounts)
+ROUNDING = 1e-8  # scores that scatter by less differ by rounding only
 
 
 def _jackknife(
@@ -330,7 +331,11 @@ def _jackknife(
     n: int,
     level: float,
 ) -> list[Estimate]:
-    """Scores of summed counts, each with a delete-one-video jackknife interval inside 0 to 1."""
+    """Scores of summed counts, each with a delete-one-video jackknife interval inside 0 to 1.
+
+    Where all videos score alike (all perfect, or without a single match) nothing is left to scatter;
+    then the interval is that of as many equal fractions, one per video.
+    """
     total = by_video[0]
     for counts in by_video[1:]:
         total = total + counts
@@ -343,14 +348,14 @@ def _jackknife(
     for value, left in zip(whole, zip(*without, strict=True), strict=True):
         middle = math.fsum(left) / g
         variance = (g - 1) / g * math.fsum((other - middle) ** 2 for other in left)
-        half = t_quantile(level, g - 1) * math.sqrt(variance) if variance else math.nan
-        estimates.append(Estimate(value, _inside(value - half), _inside(value + half), n, g))
+        if variance < ROUNDING**2:
+            alike = clustered_mean([min(1.0, max(0.0, value))] * g, range(g), level)
+            estimates.append(replace(alike, mean=value, n=n))
+            continue
+        half = t_quantile(level, g - 1) * math.sqrt(variance)
+        low, high = max(0.0, value - half), min(1.0, value + half)
+        estimates.append(Estimate(value, low, high, n, g))
     return estimates
-
-
-def _inside(bound: float) -> float:
-    """A bound between 0 and 1; NaN stays."""
-    return bound if math.isnan(bound) else min(1.0, max(0.0, bound))
 
 # %% ../../nbs/6_evaluation/10_caption_metrics.ipynb #capt-240
 def _reference_corpus(videos: Iterable[DenseCaptions]) -> DocumentFrequencies:

@@ -67,17 +67,20 @@ def video_holmes_rule(reply: str, sample: Sample) -> OfficialReading:
     return OfficialReading(letter, letter == sample.answer)
 
 # %% ../../nbs/6_evaluation/02_official_rules.ipynb #rdo-012
+_NO_RESULT = object()  # JSON's null is a result
+
+
 def _fenced_result(reply: str) -> object:
-    """The `result` of the first json fence; None if there is none that can be read."""
+    """The `result` of the first json fence; `_NO_RESULT` if there is none that can be read."""
     start = reply.find("```json")
     end = reply.find("```", start + 7)
     if start < 0 or end < 0:
-        return None
+        return _NO_RESULT
     quoted = re.sub(r"(?<=:\s)([A-Za-z_]\w*)", r'"\1"', reply[start + 7 : end].strip())
     try:
         return json.loads(quoted)["result"]
     except (ValueError, LookupError, TypeError, RecursionError):
-        return None
+        return _NO_RESULT
 
 
 def cg_bench_rule(reply: str, sample: Sample) -> OfficialReading:
@@ -96,7 +99,7 @@ def cg_bench_rule(reply: str, sample: Sample) -> OfficialReading:
     Where several letters count at once, `letter` is the right one, or else the last.
     """
     result = _fenced_result(reply)
-    if result is not None:
+    if result is not _NO_RESULT:
         letter = result if isinstance(result, str) and len(result) == 1 else None
         return OfficialReading(letter, result == sample.answer)
     named = re.findall(r"\b[A-H]\b", reply)

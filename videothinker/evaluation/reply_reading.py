@@ -43,7 +43,8 @@ class _Claim(NamedTuple):
 
 # %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr-010
 _ALIKE = str.maketrans("АВЕКМНОРСТХІЈЅΑΒΕΖΗΙΚΜΝΟΡΤΥΧ", "ABEKMHOPCTXIJSABEZHIKMNOPTYX")
-_WORD = "A-Za-z0-9_\u00c0-\u024f\u0370-\u052f"  # Latin, Greek, Cyrillic: scripts with blanks
+# Latin, Greek, Cyrillic: scripts with blanks
+_WORD = "A-Za-z0-9_\u00c0-\u024f\u0370-\u052f\u1e00-\u1eff"
 _LONE_ALIKE = re.compile(rf"(?<![{_WORD}])[\u0370-\u052f](?![{_WORD}])")
 
 
@@ -138,8 +139,13 @@ _ESCAPE = re.compile("|".join(_ESCAPED))
 _MARK = re.compile(r"[*`]+|(?<![^\W_])_+|_+(?![^\W_])|^[ \t]*(?:#+|>+|[-+•▪●]+)(?=\s)", re.M)
 
 
+_NUMBERED = re.compile(r"^[ \t]*\d{1,2}[.)][ \t]+(?=\S)", re.M)
+
+
 def _without_markup(text: str) -> str:
     """A text without Markdown, LaTeX and HTML around its words; what was struck out is gone."""
+    if len(_NUMBERED.findall(text)) > 1:
+        text = _NUMBERED.sub("", text)
     for pattern in (_STRUCK, _LATEX, _HTML, _MARK):
         text = pattern.sub(" ", text)
     return text.replace("&", " and ")
@@ -151,6 +157,7 @@ _LEADING_WORD = re.compile(
     r"^\W*(?:(?:because(?:\s+of)?|due\s+to)\s+)?(?:(?:an?|the)\s+)?(?=\w)", re.I
 )
 _DIGITS = [str(number) for number in range(13)]
+_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
 _NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 
 
@@ -189,6 +196,7 @@ def _bounded(words: list[str], pattern: str) -> str:
 
 # %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr-032
 _PRONOUN = re.compile(r"^\W*(?:he|she|they|it)(?:['’]s|\s+is|\s+are|\s+was)?\s+(?=\w)", re.I)
+_PRONOUNS = set("he she they it".split())
 _SMALL_WORDS = set(
     "he she it they is are was were be been a an the her his their its to of in on at by from and"
     " because with for that this second seconds minute minutes time times people".split()
@@ -203,11 +211,16 @@ class _Options:
         self.letters = set(texts)
         self.last = max(texts, default="")
         self.words = {x: _tokens(text) for x, text in texts.items()}
-        self.patterns = {
-            x: re.compile(_bounded(words, r"(?:(?:the|an?)\s+)?" + _pattern_of(words)), re.I)
-            for x, words in self.words.items()
-            if words
-        }
+        self.patterns = {x: self._pattern(words) for x, words in self.words.items() if words}
+
+    def _pattern(self, words: list[str]) -> re.Pattern[str]:
+        """The words of an option, an article before them or not; nor need a pronoun be there."""
+        lead, rest = r"(?:(?:the|an?)\s+)?", words
+        if words[0] in _PRONOUNS and len(words) > 3:
+            same = [own for own in self.words.values() if own[1:] == words[1:] or own == words[1:]]
+            if len(same) == 1:
+                lead, rest = rf"(?:{words[0]}\s+)?", words[1:]
+        return re.compile(_bounded(rest, lead + _pattern_of(rest)), re.I)
 
     def exactly(self, text: str) -> str:
         """The only option with these words; "" if there is none, or several."""
@@ -267,7 +280,9 @@ _OPENS = re.compile(r"\s+[(\[\"'“‘«「]")
 _AFTER = re.compile(
     r"\s+(?:because|since|as|based on|according|is|was|are|which|and|or|not\s+[A-Z]\b|instead|over"
     r"|from|with|where|when|whereas|but|so|by|that|than|the|he|she|they|it|has|matches|fits|here"
-    r"|in|only|alone"
+    r"|in|on|at|for|to|due|of|given|after|before|during|would|will|can|must|should|seems|appears"
+    r"|remains|stands|rather|though|although|while|unless|only|alone|best|overall|this|there|we"
+    r"|you|his|her|their|its|my"
     r"|i (?:think|believe|guess|would|say)|porque|ya que|parce|weil|denn|pois|потому|так|поскольку"
     r"|e|y|et|und|ou|o|oder|или|и|perché)(?![\w-])"
     r"|\s*[^\x00-\u024f\u0370-\u052f\u2000-\u206f\s]|\s+\(not\b"
@@ -290,11 +305,14 @@ _SENTENCE_END = re.compile(
 )
 
 
+_INSIDE = re.compile(rf"(?:.?[{_WORD}]|[{_WORD}]['’])\Z", re.S)  # as in "bad" and "I'd"
+
+
 def _letter_at(text: str, start: int, options: _Options) -> _Named | None:
     """The option that is named at a place, by letter or by text; None if none is."""
     whole = options.at(text, start)
     match = _LETTER.match(text, start)
-    if start and match and _SPACED.match(text[start - 1]):
+    if start and match and _INSIDE.match(text[max(0, start - 2) : start]):
         return None
     if whole and _is_text(whole):
         letter = options.of(whole)
@@ -309,7 +327,8 @@ def _letter_at(text: str, start: int, options: _Options) -> _Named | None:
     own = options.at(text, behind.end()) if behind else None
     if own and _is_text(own):
         if options.of(own) == letter:
-            return _Named(letter, own.end(), bool(_SENTENCE_END.match(text, own.end())))
+            ends = _SENTENCE_END.match(text, end) or _SENTENCE_END.match(text, own.end())
+            return _Named(letter, own.end(), bool(ends))
         if behind and (set(behind[0]) & set('.):,;-–—="“(') or letter not in "AEIOUY"):
             return _Named("?" if not _REFUSES.match(text, behind.end()) else letter, end, True)
     if not _is_meant(text, match):
@@ -388,11 +407,12 @@ def _is_list(text: str, named: _Named, options: _Options) -> bool | None:
                 return None
             joined = True
         end = match.end()
-    return None if joined and _VERB.match(text, end) else joined
+    return joined
 
 # %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr-040
 _NOT = re.compile(
-    r"\b(?:if|whether|suppos\w+|assum\w+|might|may|could|thought|initial(?:ly)?|first\s+(?:guess"
+    r"\b(?:if|whether|suppos\w+|assum\w+|might|may|could|thought|initial(?:ly)?|at first"
+    r"|first\s+(?:guess"
     r"|impression|instinct|glance|considered)|previous|earlier|original|doubt|unless|wrong"
     r"|incorrect|false|worst|(?<!at )least|second|third|alternative|not|never|no"
     r"|neither|nor|cannot|tempt\w+|unlikely|reject\w*|exclud\w*|eliminat\w*|unsure|possibly"
@@ -404,7 +424,8 @@ _NOT = re.compile(
     re.I,
 )
 _NOT_NOT = re.compile(
-    r"\b(?:no doubt|without (?:a )?doubt|not only|no question|if i (?:had|have|must|were) to"
+    r"\b(?:(?:no|little) doubt|without (?:a )?doubt|not only|no question|if i (?:had|have|must"
+    r"|were) to"
     r"|if i['’]m|when in doubt|if not|if (?:pressed|forced|pushed|required|necessary|asked))\b",
     re.I,
 )
@@ -418,9 +439,7 @@ _CLAUSE = re.compile(
 def _is_denied(text: str, start: int) -> bool:
     """Does the clause before a place deny, doubt or suppose what follows?"""
     before = text[max(0, start - 120) : start]
-    for break_ in _CLAUSE.finditer(before):
-        last = break_.end()
-    clause = before[last:] if _CLAUSE.search(before) else before
+    clause = _CLAUSE.split(before)[-1]
     return bool(_NOT.search(_NOT_NOT.sub(" ", clause)))
 
 # %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr-045
@@ -450,7 +469,7 @@ _OPTION = (
 _GOOD = (
     r"correct[ao]?|corret[ao]|correcte|right|best|final|likely|top|plausible|probable|accurate"
     r"|appropriate|suitable|reasonable|logical|fitting|closest|remaining|only|my|selected|chosen"
-    r"|valid|true|consistent|richtige|korrekte|beste|bonne|meilleure|правильный|верный"
+    r"|valid|true|consistent|richtige|korrekte|beste|bonne?|bon|meilleure|правильный|верный"
     r"|правильным|верным|corretta|correta|juiste|poprawna|doğru|benar|oikea|rätt|đúng|mejor"
     r"|melhor"
 )
@@ -459,7 +478,8 @@ _AFTER_NOUN = (
 )
 _NOUN = re.compile(
     rf"(?<![{_WORD}])(?:(?P<answer>{_ANSWER})"
-    rf"|(?P<good>(?:{_GOOD})\s+(?:\w+\s+){{0,1}}?)?(?P<option>{_OPTION})(?P<after>\s+(?:{_AFTER_NOUN}))?)(?![{_WORD}])"
+    rf"|(?P<good>(?:{_GOOD})\s+(?:\w+\s+){{0,1}}?)?(?P<option>{_OPTION}|(?<=likely )\w+"
+    rf"|(?<=probable )\w+|(?<=plausible )\w+)(?P<after>\s+(?:{_AFTER_NOUN}))?)(?![{_WORD}])"
     rf"|(?P<cjk>{_ANSWER_CJK})",
     re.I,
 )
@@ -563,6 +583,14 @@ _NO_COPULA = re.compile("cevap|yanıt|.*(?:вариант|ответ)", re.I)  #
 
 _IF = re.compile(r"\s*(?:if|suppose|supposing|assuming|unless)\b(?! (?:we|you|i|one)\b)", re.I)
 
+_SO = re.compile(r"\b(?:so|therefore|thus|hence|which means)\b[^,]{0,30}\Z", re.I)
+
+
+def _is_supposed(text: str, place: int) -> bool:
+    """Does a place stand in an "if" sentence, and not behind the "so" that concludes from it?"""
+    before = re.split(r"[.!?\n。]", text[max(0, place - 200) : place])[-1]
+    return bool(_IF.match(before)) and not _SO.search(before)
+
 
 def _statements(text: str, options: _Options) -> Iterator[_Claim]:
     """Claims with a word for "answer": "the correct answer is C", "答案：C", "Answer\\nC"."""
@@ -581,8 +609,12 @@ def _statements(text: str, options: _Options) -> Iterator[_Claim]:
         if listed := _LIST_OF_LETTERS.match(text, start):
             start = listed.end()
         linked = bool(noun["cjk"] or _NO_COPULA.match(noun[0])) or (heads and bool(noun["answer"]))
-        if _IF.match(re.split(r"[.!?\n。]", text[max(0, noun.start() - 200) : noun.start()])[-1]):
+        if _is_supposed(text, noun.start()):
             continue
+        if re.search(r"\b(?:first|initial)\s|^(?:options|choices)$", noun[0], re.I):
+            continue
+        if re.search(r"\b(?:each|every|all)\s+(?:\w+\s+)?\Z", before, re.I):
+            continue  # "each option:"
         found = _step_to_letter(text, start, options, linked, heads)
         if found is None and (way := _LONG_WAY.match(text, start)) and not _NOT.search(way[0]):
             found = _step_to_letter(text, way.end(), options, True, False)
@@ -633,14 +665,15 @@ def _outside(text: str, letter: str, options: _Options) -> str:
 
 # %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr-055
 _CHOOSE = re.compile(
-    rf"(?<![{_WORD}])(?:if i (?:had|have|must|were) to (?:choose|pick|guess|answer|decide)|(?:i"
-    rf"|we|let['’]?s|let me)(?:['’]d|['’]ll|['’]m|\s+would|\s+will|\s+must|\s+can|\s+should"
-    rf"|\s+have to|\s+am)?(?:\s+(?:therefore|thus|then|now|rather|also|only"
-    rf"|have to))?\s+(?:think|believe|choose|chose|select|selected|pick|picked|go with"
-    rf"|going with|go for|opt for|settle on|settle for|vote for|say|guess|answer|stick with"
-    rf"|lean towards?|change my answer to|conclude)"
-    r"|i['’]d say|choosing|selecting|picking|going with|change my answer to"
-    r"|changing my answer to|best guess is|leaning (?:to|towards?)"
+    rf"(?<![{_WORD}])(?<!he )(?<!you )(?<!she )(?<!they )(?<!who )(?<!could )(?<!might )"
+    r"(?:if i (?:had|have|must|were) to (?:choose|pick|guess|answer|decide)"
+    r"|(?:i|we|i['’]d)\s+(?:\w+\s+)?(?:think|believe|say|guess|answer|conclude)|to say"
+    r"|let['’]?s say|i['’]d say"
+    r"|choose|chose|select|selected|pick|picked|choosing|selecting|picking|prefer|favou?r|endorse"
+    r"|(?:go|going|went|stick|sticking|stay|staying) (?:with|for)|opt(?:ing)? for"
+    r"|settl(?:e|ed|ing) (?:on|for)|vot(?:e|ing) for|lean(?:s|ing)? (?:to|towards?)|chang(?:e"
+    r"|ing) my answer to"
+    r"|best guess is"
     r"|elijo|escojo|selecciono|eleg[ií]r[ií]a|choisis|choisirais|opte pour|wähle|nehme"
     r"|entscheide mich für|escolho|seleciono|marco|scelgo|выбираю|выберу|kies|wybieram|pilih"
     r"|chọn)"
@@ -652,12 +685,13 @@ _HENCE = re.compile(
     rf"|finally|in short|por (?:lo )?tanto|entonces|así que|donc|ainsi|also|daher|deshalb|somit"
     rf"|folglich|portanto|logo|então|поэтому|следовательно|значит|итак|quindi|dunque|dus"
     r"|(?:it|this|that|which)(?:['’]s|\s+is|\s+must be|\s+has to be|\s+should be|\s+would be)"
-    r"|c['’]est|es ist|(?:must|has to|should) be|(?:looks|seems|sounds) like|definitely"
+    r"|c['’]est|es ist|(?:must|has to|gotta|got to|should) be|(?:looks|seems|sounds) like"
+    r"|definitely"
     r"|certainly|clearly|surely|left with"
     r"|(?<!everything )(?<!anything )(?<!nothing )(?<!all )but|(?:is|was|be)(?=\s+(?:option"
     r"|choice|letter)\s)|richtig ist|korrekt ist|correcto es|это|probably|most likely|likely"
-    r"|presumably|only|just|that leaves|leaves|leaving)"
-    rf"(?![{_WORD}])|[→➜⇒]|[=-]>|因此|所以|因而|综上所述|我认为是?|我觉得是?|我想是|应该是"
+    r"|presumably|only|just|that leaves|leaves|leaving|(?:left|remaining|remains)\s+is)"
+    rf"(?![{_WORD}])|[→➜⇒∴]|[=-]>|因此|所以|因而|综上所述|我认为是?|我觉得是?|我想是|应该是"
     rf"|应当是|よって|したがって|따라서|그러므로|لذلك|إذن|इसलिए|अतः",
     re.I,
 )
@@ -666,7 +700,9 @@ _FITS = re.compile(
     rf"|ing)?\s+with|support(?:s|ing)?|point(?:s|ing)?\s+(?:to|towards?)|indicat(?:es|ing)"
     rf"|suggest(?:s|ing)?|consistent\s+with|described\s+(?:in|by)"
     r"|captured\s+by|reflected\s+in|lead(?:s|ing)?\s+(?:\w+\s+){0,2}?to|confirm(?:s|ing)?|fits?"
-    r"|favou?rs?)\s+(?:best\s+)?(?:with\s+)?(?:the\s+)?(?:option|choice|answer)(?=\s)",
+    r"|favou?rs?)\s+(?:best\s+)?(?:with\s+)?(?:the\s+)?(?:option|choice|answer)(?=\s)"
+    rf"|(?<![{_WORD}])(?:match(?:es)?|correspond(?:s|ing)?\s+(?:to|with)|align(?:s|ing)?\s+with)"
+    r"(?=\s+\(?(?-i:[A-Z])\)?\s*(?:[.!,;]|\Z))",
     re.I,
 )
 _CORRECTS = re.compile(
@@ -677,7 +713,8 @@ _CORRECTS = re.compile(
 _NOT_BUT = re.compile(
     r"(?:\b(?:not|nicht|pas|no|não|non|не)\s+(?:option\s+)?\(?[A-Z]\)?,?\s*(?:but|it['’]s|it is"
     r"|sondern|mais|sino|mas|ma|а)(?:\s+rather)?\s+(?:option\s+)?"
-    r"|\bneither\s+(?:option\s+)?[A-Z]\s+nor\s+(?:option\s+)?[A-Z][,;]?\s*(?:but\s+(?:rather\s+)?)?(?:option\s+)?"
+    r"|\bneither\s+(?:option\s+)?[A-Z]\s+nor\s+(?:option\s+)?[A-Z][,;]?\s*"
+    r"(?:but\s+(?:rather\s+)?)?(?:option\s+)?"
     r"|不是\s?[A-Z]\s?[，,]?\s?而?是|[A-Z]\s?(?:ではなく|じゃなくて)[、,]?\s?|[A-Z]\s?(?:가"
     r"|이) 아니라\s?)",
     re.I,
@@ -718,7 +755,7 @@ def _implied(text: str, options: _Options) -> Iterator[_Claim]:
                 text[max(0, match.start() - 4) : match.start()]
             ):
                 continue  # "A → B → C"
-            if _IF.match(_sentence_around(text, match.start())):
+            if _is_supposed(text, match.end()):
                 continue
             if named.text and options.within(_sentence_around(text, match.start())) != named.letter:
                 continue
@@ -735,10 +772,12 @@ def _implied(text: str, options: _Options) -> Iterator[_Claim]:
 _GOOD_ANSWER = (
     r"(?:my (?:final )?(?:answer|choice|pick|guess|selection)|(?:the\s+)?(?:correct|right|best"
     r"|answer|final answer|winner|the\s+(?:only\s+)?(?:possible|plausible|valid|remaining"
-    r"|reasonable)|(?:the\s+)?most\s+\w+|closest|the one)(?:\s+(?:answer|option|choice|one|match"
+    r"|reasonable)|(?:the\s+)?most\s+\w+|closest|the one|(?:the|my)\s+\w+est)(?:\s+(?:answer"
+    r"|option|choice|one|match"
     r"|fit|description|explanation|interpretation|candidate|statement|summary|response"
     r"|conclusion|letter))?)"
-    r"(?=\s*(?:[.,;:!)\n]|\Z|(?:because|since|as|for|here|given|based|to|among|and|of|in)\b))"
+    r"(?=\s*(?:[.,;:!)\n]|\Z|(?:because|since|as|for|here|given|based|to|among|and|of|in|that"
+    r"|which)\b))"
 )
 _BE = r"(?:is|must be|should be|would be|has to be|seems(?: to be)?|appears(?: to be)?|remains|=)"
 _ADVERB = (
@@ -750,14 +789,19 @@ _RIGHT = re.compile(
     rf"(?:{_BE}{_ADVERB}\s+(?:{_GOOD_ANSWER}|what\s)"
     r"|(?:(?:best|most\s+\w+ly)\s+(?:explains|matches|fits|describes|captures|answers"
     r"|summari[sz]es|reflects|represents|aligns|corresponds)|(?:fits|matches)\s+(?:best|better)"
+    r"|is\s+(?:best|better|most\s+\w+ly)\s+\w+ed"
+    r"|(?:fits|matches|captures|describes|explains|reflects"
+    r"|summari[sz]es)\b[^.,;!?\n]{1,80}\sbest(?=[\s.,;!]|\Z)"
     r"|makes the most sense)\b"
     r"|(?:\s|项|項|选项|選項|是|为|は|が|이|가|은|는|es|está|est|ist|é|è|это|является|la|le|el|a"
     r"|o|the|die|das|هي|هو|है|jest|je|är|on|adalah|[-–—])*"
     r"(?:correct[ao]|corret[ao]|correcte|bonne réponse|respuesta correcta|resposta correta"
     r"|richtig(?:e antwort)?|korrekt|juist|верн\w+|правильн\w+(?:\s+ответ)?|corrett[ao]"
+    r"|(?:最も|一番|最|가장\s*)?(?:適切|妥当|適当|正確|近い|合适|符合|合理|恰当|贴切|可能|적절|적합|타당)(?!吗)"
     r"|poprawn\w+|doğru|benar|đúng|ถูกต้อง|正确(?!吗)|正確|对的|正解|正しい|정답|맞|옳"
     r"|الإجابة الصحيحة|الصحيح\w*|صحيح\w*|सही)"
-    r"|\s+(?:as\s+)?the\s+(?:only\s+)?(?:correct|right|best|most \w+)\s+(?:answer|option|choice"
+    r"|\s+(?:as\s+|by far\s+)?the\s+(?:only\s+)?(?:correct|right|best|most \w+"
+    r"|\w+est)\s+(?:answer|option|choice"
     r"|one)\b"
     r"|\s?(?:だと思|だと考え|を選|を選択|가 정답|이 정답|를 선택|을 선택|를 고|을 고)"
     r"|['’]y[ıiuü] seç)",
@@ -765,13 +809,26 @@ _RIGHT = re.compile(
 )
 
 
-_NO_VERB = re.compile(
-    rf"\s+(?!(?:{_BE}|best|fits|matches|makes|es|está|est|ist|é|è|это|является|jest|je|är|on"
-    rf"|adalah|as|which|that|the|most|korrekt|richtig)(?![{_WORD}]))[{_WORD}]"
+_ONLY = re.compile(
+    r"(?:\b(?:only|nur|seulement|solo|só|только)|只有|唯有|だけ|만)\s*(?:option\s*)?\(?\Z", re.I
+)
+_REMAINS = re.compile(
+    r"[)\]\s]{0,3}(?:(?!(?:contradicts|lacks|fails|misses|is|was|has|does|says)\b)[a-z]+s\b"
+    r"|(?:remains?|fits?|matches|applies|works|survives|stays|agrees|makes sense"
+    r"|(?:is|can be)\s+(?:left|correct|right|true|possible|consistent|supported|plausible|valid"
+    r"|shown))\b"
+    r"|bleibt|passt|reste|queda|resta|подходит|остаётся|符合|正确|成立|可能|合理)",
+    re.I,
 )
 
 
-_CAPITAL = re.compile(rf"(?<![{_WORD}])(?<![{_WORD}]['’])[A-Z](?![{_WORD}]|['’][A-Za-z](?!['’]))")
+_NO_VERB = re.compile(
+    rf"\s+(?!(?:{_BE}|best|fits|matches|makes|es|está|est|ist|é|è|это|является|jest|je|är|on"
+    rf"|adalah|as|by|which|that|the|most|korrekt|richtig)(?![{_WORD}]))[{_WORD}]"
+)
+
+
+_CAPITAL = re.compile(rf"(?<![{_WORD}])(?<![{_WORD}]['’])([A-Z])(?![{_WORD}]|['’][A-Za-z](?!['’]))")
 
 
 def _subjects(text: str, options: _Options) -> Iterator[_Claim]:
@@ -787,6 +844,8 @@ def _subjects(text: str, options: _Options) -> Iterator[_Claim]:
         if match[0] in "AEIOUY" and _NO_VERB.match(text, end):
             continue  # "A resposta correta é …"
         right = _RIGHT.match(text, end)
+        if not right and _ONLY.search(text[max(0, match.start() - 20) : match.start()]):
+            right = _REMAINS.match(text, end)
         if not right or _is_denied(text, match.start()) or _ASKS.match(text, right.end()):
             continue
         before = text[max(0, match.start() - 12) : match.start()]
@@ -799,7 +858,8 @@ def _subjects(text: str, options: _Options) -> Iterator[_Claim]:
 
 # %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr-060
 _LABEL = re.compile(
-    r"[\s\"'“‘「『【《(\[{<✅✔✓☑👉|]*+(?:(?:(?:the|la|l['’]|a)\s*)?(?:option|choice|letter|选项"
+    r"(?:[\s\"'“‘「『【《(\[{<✅✔✓☑|]|(?![🚫👎🙅])[\U0001f300-\U0001faff])*+(?:(?:(?:the|la|l['’]"
+    r"|a)\s*)?(?:option|choice|letter|选项"
     r"|選項|選択肢|옵션|opción|opção|вариант|विकल्प|الخيار|opzione|optie|seçenek|pilihan|opsi"
     r"|phương án|lựa chọn|ข้อ|letra|lettre|lettera|буква|alternativa"
     r"|opcja)\s*[:.]?\s*)?[\"'“‘「(\[{<]*(?=[A-Za-z])",
@@ -967,10 +1027,21 @@ def _listed(labels: list[tuple[int, int, str, _Label]], n_lines: int) -> Iterato
 # %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr-064
 _MENTION = re.compile(
     r"(?:\b(?:option|choice|letter|answer)\s+\(?(?P<option>[A-Z])\)?|\((?P<bracket>[A-Z])\)"
-    r"|(?:,|\b(?:suggests?|indicates?|supports?|points? to"
+    r"|(?:[,:]|(?<=\s)[-–—]|\b(?:suggests?|indicates?|supports?|points? to"
     r"|confirms?)(?:\s+that)?)\s+(?P<bare>(?-i:[A-Z])))"
     r"[\s.!)\"'”]*\Z",
     re.I,
+)
+
+
+_ERGO = re.compile(
+    r"\W*(?:so,|(?:therefore|thus|hence|consequently|accordingly|in conclusion|overall|in summary"
+    r"|as a result|daher|also|donc|portanto|quindi|поэтому|por lo tanto)\b)|\s*(?:因此|所以|综上)",
+    re.I,
+)
+_CUT = re.compile(r"\s*option\s+\(?[A-Z]\)?\s*\Z", re.I)
+_SUBJECT = re.compile(
+    r"\s*(?:[Oo]ption\s+)?\(?([A-Z])\)?(?=,\s*[A-Z]\b|\s+(?:is|was|can|and|or|has|does)\b)"
 )
 
 
@@ -998,20 +1069,35 @@ def _ends(text: str, options: _Options) -> Iterator[_Claim]:
     alone = {}
     for start, piece in pieces:
         label = _label_of(piece, options)
-        if label and label.kind == "alone":
+        if label and (label.kind == "alone" or (label.kind == "own" and start == pieces[-1][0])):
             alone[start] = label
+    if any(_SUBJECT.match(piece) for _, piece in pieces[:-1]) and pieces[-1][1].strip().isalpha():
+        alone.pop(pieces[-1][0], None)
     for start, piece in dict.fromkeys((pieces[0], pieces[-1])):
         many = len({label.letter for label in alone.values()}) > 1 and not _TAKES_BACK.search(text)
         if start in alone and not many and len(pieces) > 1:
+            if _CUT.match(piece) and len(set(_CAPITAL.findall(_line_of(text, start)))) > 1:
+                return
             yield _Claim(start, start + len(piece), alone[start].letter, 2, "letter")
         elif (letter := options.exactly(piece)) and options.within(_line_of(text, start)) == letter:
             yield _Claim(start, start + len(piece), letter, 2, "text")
     start, piece = pieces[-1]
+    if (ergo := _ERGO.match(piece)) and len(piece) < 300:
+        letter = options.within(piece[ergo.end() :])
+        rest = _outside(piece, letter, options) if letter in options.patterns else "if"
+        if not (_NOT.search(rest) or _UNSURE.search(rest) or _ASKS.match(piece)):
+            yield _Claim(start, start + len(piece), letter, 1, "text")
     if (match := _MENTION.search(piece)) and len(piece) < 600:
         letter = str(match[match.lastgroup or 0]).upper()
         place = start + match.start(match.lastgroup or 0)
         one = len(set(re.findall(r"\(([A-Z])\)|ption ([A-Z])\b", piece))) < 2
-        denied = _is_denied(text, place) or _is_tail_of_list(text, place)
+        before = text[max(0, place - 400) : place]
+        before = _outside(before, letter, options) if letter in options.patterns else before
+        denied = _is_denied(before, len(before)) or _is_tail_of_list(text, place)
+        several = len({*_CAPITAL.findall(text)} & options.letters) > 1
+        cut_off = several and match[0][-1] not in '.!"”'
+        a_label = piece[match.start()] == ":" and len(piece[: match.start()].split()) < 3
+        denied = denied or cut_off or a_label
         if letter in options.letters and one and not denied:
             yield _Claim(place, start + len(piece), letter, 1, "letter")
 
@@ -1091,6 +1177,8 @@ def _text_claim(text: str, options: _Options, place: bool) -> Iterator[_Claim]:
     pieces = [piece for _, line in lines for _, piece in _sentences(line)]
     first = pieces[0]
     lead = _LEADING.match(first.strip())
+    if lead and lead[0].strip().casefold() in _ORDINALS and lead[0] != first.strip(" .!"):
+        return  # "First, the runners line up"
     if lead and (letter := options.exactly(lead[0])):
         others = _outside(first, letter, options)
         rest = options.within(others)
@@ -1118,6 +1206,25 @@ def _text_claim(text: str, options: _Options, place: bool) -> Iterator[_Claim]:
     elif (place or len(_tokens(text)) <= 6) and (letter := options.around(text)):
         yield _Claim(0, len(text), letter, 2, "text")
 
+# %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr2-01
+_APPROVED = re.compile(
+    r"\b(?i:option|choice|answer|statement)\s+\(?([A-Z])\)?\s+(?:is|was)\s+(?:\w+ly\s+|well\s+"
+    r"|also\s+)?"
+    r"(?:supported|confirmed|consistent|shown|visible|demonstrated|evident|depicted|accurate|backed"
+    r"|corroborated|justified|evidenced|suggested|indicated)\b"
+)
+
+
+def _approved(text: str, options: _Options) -> Iterator[_Claim]:
+    """The claim of a reply that approves of one option, doubts nothing and names no other one."""
+    named = {m[0] for m in _CAPITAL.finditer(text) if _is_meant(text, m)} & options.letters
+    if len(named) != 1 or _REFUSAL.search(text):
+        return
+    for match in _APPROVED.finditer(text):
+        sentence = _sentence_around(text, match.start())
+        if not (_NOT.search(sentence) or _UNSURE.search(sentence)):
+            yield _Claim(match.start(), match.end(), match[1], 1, "letter")
+
 # %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr-070
 _TAKES_BACK = re.compile(
     r"\b(?:wait|actually|hmm+|hold on|on (?:second thoughts?|reflection)|or (?:is|was) it"
@@ -1138,6 +1245,9 @@ _DOUBTS = re.compile(
     r"\b(?:wait|hold on|hmm+|on second thoughts?|let me (?:re|double|check|look|think)[\w-]*)\b"
     r"|不对|等等|等一下|待って|잠깐",
     re.I,
+)
+_TAKEN_BACK = re.compile(
+    r"[\s.,;:!?…—–-]{1,6}(?:no\s*[,.:!—–]|no,? actually|actually\s*[,:]|oops|sorry)", re.I
 )
 _CONFIRMS = re.compile(
     r"\b(?:yes|confirm\w*|correct|right|indeed|consistent|stands|still|sure|holds)\b|确认|没错"
@@ -1178,13 +1288,12 @@ def _resolve(text: str, claims: Sequence[_Claim]) -> Reading:
     if held.letter == "?":
         return Reading(None, "competing")
     end = max(claim.end for claim in ordered if claim.letter == held.letter)
-    doubt = _DOUBTS.search(text, end)
+    doubt = _DOUBTS.search(text, end) or _TAKEN_BACK.match(text, end)
     if doubt and not _CONFIRMS.search(text, doubt.end()):
         return Reading(None, "")
     return Reading(held.letter, held.rule)
 
 # %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr-072
-_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
 _ORDINAL = re.compile(
     rf"\b(?:the\s+)?({'|'.join(_ORDINALS)}|last)\s+(?:answer\s+)?(?:option|choice)\b(?!\s*:)", re.I
 )
@@ -1204,6 +1313,32 @@ def _by_letter(text: str, options: _Options) -> str:
     return _ORDINAL.sub(named, text)
 
 
+_STUB = re.compile(
+    r"\n[^\w\n]*(?:[A-Z]|\d{1,2})[.):\]][\s–—-]*\Z|(?:\A|\n|(?<=[.!?] ))[^:\n]{1,40}:\s*\Z"
+    r"|\n\s*\|[^|\n]*(?:\|\s*)?\Z"
+    r"|(?<=[.!?] )\(?[A-Z]\)?\s*\Z"
+)
+_LISTS = re.compile(
+    r"\b(?:options?|choices|each|alternatives|breakdown|incorrect|wrong|one by one)\b[^\n]*:\s*\Z"
+)
+
+
+def _without_stub(text: str) -> str:
+    """A text without the label of a list's next point, or a heading, where it was cut off."""
+    stub = _STUB.search(text, max(0, len(text) - 60))
+    if not stub or not text[: stub.start()].strip():
+        return text
+    label, before = re.sub(r"[\W_]", "", stub[0]), text[: stub.start()]
+    if not (len(label) == 1 or label.isdecimal()) or stub[0].rstrip()[-1] == ":" or "|" in label:
+        return before
+    if stub[0][0] != "\n":  # "That excludes A. B"
+        named = set(_CAPITAL.findall(before[-2000:]))
+        return before if named - {"A", "I"} and label not in named else text
+    ahead = str(int(label) - 1) if label.isdecimal() else chr(ord(label) - 1)
+    point = re.search(rf"(?:^|\n)[^\w\n]*(?:[Oo]ption\s+)?{ahead}\W", before[-6000:])
+    return before if point or _LISTS.search(before[-200:]) else text
+
+
 _HEAD, _TAIL = 10_000, 40_000  # characters of free text that are read, at its two ends
 
 
@@ -1216,7 +1351,7 @@ def _read_prose(text: str, options: _Options, place: bool = False) -> Reading:
     """
     if len(text) > _HEAD + _TAIL:
         text = f"{text[:_HEAD]}\n\n{text[-_TAIL:]}"
-    text = _by_letter(_without_markup(text), options)
+    text = _without_stub(_by_letter(_without_markup(text), options))
     if letter := options.exactly(text):
         lone = _tokens(text)
         other = lone[0].upper() if len(lone) == 1 and len(lone[0]) == 1 else letter
@@ -1226,7 +1361,9 @@ def _read_prose(text: str, options: _Options, place: bool = False) -> Reading:
         return Reading(repeated, "letter")
     claims = [*_statements(text, options), *_implied(text, options), *_subjects(text, options)]
     claims += [*_labels(text, options), *_verdicts(text, options), *_ends(text, options)]
-    return _resolve(text, claims or list(_text_claim(text, options, place)))
+    for weaker in (_text_claim(text, options, place), _approved(text, options)):
+        claims = claims or list(weaker)
+    return _resolve(text, claims)
 
 
 def _repeated_letter(text: str, options: _Options) -> str:
@@ -1246,6 +1383,7 @@ _NAMES = (
 _ANSWER_TAG = re.compile(
     rf"[<\[]\s*(/?)\s*{_NAMES}\s*[>\]]|<\s*{_NAMES}\s*[:=]?\s*[\"']?([A-Za-z])[\"']?\s*/?>", re.I
 )
+_CALLED_ANSWER = re.compile(r"\W*(?:final[ _-]?)?answer", re.I)
 _BOX = re.compile(r"\\?\b(?:boxed|fbox|framebox)\s*\{|<\|begin_of_box\|>")
 _KEY = re.compile(
     r"[\"'“]\s*(?:final|correct|selected|predicted|chosen|my|best)?[ _-]?(?:answers?|results?"
@@ -1271,7 +1409,10 @@ def _tag_places(text: str) -> Iterator[_Place]:
     """Answer tags: to the closing tag, the next opening one, or the end."""
     start = None
     begun = 0
+    named = any(_CALLED_ANSWER.match(tag[0]) for tag in _ANSWER_TAG.finditer(text))
     for tag in _ANSWER_TAG.finditer(text):
+        if named and not _CALLED_ANSWER.match(tag[0]):
+            continue  # <response> around <answer>
         if tag[2]:
             yield _Place(tag.start(), tag.end(), tag[2], "tag")
             continue

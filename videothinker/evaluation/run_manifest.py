@@ -128,12 +128,13 @@ def video_digests(samples: Iterable[Sample], roots: VideoRoot) -> dict[str, Any]
     return {"n": len(files), "missing": missing, "digest": _digest_of(files), "files": files}
 
 
-def model_identity(model: str) -> dict[str, Any]:
+def model_identity(model: str, revision: str | None = None) -> dict[str, Any]:
     """What can be said of a model's bytes.
 
     Parameters
     ----------
     model : a folder, or a name on the hub.
+    revision : branch, tag or commit of a hub name.
 
     Returns
     -------
@@ -148,7 +149,7 @@ def model_identity(model: str) -> dict[str, Any]:
     try:
         from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(model, "config.json")
+        cached = try_to_load_from_cache(model, "config.json", revision=revision)
     except (ImportError, ValueError):
         cached = None
     if not isinstance(cached, str):
@@ -169,6 +170,7 @@ def run_manifest(
     rows: Mapping[str, Sequence[Sample]],
     roots: VideoRoot = "",
     seeds: Mapping[str, int] | None = None,
+    revision: str | None = None,
 ) -> dict[str, Any]:
     """What holds for a run from its first start to its last.
 
@@ -179,6 +181,7 @@ def run_manifest(
     rows : benchmark → the rows that are asked.
     roots : folder of the videos, or folders by `data_source`; "" leaves their digests out.
     seeds : by what they are for.
+    revision : of a hub model.
     """
     data = {
         name: {
@@ -189,7 +192,7 @@ def run_manifest(
         for name, samples in sorted(rows.items())
     }
     return {
-        "model": model_identity(model),
+        "model": model_identity(model, revision),
         "data": data,
         "protocols": {name: protocol_entry(p) for name, p in sorted(protocols.items())},
         "seeds": dict(seeds or {}),

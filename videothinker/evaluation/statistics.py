@@ -168,12 +168,20 @@ def _first_step(variance: float, n: int) -> float:
 
 def _checked(values: Sequence[float], clusters: Sequence[Hashable]) -> list[float]:
     """The values; ValueError unless there is one fraction per cluster entry, and at least one."""
-    if not values or len(values) != len(clusters) or not all(0 <= v <= 1 for v in values):
+    n = len(values)
+    if not n or n != len(clusters) or not all(0 <= v <= 1 for v in values):
         raise ValueError(
             "need one cluster for each of at least one fraction (0 to 1); "
-            f"got {len(values)} values and {len(clusters)} clusters"
+            f"got {n} values and {len(clusters)} clusters"
         )
     return [float(value) for value in values]
+
+
+def _checked_level(level: float) -> float:
+    """The level; ValueError unless it lies between 0 and 1."""
+    if not 0 < level < 1:
+        raise ValueError(f"need 0 < level < 1, not {level}")
+    return level
 
 # %% ../../nbs/6_evaluation/06_statistics.ipynb #stat-061
 def _accuracy_test(
@@ -230,9 +238,10 @@ def clustered_mean(
 
     Raises
     ------
-    ValueError : without values, with one outside 0 to 1 or NaN, or if the lengths differ.
+    ValueError : without values, with one outside 0 to 1 or NaN, if the lengths differ, or for a
+        level that is not between 0 and 1.
     """
-    fractions = _checked(values, clusters)
+    fractions, tail = _checked(values, clusters), (1 - _checked_level(level)) / 2
     n, g = len(fractions), len(set(clusters))
     mean = math.fsum(fractions) / n
     if g == 1:
@@ -240,7 +249,7 @@ def clustered_mean(
     chance = _accuracy_test(fractions, clusters)
 
     def excess(accuracy: float) -> float:
-        return chance(accuracy) - (1 - level) / 2
+        return chance(accuracy) - tail
 
     step = _first_step(math.fsum((value - mean) ** 2 for value in fractions) / n, n)
     low = _end(excess, mean, 1e-9, step) if mean > 1e-9 else 0.0
@@ -310,7 +319,7 @@ def paired_difference(
             f"paired values must belong to the same questions; got {len(a)} and {len(b)}"
         )
     pairs = zip(_checked(a, clusters), _checked(b, clusters), strict=True)
-    differences = [x - y for x, y in pairs]
+    differences, tail = [x - y for x, y in pairs], (1 - _checked_level(level)) / 2
     n, g = len(differences), len(set(clusters))
     mean = math.fsum(differences) / n
     if g == 1:
@@ -318,7 +327,7 @@ def paired_difference(
     chance = _difference_test(differences, clusters)
 
     def excess(true: float) -> float:
-        return chance(true) - (1 - level) / 2
+        return chance(true) - tail
 
     step = _first_step(math.fsum((d - mean) ** 2 for d in differences) / n, n)
     # at the difference itself nothing may be left to vary: begin beside it
@@ -338,7 +347,7 @@ def chance_accuracy(n_options: Sequence[int]) -> float:
     ------
     ValueError : without questions or with a negative count.
     """
-    if not n_options or min(n_options) < 0:
+    if not len(n_options) or min(n_options) < 0:
         raise ValueError("need at least one question, with 0 or more options each")
     return math.fsum(1 / k if k else 0.0 for k in n_options) / len(n_options)
 

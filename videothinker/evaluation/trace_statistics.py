@@ -23,20 +23,24 @@ STATISTICS: dict[str, str] = {
     "words": "words of the reply, tags left out",
     "characters": "characters of the reply, tags left out",
     "seconds_per_window": "mean length of the windows that have one, seconds",
-    "inside": "share of the windows that end after they start and lie inside the video",
+    "inside": "share of the windows that end after they start and lie inside the video, whose "
+    "duration is rounded up to a whole second",
     "seen": "share of the windows that contain at least one frame the model was shown",
     "observable": "share of the windows that are inside and seen",
     "covered": "share of the video that the windows cover together",
     "overlaps": "share of the windows that share time with an earlier one",
-    "revisits": "share of the windows that start before an earlier one started",
-    "chronological": "1 if there are windows and no revisit, else 0",
+    "revisits": "share of the windows that repeat an earlier one, or share time with one that is not "
+    "directly before them",
+    "backward": "share of the windows that start before an earlier one started",
+    "chronological": "1 if there are windows, none of them is backward and no range comes twice, "
+    "else 0",
     "reflections": "reflection markers (see REFLECTION) per 100 words outside times and captions",
     "caption_leaks": "share of the captions that speak of an answer or an option",
     "stated": "1 if the last reasoning names an option as the answer, else 0",
     "agreement": "1 if the option it names last is the one in the answer tag, else 0",
 }
 # shares whose pooled value weighs every window alike
-OF_WINDOWS = ("inside", "seen", "observable", "overlaps", "revisits", "caption_leaks")
+OF_WINDOWS = ("inside", "seen", "observable", "overlaps", "revisits", "backward", "caption_leaks")
 
 # %% ../../nbs/6_evaluation/05_trace_statistics.ipynb #think-308
 def _window_statistics(
@@ -46,10 +50,16 @@ def _window_statistics(
     n = len(blocks)
     lengths = [b.end - b.start for b in blocks if b.end > b.start]
     overlaps = sum(any(_overlap(b, e) for e in blocks[:i]) for i, b in enumerate(blocks))
+    ranges = [(b.start, b.end) for b in blocks]
+    repeats = [each in ranges[:i] for i, each in enumerate(ranges)]
+    revisits = sum(
+        again or any(_overlap(blocks[i], e) for e in blocks[: max(0, i - 1)])
+        for i, again in enumerate(repeats)
+    )
     latest = accumulate((b.start for b in blocks), max)
-    revisits = sum(b.start < start for b, start in zip(blocks, latest, strict=True))
-    statistics = {"overlaps": overlaps / n, "revisits": revisits / n}
-    statistics["chronological"] = float(not revisits)
+    backward = sum(b.start < start for b, start in zip(blocks, latest, strict=True))
+    statistics = {"overlaps": overlaps / n, "revisits": revisits / n, "backward": backward / n}
+    statistics["chronological"] = float(not backward and not any(repeats))
     if lengths:
         statistics["seconds_per_window"] = sum(lengths) / len(lengths)
     seen = [any(b.start <= time <= b.end for time in times) for b in blocks]
