@@ -15,8 +15,9 @@ tests=()   # files of tests, none for all
 case "${1:-}" in
     "") bash scripts/setup.sh ;;
     --light)
-        skip='4_model|5_training|8_toy|9_commands|tutorials|index|06_rowfiles|04_evaluate'
-        for name in video video_files rows row_properties validate sources engine replies synthesis viewer durable; do
+        skip='4_model|5_training|8_toy|9_commands|tutorials|index|06_rowfiles|13_video_engine|15_vllm_engine|21_evaluate'
+        for name in video video_files rows row_properties validate sources engine replies synthesis viewer durable \
+            reply_reading grounding trace_statistics caption_metrics statistics judge results; do
             tests+=("tests/test_$name.py")
         done
         tests+=(-k "not benchmark")

@@ -186,6 +186,8 @@ def score_of(record: Any, metric: str) -> float | None:
     metric : "accuracy", "format_rate", another attribute that is a number or true or false, or a
         name in `segments` or `trace`.
     """
+    if metric == "accuracy" and getattr(record, "open_ended", False) and record.score is None:
+        return None  # neither right nor wrong: no judge has scored it
     value = getattr(record, _FLAGS.get(metric, metric), None)
     if value is None:
         value = record.segments.get(metric, getattr(record, "trace", {}).get(metric))

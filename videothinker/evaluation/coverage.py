@@ -14,8 +14,7 @@ from typing import Any
 from ..data.question_duplicates import question_overlaps
 from ..data.rowfiles import load_rows
 from ..data.video_duplicates import names_of
-from .records import Record
-from .statistics import clustered_mean
+from .records import Record, accuracy_of, counted_records
 from ..files import FormatError, InputError
 from ..json_files import read_json
 from ..schema import Sample, sample_id, video_of
@@ -76,23 +75,6 @@ def coverage_line(found: Mapping[str, Any]) -> str:
     )
 
 # %% ../../nbs/6_evaluation/19_coverage.ipynb #outc-021
-def _accuracy(records: Sequence[Record]) -> dict[str, Any]:
-    """Accuracy with its interval over what was scored, None if nothing was."""
-    records = [r for r in records if r.outcome != "not scored"]
-    if not records:
-        return {"n": 0, "videos": 0, "accuracy": None, "ci_low": None, "ci_high": None}
-    clusters = [r.video_id for r in records]
-    estimate = clustered_mean([float(r.correct) for r in records], clusters)
-    low, high = estimate.bounds
-    return {
-        "n": len(records),
-        "videos": len(set(clusters)),
-        "accuracy": estimate.mean,
-        "ci_low": low,
-        "ci_high": high,
-    }
-
-
 def with_and_without(
     records: Sequence[Record], named: Collection[str]
 ) -> dict[str, dict[str, Any]]:
@@ -108,13 +90,17 @@ def with_and_without(
     `all`, `without` and `only`, each with `n`, `videos`, `accuracy`, `ci_low`, `ci_high`.
     """
     names = set(named)
-    is_named = [bool({r.id, r.video_id} & names) for r in records]
+    counted = counted_records(records)
+    is_named = [bool({r.id, r.video_id} & names) for r in counted]
     groups = {
-        "all": list(records),
-        "without": [r for r, flag in zip(records, is_named, strict=True) if not flag],
-        "only": [r for r, flag in zip(records, is_named, strict=True) if flag],
+        "all": counted,
+        "without": [r for r, flag in zip(counted, is_named, strict=True) if not flag],
+        "only": [r for r, flag in zip(counted, is_named, strict=True) if flag],
     }
-    return {name: _accuracy(group) for name, group in groups.items()}
+    return {
+        name: {"n": len(group), "videos": len({r.video_id for r in group}), **accuracy_of(group)}
+        for name, group in groups.items()
+    }
 
 # %% ../../nbs/6_evaluation/19_coverage.ipynb #outc-031
 def label_faults(records: Sequence[Record], faults: Mapping[str, str]) -> dict[str, Any]:

@@ -12,17 +12,24 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..files import InputError
 from ..schema import Sample, sample_id
-from ..synthesis.engine import Engine, Request, chat, no_answer_reason
+from videothinker.synthesis.engine import (
+    Engine,
+    Request,
+    chat,
+    no_answer_reason,
+    of_an_earlier_run,
+    worth_another_seed,
+)
 from ..synthesis.server_replies import spoken, whole_text
 
 # %% auto #0
-__all__ = ['LONGEST', 'MARKS', 'RIGHT_KINDS', 'WRONG_KINDS', 'RUBRICS', 'NOT_CONFIGURED', 'NOT_MARKED', 'Case', 'case_of',
-           'neutral', 'quoted', 'Rubric', 'get_rubric', 'process_rubric', 'judge_request', 'JudgeVerdict',
-           'read_verdict', 'Canary', 'canaries', 'Judge', 'Answered', 'rubric_of', 'judge_replies', 'judged_summary']
+__all__ = ['LONGEST', 'MARKS', 'RIGHT_KINDS', 'WRONG_KINDS', 'RUBRICS', 'NOT_CONFIGURED', 'Case', 'case_of', 'neutral', 'quoted',
+           'Rubric', 'get_rubric', 'process_rubric', 'judge_request', 'JudgeVerdict', 'read_verdict', 'Canary',
+           'canaries', 'Judge', 'judged_summary']
 
 # %% ../../nbs/6_evaluation/17_judge.ipynb #jdg-011
 @dataclass(frozen=True)
@@ -484,6 +491,8 @@ class Judge:
         self.failed: Counter[str] = Counter()
         self.scored = 0
         self.not_scored: Counter[str] = Counter()  # by reason
+        self.first_reason = ""  # of the first that was not scored, in full
+        self.away = ""  # why nothing more is asked
 
     @property
     def trusted(self) -> bool | None:
@@ -498,6 +507,7 @@ class Judge:
         for verdict in verdicts:
             if verdict.score is None:
                 self.not_scored[verdict.reason.partition(":")[0]] += 1
+                self.first_reason = self.first_reason or verdict.reason
             else:
                 self.scored += 1
         return verdicts
@@ -548,11 +558,12 @@ class Judge:
         verdicts: list[JudgeVerdict | None] = [None] * len(cases)
         waiting = list(range(len(cases)))
         for attempt in range(self.attempts):
-            replies = self.engine.complete([requests[i] for i in waiting])
+            replies = self._complete([requests[i] for i in waiting])
             again = []
             for i, reply in zip(waiting, replies, strict=True):
                 if reply is None:
-                    why = no_answer_reason(self.engine, requests[i]) or "it gave no reason"
+                    why = no_answer_reason(self.engine, requests[i]) or self.away
+                    why = why or "it gave no reason"
                     verdicts[i] = self._none(cases[i], f"the judge did not answer: {why}")
                     continue
                 try:
@@ -567,6 +578,21 @@ class Judge:
                 break
         return [verdict for verdict in verdicts if verdict is not None]
 
+    def _complete(self, requests: Sequence[Request]) -> list[str | None]:
+        """What the engine answers; only what it remembers where nobody is there to answer."""
+        assert self.engine is not None
+        known = [of_an_earlier_run(self.engine, request) for request in requests]
+        if not self.away and False in known:
+            probe = requests[known.index(False)]
+            [reply] = self.engine.complete([probe])
+            if reply is None and not worth_another_seed(self.engine, probe):
+                self.away = no_answer_reason(self.engine, probe) or "it gave no reason"
+        if not self.away:
+            return self.engine.complete(requests)
+        kept = [request for request, is_known in zip(requests, known, strict=True) if is_known]
+        replies = iter(self.engine.complete(kept))
+        return [next(replies) if is_known else None for is_known in known]
+
     def report(self) -> dict[str, Any]:
         """What was scored, what was not and why, and how the canaries fared; for JSON."""
         kinds = [canary.kind for canary in canaries(self.rubric, 0)]
@@ -576,6 +602,7 @@ class Judge:
             "source": self.rubric.source,
             "scored": self.scored,
             "not_scored": dict(self.not_scored),
+            "first_reason": self.first_reason,
             "trusted": self.trusted,
             "failed": [kind for kind in kinds if self.failed[kind]],
             "canaries": {kind: [self.passed[kind], self.failed[kind]] for kind in kinds},
@@ -587,7 +614,8 @@ class Judge:
         why = ", ".join(f"{reason} ({n})" for reason, n in self.not_scored.most_common())
         trust = {True: "all canaries passed", None: "no canary was marked"}.get(self.trusted)
         trust = trust or f"NOT TRUSTED, failed: {', '.join(self.report()['failed'])}"
-        rest = f", not scored {missing}: {why}" if missing else ""
+        first = f"; first: {self.first_reason}" if self.first_reason not in ("", why) else ""
+        rest = f", not scored {missing}: {why}{first}" if missing else ""
         who = f"{self.model or 'no judge'} by {self.rubric.version}"
         return f"{who}: scored {self.scored}{rest}; {trust}"
 
@@ -607,77 +635,29 @@ def _once_more(request: Request, reply: str, problem: str, attempt: int) -> Requ
     messages = [*request.messages[:2], said, demand]
     return replace(request, messages=messages, seed=attempt)
 
-# %% ../../nbs/6_evaluation/17_judge.ipynb #jdg-066
-class Answered(NamedTuple):
-    """A row, the reply to it, whether its final answer is right, and which sample it is."""
-
-    sample: Sample
-    reply: str
-    right: bool | None = None
-    sample_index: int = 0
-
-
-NOT_MARKED = "this kind of question is not marked"
-
-
-def rubric_of(sample: Sample) -> str | None:
-    """The rubric that a row is judged by; None for rows that need no judge, or have none."""
-    if sample.problem_type == "temporal grounding":
-        return None
-    if not sample.options:
-        return "open"
-    if sample.data_source == "VRBench":
-        return process_rubric(str(sample.provenance.get("question_type", "")))
-    return "reasoning" if sample.data_source == "Video-Holmes" else None
-
-
-def judge_replies(
-    engine: Engine | None, replies: Sequence[Answered], **options: Any
-) -> tuple[list[JudgeVerdict], list[dict[str, Any]]]:
-    """Judge replies by the rubric of each row.
+# %% ../../nbs/6_evaluation/17_judge.ipynb #jdg-071
+def judged_summary(verdicts: Iterable[JudgeVerdict], failed: int = 0) -> dict[str, Any]:
+    """Mean of the scores, how many there are, and how many of each kind.
 
     Parameters
     ----------
-    engine : of the judge; None: nothing is scored.
-    replies : of one evaluation.
-    options : of `Judge`.
-
-    Returns
-    -------
-    One verdict per reply, in order; and the report of each judge.
-    """
-    cases = [case_of(*answered) for answered in replies]
-    rubrics = [rubric_of(answered.sample) for answered in replies]
-    verdicts = {
-        i: JudgeVerdict(cases[i].id, None, reason=NOT_MARKED)
-        for i, rubric in enumerate(rubrics)
-        if rubric is None
-    }
-    reports = []
-    for rubric in dict.fromkeys(name for name in rubrics if name):
-        places = [i for i, name in enumerate(rubrics) if name == rubric]
-        judge = Judge(engine, rubric, **options)
-        found = judge.score([cases[i] for i in places])
-        verdicts |= dict(zip(places, found, strict=True))
-        reports.append(judge.report())
-    return [verdicts[i] for i in range(len(replies))], reports
-
-# %% ../../nbs/6_evaluation/17_judge.ipynb #jdg-071
-def judged_summary(verdicts: Iterable[JudgeVerdict]) -> dict[str, Any]:
-    """Mean of the scores, how many there are, and how many of each kind.
+    verdicts : of the replies.
+    failed : questions that could not be asked; each counts as 0 where anything was scored.
 
     Returns
     -------
     `score` (None where nothing was scored, or where something was not: a mean over a part is no
-    score of the benchmark), `score_of_scored`, `n`, `scored`, `kinds`.
+    score of the benchmark), `score_of_scored`, `n` (failed ones among them), `scored`, `failed`,
+    `kinds`.
     """
     found = list(verdicts)
     scores = [v.score for v in found if v.score is not None]
-    mean = sum(scores) / len(scores) if scores else None
+    mean = sum(scores) / (len(scores) + failed) if scores else None
     return {
         "score": mean if len(scores) == len(found) else None,
         "score_of_scored": mean,
-        "n": len(found),
+        "n": len(found) + failed,
         "scored": len(scores),
+        "failed": failed,
         "kinds": dict(Counter(v.kind for v in found if v.kind)),
     }

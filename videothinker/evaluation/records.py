@@ -25,7 +25,7 @@ from ..trace import parse_trace, predicted_letter, time_problems, trace_problems
 
 # %% auto #0
 __all__ = ['GROUNDING', 'OPEN_ENDED', 'STRICT', 'READINGS', 'OUTCOMES', 'select_questions', 'Record', 'records_by_id',
-           'read_records', 'summarise', 'summary_line', 'error_line']
+           'read_records', 'summarise', 'counted_records', 'accuracy_of', 'is_right', 'summary_line', 'error_line']
 
 # %% ../../nbs/6_evaluation/18_records.ipynb #rec-042
 def select_questions(rows: Sequence[Sample]) -> tuple[list[Sample], list[str]]:
@@ -347,7 +347,8 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     -------
     `n`, `videos` : number of records, and of videos they are about.
     `accuracy`, `ci_low`, `ci_high` : over *all* records but open-ended ones that no judge has
-        scored; the bounds are None with a single video, all three if nothing was scored.
+        scored (see `counted_records`); the bounds are None with a single video, all three if
+        nothing was scored.
     `format_rate`, `times_valid`, `answered`, `coverage` : fractions of all records that are a
         trace, name times that all lie inside the clip, committed to an answer unforced, could be
         asked.
@@ -367,10 +368,13 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     ------
     ValueError : without records.
     """
+    if not records:
+        raise ValueError("a summary needs at least one record")
+    counted = counted_records(records)
     summary: dict[str, Any] = {
         "n": len(records),
         "videos": len({r.video_id for r in records}),
-        **_accuracy(records),
+        **accuracy_of(counted),
         "format_rate": _fraction(r.formatted for r in records),
         "times_valid": _fraction(r.times_valid for r in records),
         "answered": _fraction(r.prediction is not None and not r.forced for r in records),
@@ -383,7 +387,11 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
         summary["readings"] = readings
     if categories := sorted({name for r in records for name in r.category}):
         summary["categories"] = {
-            name: _category(name, [r for r in records if name in r.category]) for name in categories
+            name: {
+                "n": sum(name in r.category for r in records),
+                **accuracy_of([r for r in counted if name in r.category]),
+            }
+            for name in categories
         }
         means = [scores["accuracy"] for scores in summary["categories"].values()]
         summary["category_mean"] = None if None in means else sum(means) / len(means)
@@ -398,17 +406,30 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
 OUTCOMES = ("right", "wrong", "unread", "cut off", "refused", "failed", "not scored")
 
 
-def _accuracy(records: Sequence[Record]) -> dict[str, Any]:
-    scored = [r for r in records if r.outcome != "not scored"]
-    if records and not scored:
+def counted_records(records: Sequence[Record]) -> list[Record]:
+    """The records that an accuracy is over: all but open-ended ones that no judge has scored.
+
+    An open-ended question that could not be asked is wrong as any other, unless no judge has scored
+    any: then nothing is known of these questions.
+    """
+    is_judged = any(r.open_ended and r.score is not None for r in records)
+    return [r for r in records if not r.open_ended or r.score is not None or r.error and is_judged]
+
+
+def accuracy_of(counted: Sequence[Record]) -> dict[str, Any]:
+    """`accuracy`, `ci_low` and `ci_high` over these records, None where there are none."""
+    if not counted:
         return {"accuracy": None, "ci_low": None, "ci_high": None}
-    estimate = clustered_mean([float(r.correct) for r in scored], [r.video_id for r in scored])
+    estimate = clustered_mean([float(r.correct) for r in counted], [r.video_id for r in counted])
     low, high = estimate.bounds
     return {"accuracy": estimate.mean, "ci_low": low, "ci_high": high}
 
 
-def _category(name: str, records: Sequence[Record]) -> dict[str, Any]:
-    return {"n": len(records), **_accuracy(records)}
+def is_right(record: Record, reading: str) -> bool:
+    """Return True if a record is right by one of `READINGS`."""
+    if reading == "official" and record.official_correct is not None:
+        return record.official_correct
+    return record.readings.get(reading) is not None and record.readings[reading] == record.answer
 
 
 def _reading_scores(records: Sequence[Record]) -> dict[str, dict[str, float]]:
@@ -418,21 +439,15 @@ def _reading_scores(records: Sequence[Record]) -> dict[str, dict[str, float]]:
         read = [r for r in records if name in r.readings]
         if not read:
             continue
-        official = name == "official"
-        right = [bool(r.official_correct) if official else _reads_right(r, name) for r in read]
         scores[name] = {
-            "accuracy": _fraction(right),
+            "accuracy": _fraction(is_right(r, name) for r in read),
             "read": _fraction(r.readings[name] is not None for r in read),
         }
-        if official:
+        if name == "official":
             counted = [bool(r.official_correct) for r in read if r.official_counted]
             scores[name]["counted"] = len(counted) / len(read)
             scores[name]["published"] = _fraction(counted) if counted else 0.0
     return scores
-
-
-def _reads_right(record: Record, reading: str) -> bool:
-    return record.readings[reading] == record.answer
 
 
 def _grounding_scores(records: Sequence[Record]) -> dict[str, Any]:
