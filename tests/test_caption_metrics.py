@@ -300,6 +300,22 @@ def test_synonyms_come_from_wordnet_or_are_asked_for(monkeypatch: pytest.MonkeyP
     assert meteor_counts(["guy"], [["dog"]], synonyms).matches == 0
 
 
+@pytest.mark.parametrize("n_videos", [2, 3, 20])
+@pytest.mark.parametrize("caption", ["a man opens the old door", "quite other words"])
+def test_all_or_nothing_leaves_doubt(n_videos: int, caption: str) -> None:
+    """Captions that are all perfect, or all without a match, have an interval with a width."""
+    true = [Segment(0, 9, "a man opens the old door"), Segment(9, 12, "a man opens the old door")]
+    told = [Segment(s.start, s.end, caption) for s in true]
+    scores = caption_scores([DenseCaptions(f"v{i}", told, true) for i in range(n_videos)])
+    for name in ("bleu_1", "bleu_4", "meteor_exact_stem_corpus"):
+        score = scores[name]
+        assert (score.n, score.clusters) == (2 * n_videos, n_videos)
+        assert 0 <= score.low <= score.mean + 1e-9 and score.mean - 1e-9 <= score.high <= 1, name
+        assert score.high - score.low > 0.5 / n_videos, name
+    few = caption_scores([DenseCaptions(f"v{i}", told, true) for i in range(2)])["bleu_1"]
+    assert few.high - few.low >= scores["bleu_1"].high - scores["bleu_1"].low
+
+
 def test_nothing_to_score_and_one_video() -> None:
     assert caption_scores([]) == {}
     assert caption_scores([DenseCaptions("v", [Segment(0, 1, "a")], [Segment(0, 1)])]) == {}

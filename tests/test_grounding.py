@@ -8,8 +8,9 @@ import random
 import shutil
 import subprocess
 import sys
-from itertools import permutations
+from itertools import pairwise, permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from videothinker.data.sources import import_annotations
+from videothinker.evaluation import window_reading
 from videothinker.evaluation.temporal_iou import (
     THRESHOLDS,
     clue_scores,
@@ -454,6 +456,75 @@ UNREAD = {"He arrives at 12 seconds and leaves at 18 seconds."}  # neither is ca
 def test_windows_of_a_reply(reply: str, right: list[tuple[float, float]]) -> None:
     read = [(window.start, window.end) for window in read_windows(reply)]
     assert read == ([] if reply in UNREAD else right)
+
+
+# replies whose ranges say how long or when not, and notations beyond those of `REPLIES`
+KINDS: list[tuple[str, list[tuple[float, float]]]] = [
+    ("It takes 3 to 5 minutes", []),
+    ("The video is 20-30 seconds long.", []),
+    ("He runs for 3 to 5 seconds.", []),
+    ("It lasts 3-5 seconds.", []),
+    ("It happens every 3 to 5 minutes", []),
+    ("The event does not occur between 3 and 7 seconds.", []),
+    ("He is not visible from 3s to 5s, only from 12s to 20s.", [(12, 20)]),
+    ("Wait 10 to 15 seconds, then press the button.", []),
+    ("You need about 2 - 3 minutes for this.", []),
+    ("After 3 to 5 seconds the light goes out.", []),
+    ("The cuts are 4 to 6 seconds apart.", []),
+    ("The duration is 3 - 5 seconds.", []),
+    ("It is a 20 to 30 second clip of a kitchen.", []),
+    ("The man isn't seen between 0:03 and 0:07.", []),
+    ("She never enters from 3s to 5s.", []),
+    ("There is no such event from 00:03 to 00:07.", []),
+    ("Neither from 3s to 5s nor from 9s to 11s does it happen.", []),
+    ("3 - 5 seconds is not the answer. It happens in 12 - 20 seconds.", [(12, 20)]),
+    ("It happens not only from 3s to 5s but also from 9s to 11s.", [(3, 5), (9, 11)]),
+    ("The man who does not wear a hat runs from 3s to 5s.", [(3, 5)]),
+    ("It lasts for 8 seconds, from 12s to 20s.", [(12, 20)]),
+    ("I am not sure, but I think it is from 12 to 20 seconds.", [(12, 20)]),
+    ("12.0 - 20.0, 30.0 - 36.0", [(12, 20), (30, 36)]),
+    ("12 - 20\n30 - 36", [(12, 20), (30, 36)]),
+    ("[12,20]", [(12, 20)]),
+    ("t=12s to t=20s", [(12, 20)]),
+    ("12秒から20秒まで", [(12, 20)]),
+    ("12초부터 20초까지", [(12, 20)]),
+    ("de 12 s à 20 s", [(12, 20)]),
+    ("desde 12 segundos hasta 20 segundos", [(12, 20)]),
+    ("von 12 bis 20 Sekunden", [(12, 20)]),
+    ("from the 12-second mark to the 20-second mark", [(12, 20)]),
+    ("0:12 to 20", [(12, 20)]),
+    ("12,5 s - 20,5 s", [(12.5, 20.5)]),
+    ('The event "a person doesn\'t close the door" happens in 3.0 - 9.0 seconds.', [(3, 9)]),
+    ("He is not in the frame at first and enters the room from 12s to 20s.", [(12, 20)]),
+    ("It is not true that it happens from 3s to 5s.", []),
+    ("It should take you 5-10 minutes.", []),
+]
+
+
+@pytest.mark.parametrize(("reply", "right"), KINDS)
+def test_lengths_and_denials_are_no_windows_and_more_notations_are(
+    reply: str, right: list[tuple[float, float]]
+) -> None:
+    assert [(window.start, window.end) for window in read_windows(reply)] == right
+
+
+def test_a_pair_of_times_looks_no_farther_than_the_words_around_it() -> None:
+    """Else the time to read a reply of many pairs grows with the square of its length."""
+    longest = 0
+
+    class Watched(str):
+        def __getitem__(self, key: Any) -> str:
+            nonlocal longest
+            cut = str(self)[key]
+            longest = max(longest, len(cut))
+            return cut
+
+    text = Watched("1-2 " * 2000)
+    times = list(window_reading._times(text))
+    for first, second in pairwise(times):
+        window_reading._window(text, first, second, is_list=True)
+    assert len(times) == 4000 and 0 < longest <= 80
+    assert read_windows(text) == [Segment(1, 2)]
 
 
 def test_at_least_97_percent_are_read_and_none_is_made_up() -> None:

@@ -225,6 +225,23 @@ def test_official_rules_agree_with_the_scripts(
     assert (int(result.correct) if result.counted else None) == cg_bench
 
 
+@pytest.mark.parametrize(
+    "reply, result",
+    [  # what `post_process` of CG-Bench@f826608 returned for the right letter C
+        ('```json\n{"result":null}\n```\nIt may be C', 0),
+        ('```json\n{"result":null}\n```', 0),
+        ('```json\n{"result": null}\n```\nIt may be C', 0),
+        ('```json\n{"result":C}\n```', 1),
+        ('```json\n{"letter":null}\n```\nIt may be C', 1),
+        ('```json\n["result"]\n```', None),
+    ],
+)
+def test_null_is_a_result_of_cg_bench(reply: str, result: int | None) -> None:
+    row = Sample("?", COLOURS, "<answer>C</answer>")
+    read = OFFICIAL_RULES["cg-bench"](reply, row)
+    assert (int(read.correct) if read.counted else None) == result
+
+
 def test_on_well_formed_replies_all_rules_agree() -> None:
     """Each benchmark's own form of reply is read alike by its rule, the reader and strict."""
     forms = {

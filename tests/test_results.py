@@ -11,13 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videothinker.evaluation.coverage import NO_RECORD, contamination, coverage, label_faults
+from videothinker.evaluation.coverage import (
+    NO_RECORD,
+    contamination,
+    coverage,
+    label_faults,
+    with_and_without,
+)
 from videothinker.evaluation.records import READINGS, Record
 from videothinker.evaluation.results import (
     FIELD_NAMES,
     read_record_table,
     read_results,
     row_hash,
+    rows_of_results,
     write_record_table,
     write_results,
 )
@@ -31,10 +38,13 @@ from videothinker.evaluation.tables import (
     Table,
     accuracy_table,
     all_tables,
+    caveat_table,
     collect_runs,
+    compared_runs,
     escape_latex,
     frames_table,
     intrinsic_table,
+    judge_table,
     published_figures,
     write_tables,
 )
@@ -365,3 +375,102 @@ def test_a_folder_becomes_its_tables(tmp_path):
     assert (tmp_path / "tables.tex").read_text().count(r"\toprule") == len(tables)
     markdown = Path(tmp_path / "tables.md").read_text()
     assert "25.0 <small>" in markdown and "guessing" in markdown
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"Question ID": 5}, "'Question ID'"),
+        ({"Readings": 3}, "'Readings'"),
+        ({"Video ID": None}, "'Video ID'"),
+        ({"Segments": {"miou": 2}}, "'Segments'"),
+        ({"Annotated Segments": [{"begin": 1}]}, "'Annotated Segments'"),
+        ("bare", "'"),
+    ],
+)
+def test_entries_like_ours_that_are_not_are_named(tmp_path, changes, names):
+    record = Record("toy-0", "v0", "own", "A", "A", "A", True, False)
+    write_results([record], ROWS[:1], tmp_path, "m")
+    [entry] = read_json(tmp_path / "Results-m.json")
+    bare = {"GT": "A", "Question ID": 5, "Readings": 3}
+    write_json(tmp_path / "x.json", [entry, bare if changes == "bare" else entry | changes])
+    readers = [rows_of_results] if "Annotated Segments" in changes else [read_results]
+    for reader in readers:
+        with pytest.raises(FormatError, match=f"x.json: entry 2: .*{names}"):
+            reader(tmp_path / "x.json", log=lambda _: None)
+
+
+def a_run(metric: str, benchmark: str = "mine", **more) -> Run:
+    own = scores(0.5) | {"category_mean": 0.25, "miou": 0.125, "miou_ci": [0.1, 0.2]}
+    return Run("m", benchmark, "house-16", {"own": own}, {"metric": metric, **more})
+
+
+@pytest.mark.parametrize(
+    ("metric", "shown", "note"),
+    [
+        ("accuracy", "50.0", ""),
+        ("category mean", "25.0", "mine: mean over categories"),
+        ("grounding", "12.5", "mine: mIoU"),
+        ("judge", "75.0", "mine: a judge's mean score"),
+    ],
+)
+def test_a_users_benchmark_has_its_own_headline(metric, shown, note):
+    marks = {"open": {"score": 0.75, "n": 4}}
+    table = accuracy_table([a_run(metric, judge=marks)], "house-16")
+    assert table.rows[0].cells[0].main == shown and note in table.notes[0]
+    partly = marks | {"process": {"score": None, "n": 4}}
+    silent = accuracy_table([a_run(metric, judge=partly)], "house-16")
+    if metric == "judge":
+        assert not any(row.labels == ("m",) for row in silent.rows)
+
+
+def test_guessing_is_absent_where_nothing_can_be_guessed():
+    rows = accuracy_table([a_run("grounding")], "house-16").rows
+    levels = {row.labels[0]: row.cells[0].main for row in rows}
+    assert (levels["guessing"], levels["most frequent letter"]) == (ABSENT, ABSENT)
+
+
+def test_grounding_and_judges_are_compared_by_their_own_scores(tmp_path):
+    def of(model: str, metric: str, score: float) -> Run:
+        run = Run(model, "mine", "house-16", {"own": {"n": 6}}, {"metric": metric})
+        run.__dict__["records"] = [
+            Record(f"q{k}", f"v{k}", "own", "", "A", "A", True, False,
+                   segments={"miou": score}, score=score)
+            for k in range(6)
+        ]  # fmt: skip
+        return run
+
+    for metric in ("grounding", "judge"):
+        pair = [of("a", metric, 0.25), of("b", metric, 0.75)]
+        assert compared_runs(pair, "house-16", "a")["b", "mine"]["difference"] == 0.5
+
+
+def test_caveats_say_what_was_looked_for(tmp_path):
+    def caveats(**more) -> list[str]:
+        [row] = caveat_table([a_run("accuracy", **more)]).rows
+        return [cell.main for cell in row.cells]
+
+    records = [Record(f"q{k}", f"v{k}", "own", "", "A", "A", k > 0, False) for k in range(4)]
+    clean = caveats(label_faults=label_faults(records, {}))
+    assert clean[2:4] == ["0", "75.0"], "looked for, and nothing found"
+    every = {"why": {r.id: "seen" for r in records}}
+    every["accuracy"] = with_and_without(records, [r.id for r in records])
+    assert caveats(contamination=every)[4:] == ["4", "none left"]
+    assert caveat_table([a_run("accuracy")]).rows == []
+
+
+def test_an_untrusted_judge_is_marked_and_the_overall_score_is_a_mean():
+    judge = {"model": "j", "first_reason": ""}
+    failed = judge | {"score": None, "n": 9, "scored": 0, "trusted": False, "prompt": "open-1"}
+    failed["failed_canaries"] = ["forged verdict"]
+    process = {"score": 0.7, "n": 3, "scored": 3, "trusted": True, "model": "j", "prompt": "p-1"}
+    free = process | {"score": 0.1, "n": 1, "scored": 1}
+    table = judge_table(
+        [a_run("accuracy", judge={"open": failed, "process": process, "process-free": free})]
+    )
+    cells = {row.labels[-1]: [cell.main for cell in row.cells] for row in table.rows}
+    assert cells["open"] == [ABSENT, "0 of 9", "0", "NO: forged verdict"]
+    assert cells["process"] == ["70.0", "3 of 3", "0", "yes"]
+    assert cells["mean of accuracy and process"][0] == "52.5"  # of 50 and (3 · 70 + 10) / 4
+    assert any("j by open-1" in note for note in table.notes)
+    assert "judge" in [t.name for t in all_tables([a_run("accuracy", judge={"open": failed})])]

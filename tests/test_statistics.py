@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import subprocess
 import sys
+from bisect import bisect
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from videothinker.evaluation.comparison import (
     SampledQuestion,
@@ -31,7 +34,12 @@ from videothinker.evaluation.comparison import (
     spread,
     video_correlation,
 )
-from videothinker.evaluation.statistics import clustered_mean, paired_difference, wilson
+from videothinker.evaluation.statistics import (
+    chance_accuracy,
+    clustered_mean,
+    paired_difference,
+    wilson,
+)
 
 tried = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
@@ -180,6 +188,46 @@ def test_holm_lies_between_the_p_values_and_bonferroni(p_values: dict[str, float
     assert [adjusted[n] for n in order] == sorted(adjusted.values())
 
 
+def test_tests_and_sizes_by_hand() -> None:
+    adjusted = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.5})
+    assert adjusted == pytest.approx({"a": 0.04, "b": 0.09, "c": 0.09, "d": 0.5})  # ·4, ·3, ·2, ·1
+    assert mcnemar(1, 5) == pytest.approx(2 * (1 + 6) / 64)  # of 64 sequences 1 + 6 are as uneven
+    assert mcnemar(27, 13) == pytest.approx(0.0385, abs=1e-4)
+    # (1.95996 · √0.3 + 0.84162 · √0.29)² / 0.1² = 233.2, and 1 + 0.1 · (5 − 1) times as many
+    assert questions_needed(0.1, 0.3) == (234, 234)
+    assert questions_needed(0.1, 0.3, per_video=5, correlation=0.1) == (327, 66)
+    assert detectable_difference(234, 0.3) == pytest.approx(0.0998, abs=2e-4)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 1.5, 2, -1, math.nan])
+def test_a_level_lies_between_0_and_1(level: float) -> None:
+    right, wrong, videos = [1, 0, 1], [0, 0, 1], "abc"
+    for call in (
+        lambda: clustered_mean(right, videos, level),
+        lambda: paired_difference(right, wrong, videos, level),
+        lambda: clustered_mean([1, 1], "aa", level),
+        lambda: paired_difference([1, 1], [0, 1], "aa", level),
+        lambda: spread([right, wrong], videos, level),
+        lambda: wilson(1, 3, level),
+        lambda: questions_needed(0.1, 0.3, level=level),
+        lambda: detectable_difference(100, 0.3, level=level),
+    ):
+        with pytest.raises(ValueError):
+            call()
+
+
+def test_arrays_are_sequences() -> None:
+    a, b, videos = np.array([1.0, 0.0, 1.0, 1.0]), np.array([0.0, 0.0, 1.0, 1.0]), [0, 0, 1, 2]
+    array = np.array(videos)
+    assert clustered_mean(a, array) == clustered_mean(a.tolist(), videos)  # type: ignore[arg-type]
+    assert paired_difference(a, b, array) == paired_difference(a.tolist(), b.tolist(), videos)  # type: ignore[arg-type]
+    assert compare(a, b, array) == compare(a.tolist(), b.tolist(), videos)  # type: ignore[arg-type]
+    assert sign_flip_test(a - b, array).p == 1.0  # type: ignore[arg-type]
+    assert chance_accuracy(np.array([2, 0])) == 0.25  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least one"):
+        clustered_mean(np.array([]), np.array([]))  # type: ignore[arg-type]
+
+
 def test_records_are_compared_by_question_and_sample() -> None:
     def record(i: int, index: int, right: bool, score: float | None = None) -> SimpleNamespace:
         return SimpleNamespace(
@@ -197,6 +245,43 @@ def test_records_are_compared_by_question_and_sample() -> None:
 
 
 # power
+
+
+@pytest.mark.parametrize("exponent", [2, 3, 6, 14, 20])
+@pytest.mark.parametrize("power", [0.3, 0.5, 0.8, 0.99])
+def test_sizes_and_differences_are_inverse(exponent: int, power: float) -> None:
+    seen = detectable_difference(10**exponent, 0.9, 4, 0.1, power=power)
+    assert seen is not None and 0 < seen < 0.9
+    needed = questions_needed(seen, 0.9, 4, 0.1, power=power).questions
+    assert needed == pytest.approx(10**exponent, rel=1e-6, abs=1)
+
+
+def test_fewer_than_the_least_see_nothing() -> None:
+    least = questions_needed(0.2, 0.2).questions  # all disagreements are gains
+    assert detectable_difference(least - 1, 0.2) is None
+    assert detectable_difference(least, 0.2) == pytest.approx(0.2, abs=0.01)
+    assert detectable_difference(1, 0.2) is None
+
+
+@pytest.mark.parametrize(
+    ("difference", "needed", "power"), [(0.15, 68, 0.7758), (0.05, 626, 0.7789)]
+)
+def test_the_exact_test_has_the_power_that_is_stated(
+    difference: float, needed: int, power: float
+) -> None:
+    """Of the pairs of gains and losses, those that the exact test shows."""
+    assert questions_needed(difference, 0.2).questions == needed
+    gain, loss = (0.2 + difference) / 2, (0.2 - difference) / 2
+    found = 0.0
+    for n in range(needed + 1):
+        of = stats.binom.pmf(n, needed, 0.2)
+        if of < 1e-7:
+            continue
+        few = bisect(range(n // 2 + 1), 0.05, key=lambda k: mcnemar(k, n - k))  # noqa: B023
+        shown = [*range(few), *range(n - few + 1, n + 1)]
+        found += of * stats.binom.pmf(shown, n, gain / (gain + loss)).sum()
+    assert found == pytest.approx(power, abs=2e-4)
+    assert "0.78 for 0.80" in (questions_needed.__doc__ or "")
 
 
 def test_more_questions_see_smaller_differences() -> None:
@@ -240,6 +325,18 @@ def test_guessing_passes_and_does_not_win() -> None:
     found = at_k(asked, 4)
     assert found["pass@4"].mean == pytest.approx(1 - 0.75**4, abs=0.03)
     assert found["maj@4"].mean == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize("runs", [2, 5])
+@pytest.mark.parametrize("run", [[1, 0, 1, 0], [1, 1, 1, 1], [0.1, 0.7, 0.2, 0.3]])
+def test_equal_runs_say_nothing_about_their_spread(runs: int, run: list[float]) -> None:
+    turned = [run[i % 4 :] + run[: i % 4] for i in range(runs)]  # equal but for rounding
+    for found in (spread([run] * runs, "aabb"), spread(turned, "aabb")):
+        assert found.sd == 0 and math.isnan(found.sd_low) and math.isnan(found.sd_high)
+        assert "sd 0.000 [no interval]" in str(found)
+        fields = found.to_dict()
+        assert fields["sd_low"] is fields["sd_high"] is None
+        json.dumps(fields, allow_nan=False)
 
 
 def test_two_seeds_say_nearly_nothing_about_their_spread() -> None:

@@ -311,7 +311,8 @@ def open_judge(args: argparse.Namespace) -> Any:
         raise InputError("--judge-url needs --judge-model")
     key = OPENAI_KEY if args.judge_api_key_env is None else args.judge_api_key_env or None
     cache = Path(args.out) / "verdicts.jsonl"
-    return OpenAIEngine(args.judge_url, args.judge_model, cache=cache, api_key_env=key)
+    # two further attempts: one who is not there is not awaited for minutes
+    return OpenAIEngine(args.judge_url, args.judge_model, cache=cache, api_key_env=key, retries=2)
 
 # %% ../../nbs/9_commands/03_evaluation.ipynb #cev-011
 def run_eval(args: argparse.Namespace, load: Callable[..., tuple[Any, Any]] | None = None) -> None:

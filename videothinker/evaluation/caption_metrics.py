@@ -333,8 +333,8 @@ def _jackknife(
 ) -> list[Estimate]:
     """Scores of summed counts, each with a delete-one-video jackknife interval inside 0 to 1.
 
-    Where all videos score alike (all perfect, or without a single match) nothing is left to scatter;
-    then the interval is that of as many equal fractions, one per video.
+    Where all videos score alike (all perfect, or without a single match) nothing is left to
+    scatter; then the interval is that of as many equal fractions, one per video.
     """
     total = by_video[0]
     for counts in by_video[1:]:

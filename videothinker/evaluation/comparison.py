@@ -290,7 +290,7 @@ def questions_needed(
 
     Source: R. J. Connor (1987), Sample size for testing differences in proportions for the
     paired-sample design, with the design effect of clusters. Of the normal test: the exact one has
-    a little less power (with 68 questions 0.76 for 0.80, with 626 0.795).
+    a little less power (0.78 for 0.80, with 68 as with 626 questions).
 
     Parameters
     ----------

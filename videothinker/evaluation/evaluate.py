@@ -27,7 +27,6 @@ from .coverage import contamination, coverage, label_faults
 from videothinker.evaluation.judge import (
     Case,
     Judge,
-    JudgeVerdict,
     case_of,
     judged_summary,
     process_rubric,
@@ -35,6 +34,7 @@ from videothinker.evaluation.judge import (
 from .questions import CONDITIONS, FrameSource, Question, make_questions
 from videothinker.evaluation.records import (
     Record,
+    counted_records,
     error_line,
     records_by_id,
     summarise,
@@ -125,11 +125,16 @@ def evaluate(
                 progress.update()
         for record in _forced(engine, questions, records):
             keep(record)
-        asked = [question.id for question in questions]
-        others = [r for name, r in records_by_id(journal, out).items() if name not in set(asked)]
-        done = [*(records[name] for name in asked), *others]
-        journal.replace([asdict(record) for record in done])  # whatever order replies came in
-    return [records[question.id] for question in questions]
+        done = [records[question.id] for question in questions]
+        _put_first(journal, out, done)  # whatever order replies came in
+    return done
+
+
+def _put_first(journal: Journal, path: str | Path, records: Sequence[Record]) -> None:
+    """Let a journal begin with these records; those of questions not asked now come after them."""
+    asked = {record.key for record in records}
+    others = [r for key, r in records_by_id(journal, path).items() if key not in asked]
+    journal.replace([asdict(record) for record in (*records, *others)])
 
 
 def _forced(
@@ -234,8 +239,9 @@ def evaluate_column(
 
     Returns
     -------
-    What `summary.json` holds: condition → summary (see `summarise`); `chance` and `most_frequent`,
-    the accuracies of guessing and of always giving the most frequent letter; `unasked`,
+    What `summary.json` holds: condition → summary (see `summarise`); `metric`, which of its figures
+    is the benchmark's; `chance` and `most_frequent`, the accuracies of guessing and of always
+    giving the most frequent letter, where the questions have options; `unasked`,
     `label_faults` and `contamination`: what the score is about (see the chapter on coverage);
     `trivial`, the scores of windows that look at nothing; `judge`, what a judge marked. The summary
     of the own clips also has `captions` (see `caption_scores`), and `samples`, pass@k and maj@k of
@@ -247,15 +253,15 @@ def evaluate_column(
     """
     folder = Path(folder)
     summaries: dict[str, Any] = {}
-    about: dict[str, Any] = guessing_levels(column.samples)
+    about: dict[str, Any] = {"metric": column.benchmark.metric}
     everything: list[Record] = []
     for condition in column.conditions:
         questions = column.questions(condition)
         records = evaluate(engine, questions, folder / f"{condition}.jsonl", column.categories)
         if condition == "own":
-            records, marks = judged(column, records, judge)
+            records, marks = judged(column, records, judge, log)
             with Journal(folder / "own.jsonl", owner="another evaluation") as journal:
-                journal.replace([asdict(record) for record in records])
+                _put_first(journal, journal.path, records)
             write_results(records, column.samples, folder, name, roots)
             about |= marks
             about |= _what_it_is_about(column, records)
@@ -281,11 +287,14 @@ def evaluate_column(
 def _what_it_is_about(column: Column, records: Sequence[Record]) -> dict[str, Any]:
     """Questions that were not asked, labels known to be wrong, rows that training has seen."""
     about: dict[str, Any] = {"unasked": coverage(records, column.samples)}
+    counted = {record.id for record in counted_records(records)}
+    about |= guessing_levels([s for s in column.samples if sample_id(s) in counted])
     annotated = [(s.duration, s.segments) for s in column.samples if s.duration and s.segments]
     if annotated:
         about["trivial"] = trivial_scores(annotated)
-    known = {sample_id(s): fault_of(column.benchmark, s) for s in column.samples}
-    if faults := {name: fault for name, fault in known.items() if fault}:
+    if column.benchmark.faults:
+        known = {sample_id(s): fault_of(column.benchmark, s) for s in column.samples}
+        faults = {name: fault for name, fault in known.items() if fault}
         about["label_faults"] = label_faults(records, faults)
     if column.training:
         about["contamination"] = contamination(column.samples, column.training).report(records)
@@ -327,49 +336,68 @@ def guessing_levels(samples: Sequence[Sample]) -> dict[str, float]:
 
     Parameters
     ----------
-    samples : rows; one without options cannot be guessed.
+    samples : the rows that an accuracy is over; one without options cannot be guessed.
 
     Returns
     -------
-    `chance`, `most_frequent`, 0 to 1.
+    `chance`, `most_frequent`, 0 to 1; {} where no row can be guessed.
     """
+    if not any(sample.options for sample in samples):
+        return {}
     return {"chance": chance_level(samples), "most_frequent": frequent_letter(samples)[1]}
 
 # %% ../../nbs/6_evaluation/21_evaluate.ipynb #ev-0502
 def judged(
-    column: Column, records: Sequence[Record], engine: Engine | None
+    column: Column,
+    records: Sequence[Record],
+    engine: Engine | None,
+    log: Callable[[str], Any] = print,
 ) -> tuple[list[Record], dict[str, Any]]:
-    """Put a judge's marks into records.
+    """Put a judge's marks into records, whatever marks they have.
+
+    Every rubric has a judge of its own, with its own canaries: a model that tells right answers
+    from wrong ones may be helpless before a chain of reasoning.
 
     Parameters
     ----------
     column : whose benchmark says what is marked beside the answers.
     records : of the own clips.
     engine : who judges; None for nobody.
+    log : called with a line about each judge that was asked.
 
     Returns
     -------
-    The records, and `judge` for `summary.json`: rubric → `judged_summary` and whether the judge
-    is trusted; {} where there is nothing to judge.
+    The records, and `judge` for `summary.json`: rubric → `judged_summary` and `Judge.report`; {}
+    where there is nothing to judge.
     """
     by_id = {sample_id(sample): sample for sample in column.samples}
-    marked = list(records)
-    cases: dict[str, dict[int, Case]] = {}
-    for place, record in enumerate(records):
-        sample = by_id[record.id]
-        rubric = _rubric(column.benchmark, record)
-        if rubric and not record.error and record.score is None:
-            right = None if record.open_ended else record.correct
-            case = case_of(sample, record.text, right, record.index)
-            cases.setdefault(rubric, {})[place] = case
+    marked = [_with_mark(record, None) for record in records]
+    places: dict[str, list[int]] = {}
+    for place, record in enumerate(marked):
+        if rubric := _rubric(column.benchmark, record):
+            places.setdefault(rubric, []).append(place)
     found: dict[str, Any] = {}
-    for rubric, asked in cases.items():
+    for rubric, here in places.items():
+        asked = [place for place in here if not marked[place].error]
         judge = Judge(engine, rubric)
-        verdicts = judge.score(list(asked.values()))
-        found[rubric] = judged_summary(verdicts) | {"trusted": judge.trusted}
-        for place, verdict in zip(asked, verdicts, strict=True):
-            marked[place] = _with_mark(marked[place], verdict)
+        cases = [_case(by_id[marked[place].id], marked[place]) for place in asked]
+        verdicts = judge.score(cases)
+        found[rubric] = judge.report() | judged_summary(verdicts, len(here) - len(asked))
+        if engine is not None:
+            log(f"judge: {judge}")
+        marks: dict[int, float | None] = {}
+        if judge.scored:  # what could not be asked has earned nothing
+            marks = dict.fromkeys(here, 0.0)
+        marks |= {place: v.score for place, v in zip(asked, verdicts, strict=True)}
+        for place, score in marks.items():
+            marked[place] = _with_mark(marked[place], score)
     return marked, {"judge": found} if found else {}
+
+
+def _case(sample: Sample, record: Record) -> Case:
+    """What a judge is shown of a record."""
+    right = None if record.open_ended else record.correct
+    return case_of(sample, record.text, right, record.index)
 
 
 def _rubric(benchmark: Benchmark, record: Record) -> str:
@@ -382,12 +410,10 @@ def _rubric(benchmark: Benchmark, record: Record) -> str:
     return next((rubric for rubric in rubrics if rubric), "")
 
 
-def _with_mark(record: Record, verdict: JudgeVerdict) -> Record:
+def _with_mark(record: Record, score: float | None) -> Record:
     """The record with a judge's mark; an open-ended answer is right from a half on."""
-    if verdict.score is None:
-        return record
-    right = verdict.score >= 0.5 if record.open_ended else record.correct
-    return replace(record, score=verdict.score, correct=right)
+    right = (score or 0.0) >= 0.5 if record.open_ended else record.correct
+    return replace(record, score=score, correct=right)
 
 # %% ../../nbs/6_evaluation/21_evaluate.ipynb #ev-0422
 def saved_protocol(encoder: Encoder, max_new_tokens: int = 1024) -> Protocol:
@@ -437,7 +463,7 @@ def evaluate_stage(
         column = Column(rows_alone(split), "house", samples, protocol, conditions)
         summaries = evaluate_column(engine, column, place, Path(folder).name, _silent)
         controls: dict[str, Any] = {c: _control_summary(summaries[c]) for c in conditions[1:]}
-        controls["chance"] = summaries["chance"]
+        controls["chance"] = summaries.get("chance")
         stage[split] = summaries["own"] | {"controls": controls}
     return stage
 

@@ -493,6 +493,7 @@ class Judge:
         self.not_scored: Counter[str] = Counter()  # by reason
         self.first_reason = ""  # of the first that was not scored, in full
         self.away = ""  # why nothing more is asked
+        self.is_there = False
 
     @property
     def trusted(self) -> bool | None:
@@ -521,6 +522,8 @@ class Judge:
         verdicts = self._with_canaries(asked) if asked else []
         judged = iter(verdicts)
         empty = JudgeVerdict("", 0.0, reason="empty reply", prompt=self.rubric.version)
+        if verdicts and all(verdict.score is None for verdict in verdicts):
+            empty = verdicts[0]  # as long as nobody judges, nothing is known of these either
         return [
             replace(empty, id=case.id) if i in blank else next(judged)
             for i, case in enumerate(cases)
@@ -581,17 +584,25 @@ class Judge:
     def _complete(self, requests: Sequence[Request]) -> list[str | None]:
         """What the engine answers; only what it remembers where nobody is there to answer."""
         assert self.engine is not None
-        known = [of_an_earlier_run(self.engine, request) for request in requests]
-        if not self.away and False in known:
-            probe = requests[known.index(False)]
-            [reply] = self.engine.complete([probe])
-            if reply is None and not worth_another_seed(self.engine, probe):
-                self.away = no_answer_reason(self.engine, probe) or "it gave no reason"
-        if not self.away:
-            return self.engine.complete(requests)
-        kept = [request for request, is_known in zip(requests, known, strict=True) if is_known]
-        replies = iter(self.engine.complete(kept))
-        return [next(replies) if is_known else None for is_known in known]
+        new = [i for i, r in enumerate(requests) if not of_an_earlier_run(self.engine, r)]
+        found: dict[int, str | None] = {}
+        if new and not self.away and not self.is_there:
+            found[new[0]] = self._probe(requests[new[0]])
+        if self.away:
+            found |= dict.fromkeys(new)
+        rest = [i for i in range(len(requests)) if i not in found]
+        answers = self.engine.complete([requests[i] for i in rest])
+        found |= dict(zip(rest, answers, strict=True))
+        return [found[i] for i in range(len(requests))]
+
+    def _probe(self, request: Request) -> str | None:
+        """The answer to the first request; it tells whether anybody is there."""
+        assert self.engine is not None
+        [reply] = self.engine.complete([request])
+        self.is_there = reply is not None or worth_another_seed(self.engine, request)
+        if not self.is_there:
+            self.away = no_answer_reason(self.engine, request) or "it gave no reason"
+        return reply
 
     def report(self) -> dict[str, Any]:
         """What was scored, what was not and why, and how the canaries fared; for JSON."""
@@ -604,7 +615,7 @@ class Judge:
             "not_scored": dict(self.not_scored),
             "first_reason": self.first_reason,
             "trusted": self.trusted,
-            "failed": [kind for kind in kinds if self.failed[kind]],
+            "failed_canaries": [kind for kind in kinds if self.failed[kind]],
             "canaries": {kind: [self.passed[kind], self.failed[kind]] for kind in kinds},
         }
 
@@ -613,7 +624,7 @@ class Judge:
         missing = sum(self.not_scored.values())
         why = ", ".join(f"{reason} ({n})" for reason, n in self.not_scored.most_common())
         trust = {True: "all canaries passed", None: "no canary was marked"}.get(self.trusted)
-        trust = trust or f"NOT TRUSTED, failed: {', '.join(self.report()['failed'])}"
+        trust = trust or f"NOT TRUSTED, failed: {', '.join(self.report()['failed_canaries'])}"
         first = f"; first: {self.first_reason}" if self.first_reason not in ("", why) else ""
         rest = f", not scored {missing}: {why}{first}" if missing else ""
         who = f"{self.model or 'no judge'} by {self.rubric.version}"
@@ -647,8 +658,8 @@ def judged_summary(verdicts: Iterable[JudgeVerdict], failed: int = 0) -> dict[st
     Returns
     -------
     `score` (None where nothing was scored, or where something was not: a mean over a part is no
-    score of the benchmark), `score_of_scored`, `n` (failed ones among them), `scored`, `failed`,
-    `kinds`.
+    score of the benchmark), `score_of_scored`, `n` (failed ones among them), `scored`,
+    `failed_questions`, `kinds`.
     """
     found = list(verdicts)
     scores = [v.score for v in found if v.score is not None]
@@ -658,6 +669,6 @@ def judged_summary(verdicts: Iterable[JudgeVerdict], failed: int = 0) -> dict[st
         "score_of_scored": mean,
         "n": len(found) + failed,
         "scored": len(scores),
-        "failed": failed,
+        "failed_questions": failed,
         "kinds": dict(Counter(v.kind for v in found if v.kind)),
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ..answers import is_correct
@@ -24,7 +25,7 @@ from ..schema import Sample, sample_id, video_of
 from ..trace import parse_trace, predicted_letter, time_problems, trace_problems
 
 # %% auto #0
-__all__ = ['GROUNDING', 'OPEN_ENDED', 'STRICT', 'READINGS', 'OUTCOMES', 'select_questions', 'Record', 'records_by_id',
+__all__ = ['GROUNDING', 'OPEN_ENDED', 'STRICT', 'READINGS', 'OUTCOMES', 'select_questions', 'Record', 'misfit', 'records_by_id',
            'read_records', 'summarise', 'counted_records', 'accuracy_of', 'is_right', 'summary_line', 'error_line']
 
 # %% ../../nbs/6_evaluation/18_records.ipynb #rec-042
@@ -292,18 +293,24 @@ _KINDS: dict[str, tuple[type, ...]] = {
 }
 
 
-def _misfit(entry: Any) -> str:
-    """Why an entry of a journal is no record, "" if it is one."""
+def misfit(entry: Any, names: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Why an entry of a file is no record, "" if it is one.
+
+    Parameters
+    ----------
+    entry : field → value.
+    names : of fields, where the file calls them otherwise.
+    """
     if not isinstance(entry, dict):
         return f"it is {type(entry).__name__}, not an object"
     if "readings" not in entry:
         return "an earlier version wrote it, which read replies in one way only"
     for name, value in entry.items():
         if not isinstance(value, _KINDS.get(name, (object,))):
-            return f"field {name!r} cannot be {value!r:.60}"
+            return f"field {names.get(name, name)!r} cannot be {value!r:.60}"
     scores = entry.get("segments", {})
     if not all(type(score) in (int, float) and 0 <= score <= 1 for score in scores.values()):
-        return "field 'segments' holds something that is no fraction"
+        return f"field {names.get('segments', 'segments')!r} holds something that is no fraction"
     return ""
 
 
@@ -318,7 +325,7 @@ def records_by_id(entries: Iterable[Any], path: str | Path) -> dict[str, Record]
     records: dict[str, Record] = {}
     for number, entry in enumerate(entries, 1):
         try:
-            if problem := _misfit(entry):
+            if problem := misfit(entry):
                 raise TypeError(problem)
             record = Record(**entry)
         except TypeError as error:

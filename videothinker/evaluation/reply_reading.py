@@ -478,7 +478,7 @@ _AFTER_NOUN = (
 )
 _NOUN = re.compile(
     rf"(?<![{_WORD}])(?:(?P<answer>{_ANSWER})"
-    rf"|(?P<good>(?:{_GOOD})\s+(?:\w+\s+){{0,1}}?)?(?P<option>{_OPTION}|(?<=likely )\w+"
+    rf"|(?P<good>(?:{_GOOD})[\s-]+(?:\w+\s+){{0,1}}?)?(?P<option>{_OPTION}|(?<=likely )\w+"
     rf"|(?<=probable )\w+|(?<=plausible )\w+)(?P<after>\s+(?:{_AFTER_NOUN}))?)(?![{_WORD}])"
     rf"|(?P<cjk>{_ANSWER_CJK})",
     re.I,
@@ -667,7 +667,7 @@ def _outside(text: str, letter: str, options: _Options) -> str:
 _CHOOSE = re.compile(
     rf"(?<![{_WORD}])(?<!he )(?<!you )(?<!she )(?<!they )(?<!who )(?<!could )(?<!might )"
     r"(?:if i (?:had|have|must|were) to (?:choose|pick|guess|answer|decide)"
-    r"|(?:i|we|i['’]d)\s+(?:\w+\s+)?(?:think|believe|say|guess|answer|conclude)|to say"
+    r"|(?:i|we)(?:['’](?:d|ll))?\s+(?:\w+\s+)?(?:think|believe|say|guess|answer|conclude)|to say"
     r"|let['’]?s say|i['’]d say"
     r"|choose|chose|select|selected|pick|picked|choosing|selecting|picking|prefer|favou?r|endorse"
     r"|(?:go|going|went|stick|sticking|stay|staying) (?:with|for)|opt(?:ing)? for"
@@ -770,7 +770,7 @@ def _implied(text: str, options: _Options) -> Iterator[_Claim]:
 
 # %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr-057
 _GOOD_ANSWER = (
-    r"(?:my (?:final )?(?:answer|choice|pick|guess|selection)|(?:the\s+)?(?:correct|right|best"
+    r"(?:my (?:\w+ )?(?:answer|choice|pick|guess|selection)|(?:the\s+)?(?:correct|right|best"
     r"|answer|final answer|winner|the\s+(?:only\s+)?(?:possible|plausible|valid|remaining"
     r"|reasonable)|(?:the\s+)?most\s+\w+|closest|the one|(?:the|my)\s+\w+est)(?:\s+(?:answer"
     r"|option|choice|one|match"
@@ -1027,7 +1027,8 @@ def _listed(labels: list[tuple[int, int, str, _Label]], n_lines: int) -> Iterato
 # %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr-064
 _MENTION = re.compile(
     r"(?:\b(?:option|choice|letter|answer)\s+\(?(?P<option>[A-Z])\)?|\((?P<bracket>[A-Z])\)"
-    r"|(?:[,:]|(?<=\s)[-–—]|\b(?:suggests?|indicates?|supports?|points? to"
+    r"|(?:[,:]|(?<=\s)[-–—]|\b(?:happens|occurs)\b[^.,;:]{0,40}\sis|\b(?:suggests?|indicates?"
+    r"|supports?|points? to"
     r"|confirms?)(?:\s+that)?)\s+(?P<bare>(?-i:[A-Z])))"
     r"[\s.!)\"'”]*\Z",
     re.I,

@@ -11,13 +11,20 @@ import os
 import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..data.rowfiles import load_library
 from .benchmarks import Protocol
-from .records import READINGS, Record
+from videothinker.evaluation.records import (
+    READINGS,
+    Record,
+    accuracy_of,
+    counted_records,
+    is_right,
+    misfit,
+)
 from .video_engine import Reply
 from ..files import FormatError, InputError, atomic_write
 from ..json_files import read_json, read_json_rows, write_json
@@ -26,7 +33,7 @@ from ..schema import OPTION_PREFIX, Sample, Segment, sample_id
 from ..trace import parse_trace
 
 # %% auto #0
-__all__ = ['UNREAD', 'NO_REPLY', 'FIELD_NAMES', 'PATIENT', 'row_hash', 'result_row', 'statistics_of', 'is_right', 'write_results',
+__all__ = ['UNREAD', 'NO_REPLY', 'FIELD_NAMES', 'PATIENT', 'row_hash', 'result_row', 'statistics_of', 'write_results',
            'rows_of_results', 'read_results', 'stats_differences', 'write_record_table', 'read_record_table']
 
 # %% ../../nbs/6_evaluation/20_results.ipynb #outr-011
@@ -106,21 +113,24 @@ def result_row(record: Record, sample: Sample, number: int, root: str = "") -> d
 def statistics_of(records: Sequence[Record], name: str, roots: VideoRoot = "") -> dict[str, Any]:
     """The object of `Stats-NAME.json`: the original's five figures, and what explains them.
 
+    `accuracy` is that of `records.summarise`: over `scored_questions`, None where there are none.
+
     Parameters
     ----------
     records : all of one condition.
     name : of the model.
     roots : folder of the videos, or folders by `data_source`.
     """
-    right = sum(r.correct for r in records)
+    counted = counted_records(records)
     answers = Counter(k for r in records for k, letter in r.readings.items() if letter is not None)
     correct = Counter(k for r in records for k in READINGS if is_right(r, k))
     return {
         "model_name": name,
         "video_path_config": _sorted(_names(roots)),
         "total_questions": len(records),
-        "correct_answers": right,
-        "accuracy": right / max(len(records), 1),
+        "scored_questions": len(counted),
+        "correct_answers": sum(r.correct for r in counted),
+        "accuracy": accuracy_of(counted)["accuracy"],
         "unreadable_videos": sum(bool(r.error) for r in records),
         "cut_off_replies": sum(r.cut_off for r in records),
         "refused_replies": sum(r.refused for r in records),
@@ -129,13 +139,6 @@ def statistics_of(records: Sequence[Record], name: str, roots: VideoRoot = "") -
         "left_out_by_official_rule": sum(r.official_counted is False for r in records),
         "readings": {k: {"read": answers[k], "correct": correct[k]} for k in READINGS},
     }
-
-
-def is_right(record: Record, reading: str) -> bool:
-    """Return True if a record is right by one of `READINGS`."""
-    if reading == "official" and record.official_correct is not None:
-        return record.official_correct
-    return record.readings.get(reading) is not None and record.readings[reading] == record.answer
 
 
 def _names(roots: VideoRoot) -> str | dict[str, str]:
@@ -267,12 +270,31 @@ class _Rows:
         return None
 
 # %% ../../nbs/6_evaluation/20_results.ipynb #outr-033
-def _own_record(entry: Mapping[str, Any]) -> Record:
-    """A record from an entry that this package wrote."""
+_NEEDED = [f.name for f in fields(Record) if f.default is f.default_factory is MISSING]
+
+
+def _own_record(entry: Mapping[str, Any], place: str) -> Record:
+    """A record from an entry that this package wrote; FormatError that names place and field."""
     values = {key: entry[name] for key, name in FIELD_NAMES.items() if name in entry}
     if not entry.get("Answered", True):
         values["prediction"] = None
+    if lacking := [FIELD_NAMES[key] for key in _NEEDED if key not in values]:
+        raise FormatError(f"{place}: not a result of this package: it has no {lacking[0]!r}")
+    if problem := misfit(values, FIELD_NAMES):
+        raise FormatError(f"{place}: not a result of this package: {problem}")
     return Record(**values)
+
+
+def _own_row(entry: Mapping[str, Any], row: Sample, place: str) -> Sample:
+    """The row of an entry that this package wrote; FormatError that names place and field."""
+    record = _own_record(entry, place)
+    try:
+        segments = [Segment(**s) for s in entry.get("Annotated Segments", ())]
+    except TypeError as error:
+        raise FormatError(
+            f"{place}: field 'Annotated Segments' holds no segments: {error}"
+        ) from None
+    return replace(row, id=record.id, video_id=record.video_id, segments=segments)
 
 
 def _file_letter(entry: Mapping[str, Any]) -> str | None:
@@ -334,15 +356,16 @@ def rows_of_results(path: str | Path, log: Callable[[str], Any] = print) -> list
     Parameters
     ----------
     path, log : as for `read_results`.
+
+    Raises
+    ------
+    FormatError, OSError : as `read_results`.
     """
     rows: dict[str, Sample] = {}
-    for entry in _entries(path, log):
+    for number, entry in enumerate(_entries(path, log), 1):
         row = _foreign_row(entry)
         if _is_ours(entry):
-            segments = [Segment(**s) for s in entry.get("Annotated Segments", ())]
-            row = replace(
-                row, id=entry["Question ID"], video_id=entry["Video ID"], segments=segments
-            )
+            row = _own_row(entry, row, f"{path}: entry {number}")
         rows.setdefault(sample_id(row), row)
     return list(rows.values())
 
@@ -365,21 +388,25 @@ def read_results(
 
     Raises
     ------
-    FormatError : the file is no JSON, or holds no results.
+    FormatError : the file is no JSON, or holds no results; an entry that this package seems to
+        have written lacks a field, or holds something else in it.
     OSError : it cannot be read.
     """
     entries = _entries(path, log)
     known = _Rows(rows)
     records: dict[tuple[str, int], Record] = {}
     unmatched, unusable = 0, 0
-    for entry in entries:
+    for number, entry in enumerate(entries, 1):
         if _get(entry, "answer") is None:
             unusable += 1
             continue
         theirs = _foreign_row(entry)
         row = known.find(theirs, str(entry.get("Question ID", "")))
         unmatched += row is None
-        record = _own_record(entry) if _is_ours(entry) else _foreign_record(entry, row or theirs)
+        if _is_ours(entry):
+            record = _own_record(entry, f"{path}: entry {number}")
+        else:
+            record = _foreign_record(entry, row or theirs)
         records[record.id, record.index] = record
     counts = {
         "entries do not say the right answer; left out": unusable,
@@ -429,7 +456,8 @@ def stats_differences(stats: Mapping[str, Any], n: int, right: int) -> list[str]
     for name, ours in {"total_questions": n, "correct_answers": right}.items():
         if stats.get(name) not in (None, ours):
             lines.append(f"{name} is {stats[name]} there, {ours} by the rows")
-    said, share = stats.get("accuracy"), right / max(n, 1)
+    scored = stats.get("scored_questions", n)  # ours: open-ended ones may have no score
+    said, share = stats.get("accuracy"), right / max(scored if isinstance(scored, int) else n, 1)
     if isinstance(said, (int, float)) and min(abs(said - share), abs(said / 100 - share)) > 5e-5:
         lines.append(f"accuracy is {said:.4g} there, {share:.4g} by the rows")
     if lines and isinstance(total := stats.get("total_questions"), int) and total < n:

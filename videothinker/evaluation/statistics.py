@@ -360,11 +360,12 @@ def wilson(k: int, n: int, level: float = 0.95) -> Estimate:
 
     Raises
     ------
-    ValueError : unless 0 ≤ k ≤ n and n ≥ 1.
+    ValueError : unless 0 ≤ k ≤ n and n ≥ 1, and for a level that is not between 0 and 1.
     """
     from scipy import stats
 
     if n < 1 or not 0 <= k <= n:
         raise ValueError(f"need 0 <= k <= n and n >= 1, not {k} of {n}")
-    interval = stats.binomtest(k, n).proportion_ci(confidence_level=level, method="wilson")
+    test = stats.binomtest(k, n)
+    interval = test.proportion_ci(confidence_level=_checked_level(level), method="wilson")
     return Estimate(k / n, float(interval.low), float(interval.high), n, n)

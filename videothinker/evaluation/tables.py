@@ -19,8 +19,7 @@ from typing import Any
 from ..configs import PRESETS
 from . import benchmarks as declared
 from .comparison import compare_records, holm
-from .records import OUTCOMES, READINGS, Record, read_records
-from .results import is_right
+from .records import OUTCOMES, READINGS, Record, is_right, read_records
 from .statistics import clustered_mean
 from .trace_statistics import STATISTICS
 from ..files import FormatError, atomic_write
@@ -30,8 +29,8 @@ from ..json_files import read_json
 __all__ = ['ABSENT', 'PAPER_BENCHMARKS', 'Marks', 'Compared', 'MARK_NOTE', 'FRAMES', 'PAPER_METRICS', 'FURTHER_METRICS', 'Cell',
            'Row', 'escape_markdown', 'escape_latex', 'Table', 'Run', 'collect_runs', 'Published', 'published_figures',
            'accuracy_table', 'compared_runs', 'marks_of', 'comparison_table', 'frames_table', 'Metric',
-           'intrinsic_table', 'trace_table', 'reading_table', 'caveat_table', 'other_table', 'all_tables',
-           'write_tables']
+           'intrinsic_table', 'trace_table', 'reading_table', 'caveat_table', 'judge_table', 'other_table',
+           'all_tables', 'write_tables']
 
 # %% ../../nbs/6_evaluation/23_tables.ipynb #outt-011
 ABSENT = "–"
@@ -257,6 +256,13 @@ _INDENT = "· "  # before the name of a control
 _OURS = "This evaluation [95 % interval]"
 
 
+@lru_cache
+def _declaration(benchmark: str) -> declared.Benchmark | None:
+    """The declaration of a packaged benchmark; None for a user's own."""
+    known = benchmark in declared.BENCHMARKS
+    return declared.get_benchmark_file(benchmark) if known else None
+
+
 @dataclass(frozen=True)
 class Run:
     """One model on one benchmark under one protocol.
@@ -265,7 +271,7 @@ class Run:
     ----------
     model, benchmark, column : names; the column is "official", "house-16" …
     summaries : condition → summary (see `records.summarise`).
-    more : what else `summary.json` holds: `chance`, `most_frequent`, `trivial` …
+    more : what else `summary.json` holds: `metric`, `chance`, `trivial`, `judge` …
     folder : of its files, None for a run that was made up.
     """
 
@@ -280,6 +286,13 @@ class Run:
     def own(self) -> Mapping[str, Any]:
         """The summary under the questions' own videos."""
         return self.summaries.get("own", {})
+
+    @property
+    def metric(self) -> str:
+        """What the benchmark's score is, of `Benchmark.metric`."""
+        declaration = _declaration(self.benchmark)
+        known = declaration.metric if declaration else "accuracy"
+        return str(self.more.get("metric") or known)
 
     @cached_property
     def records(self) -> list[Record]:
@@ -392,13 +405,6 @@ def _ordered(benchmarks: Iterable[str]) -> list[str]:
     return [*paper, *sorted(names - set(PAPER_BENCHMARKS))]
 
 
-@lru_cache
-def _declaration(benchmark: str) -> declared.Benchmark | None:
-    """The declaration of a packaged benchmark; None for a user's own."""
-    known = benchmark in declared.BENCHMARKS
-    return declared.get_benchmark_file(benchmark) if known else None
-
-
 def _heads(benchmarks: Sequence[str]) -> tuple[tuple[str, ...], tuple[tuple[str, int], ...]]:
     """Short names of benchmarks, and the groups above them."""
     names, domains = [], []
@@ -423,11 +429,31 @@ def _published_section(
     return rows
 
 
-def _headline(benchmark: str, scores: Mapping[str, Any]) -> str:
-    """The score of a summary that the benchmark reports: "accuracy", or "category_mean"."""
-    declaration = _declaration(benchmark)
-    by_category = declaration is not None and declaration.metric == "category mean"
-    return "category_mean" if by_category and "category_mean" in scores else "accuracy"
+_HEADLINES = {"category mean": "category_mean", "grounding": "miou"}  # metric → its figure
+_METRIC_NAMES = {
+    "category mean": "mean over categories",
+    "grounding": "mIoU",
+    "judge": "a judge's mean score",
+}
+
+
+def _headline(run: Run, condition: str, mark: str = "") -> Cell:
+    """The score that the benchmark reports, by its `metric`."""
+    scores = run.summaries.get(condition, {})
+    if run.metric == "judge":
+        marks = run.more.get("judge") if condition == "own" else None
+        return Cell(_percent(_judge_mean(marks or {})), mark=mark)
+    key = _HEADLINES.get(run.metric, "accuracy")
+    has_key = key in scores or run.metric == "grounding"
+    return Cell.of(scores, key if has_key else "accuracy", mark)
+
+
+def _judge_mean(marks: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Mean score over the questions of several rubrics; None where one of them has none."""
+    scores = [(found.get("score"), found["n"]) for found in marks.values()]
+    known = [(score, n) for score, n in scores if score is not None]
+    n = sum(n for _, n in known)
+    return sum(score * n for score, n in known) / n if n and len(known) == len(scores) else None
 
 
 def _model_rows(runs: Sequence[Run], benchmarks: Sequence[str], marks: Marks) -> list[Row]:
@@ -440,9 +466,8 @@ def _model_rows(runs: Sequence[Run], benchmarks: Sequence[str], marks: Marks) ->
             cells = []
             for benchmark in benchmarks:
                 run = of_model.get(benchmark)
-                scores = run.summaries.get(condition, {}) if run else {}
                 mark = marks.get((model, benchmark), "") if is_own else ""
-                cells.append(Cell.of(scores, _headline(benchmark, scores), mark))
+                cells.append(_headline(run, condition, mark) if run else Cell())
             if any(cell.value is not None for cell in cells):
                 label = name if is_own else f"{_INDENT}{name}"
                 rows.append(Row((label,), tuple(cells), _OURS))
@@ -494,15 +519,28 @@ def accuracy_table(
     table.rows = _published_section(published, "1", column, benchmarks)
     table.rows += _model_rows(here, benchmarks, marks or {})
     table.rows += _without_model(here, benchmarks)
-    table.notes = [_names(benchmarks), *_incomplete(here), *([note] if note and marks else [])]
+    table.notes = [
+        _names(benchmarks, here),
+        *_incomplete(here),
+        *([note] if note and marks else []),
+    ]
     return table
 
 
-def _names(benchmarks: Sequence[str]) -> str:
-    named = [f"{d.short} {d.title}" for b in benchmarks if (d := _declaration(b))]
-    means = [d.short for b in benchmarks if (d := _declaration(b)) and d.metric == "category mean"]
-    mean = f"; {', '.join(means)}: mean over categories" if means else ""
-    return ", ".join(named) + f"; {ABSENT} not run{mean}"
+def _names(benchmarks: Sequence[str], runs: Sequence[Run]) -> str:
+    """Titles of the benchmarks, and what is in their columns where that is no accuracy."""
+    known = {b: d for b in benchmarks if (d := _declaration(b))}
+    metrics = {b: d.metric for b, d in known.items()} | {run.benchmark: run.metric for run in runs}
+    named = [f"{d.short} {d.title}" for d in known.values()]
+    notes = [", ".join(named)] if named else []
+    notes.append(f"{ABSENT} not run, or no such figure")
+    for metric, what in _METRIC_NAMES.items():
+        heads = [
+            known[b].short if b in known else b for b in benchmarks if metrics.get(b) == metric
+        ]
+        if heads:
+            notes.append(f"{', '.join(heads)}: {what}")
+    return "; ".join(notes)
 
 
 def _incomplete(runs: Sequence[Run]) -> list[str]:
@@ -520,6 +558,9 @@ def _incomplete(runs: Sequence[Run]) -> list[str]:
 # %% ../../nbs/6_evaluation/23_tables.ipynb #outt-0391
 Compared = dict[tuple[str, str], dict[str, Any]]  # (model, benchmark) → comparison
 MARK_NOTE = "* differs from {baseline}: p < 0.05 by a sign-flip test over videos, after Holm"
+
+
+_COMPARED = {"grounding": "miou", "judge": "score"}  # metric → what is compared of a question
 
 
 def compared_runs(runs: Sequence[Run], column: str, baseline: str) -> Compared:
@@ -541,7 +582,8 @@ def compared_runs(runs: Sequence[Run], column: str, baseline: str) -> Compared:
     for run in here:
         if run.model != baseline and run.benchmark in first:
             with suppress(ValueError):  # other questions
-                compared = compare_records(run.records, first[run.benchmark].records)
+                metric = _COMPARED.get(run.metric, "accuracy")
+                compared = compare_records(run.records, first[run.benchmark].records, metric)
                 found[run.model, run.benchmark] = compared
     names = {f"{model}/{benchmark}": (model, benchmark) for model, benchmark in found}
     corrected = holm({name: found[key]["p"] for name, key in names.items()})
@@ -573,7 +615,10 @@ def comparison_table(compared: Compared, column: str, baseline: str) -> Table:
         cells += [Cell(text=str(c[name])) for name in ("gains", "losses", "n", "clusters")]
         cells += [Cell(c["p"], digits=4), Cell(c["holm"], digits=4)]
         table.rows.append(Row((model, benchmark), tuple(cells)))
+    names = {"miou": "mIoU", "score": "a judge's score"}
+    others = {b: names[c["metric"]] for (_, b), c in compared.items() if c["metric"] in names}
     table.notes = [MARK_NOTE.format(baseline=baseline)]
+    table.notes += [f"{benchmark}: {metric}" for benchmark, metric in others.items()]
     return table
 
 # %% ../../nbs/6_evaluation/23_tables.ipynb #outt-041
@@ -606,7 +651,7 @@ def frames_table(runs: Sequence[Run], published: Sequence[Published] = ()) -> Ta
     names = [name for name in order if name.startswith("Published")]
     names += [name for name in order if name not in names]
     table.rows.sort(key=lambda row: (names.index(row.section), models.index(row.labels[0])))
-    table.notes = [_names(benchmarks)]
+    table.notes = [_names(benchmarks, house)]
     return table
 
 # %% ../../nbs/6_evaluation/23_tables.ipynb #outt-051
@@ -833,7 +878,7 @@ def caveat_table(runs: Sequence[Run]) -> Table:
     for run in runs:
         unasked, faults = run.more.get("unasked") or {}, run.more.get("label_faults") or {}
         seen = run.more.get("contamination") or {}
-        if not (unasked.get("unasked") or faults.get("rows") or seen):
+        if not (unasked.get("unasked") or faults or seen):
             continue
         cells = [Cell.of(run.own), _count(unasked.get("unasked"), unasked)]
         cells += [_count(faults.get("rows"), faults), _without(faults)]
@@ -853,8 +898,62 @@ def _count(rows: Any, looked_for: Any) -> Cell:
 
 
 def _without(found: Mapping[str, Any]) -> Cell:
-    accuracy = found.get("accuracy") or {}
-    return Cell.of(accuracy.get("without") or {})
+    """The accuracy without the rows in question; in words where none is left."""
+    without = (found.get("accuracy") or {}).get("without") or {}
+    scored = found["accuracy"]["all"].get("n") if without and "all" in found["accuracy"] else None
+    if without.get("n") == 0:
+        return Cell(text="none left" if scored else "not scored")
+    return Cell.of(without)
+
+# %% ../../nbs/6_evaluation/23_tables.ipynb #fxc-002
+def judge_table(runs: Sequence[Run]) -> Table:
+    """Scores of judges: by rubric, of how many questions, and whether they can be believed.
+
+    Parameters
+    ----------
+    runs : those with `judge` in their summary.
+    """
+    table = Table(
+        "judge",
+        "What a judge marked, in per cent",
+        ("model", "benchmark", "protocol", "rubric"),
+        ("score", "scored", "not asked", "trusted"),
+    )
+    notes: dict[str, None] = {}
+    for run in runs:
+        marks = run.more.get("judge") or {}
+        for rubric, found in marks.items():
+            labels = (run.model, run.benchmark, run.column, rubric)
+            table.rows.append(Row(labels, _judge_cells(found)))
+            if found.get("model"):
+                notes[f"{rubric}: {found['model']} by {found['prompt']}"] = None
+            if why := found.get("first_reason"):
+                notes[f"{run.model}, {run.benchmark}, {rubric}: not scored: {why}"] = None
+        if process := {r: found for r, found in marks.items() if r.startswith("process")}:
+            labels = (run.model, run.benchmark, run.column, "mean of accuracy and process")
+            parts = (run.own.get("accuracy"), _judge_mean(process))
+            cells = _mean([Cell(_percent(part)) for part in parts]), *[Cell()] * 3
+            table.rows.append(Row(labels, cells))
+    table.notes = [
+        "A question that was not asked counts as 0. There is no score where a reply has none, or "
+        "where the judge failed a reply whose mark is known (trusted: NO, and which).",
+        *notes,
+    ]
+    return table
+
+
+def _judge_cells(found: Mapping[str, Any]) -> tuple[Cell, ...]:
+    """Score, scored of how many, not asked, trusted."""
+    failed = found.get("failed_questions", 0)
+    asked = found["n"] - failed
+    trusted = {True: "yes", None: ABSENT}.get(found.get("trusted"))
+    kinds = ", ".join(found.get("failed_canaries") or ())
+    return (
+        Cell(_percent(found.get("score"))),
+        Cell(text=f"{found['scored']} of {asked}"),
+        Cell(text=str(failed)),
+        Cell(text=trusted or f"NO: {kinds}"),
+    )
 
 # %% ../../nbs/6_evaluation/23_tables.ipynb #outt-0691
 def other_table(published: Sequence[Published], benchmarks: Iterable[str]) -> Table:
@@ -884,7 +983,7 @@ def all_tables(
     runs: Sequence[Run], published: Sequence[Published] = (), baseline: str = ""
 ) -> list[Table]:
     """Every table that the runs give: 1 for each protocol with the differences from a baseline, 2,
-    3 for each protocol, traces, readings, caveats, other published figures.
+    3 for each protocol, traces, readings, caveats, what a judge marked, other published figures.
 
     Parameters
     ----------
@@ -903,7 +1002,7 @@ def all_tables(
     if sum(column.startswith("house-") for column in columns) > 1:
         tables.append(frames_table(runs, published))
     tables += [intrinsic_table(runs, column, published) for column in columns]
-    tables += [trace_table(runs), reading_table(runs), caveat_table(runs)]
+    tables += [trace_table(runs), reading_table(runs), caveat_table(runs), judge_table(runs)]
     tables = [table for table in tables if _has_ours(table)]
     others = other_table(published, {run.benchmark for run in runs})
     return [*tables, others] if others.rows else tables

@@ -29,8 +29,8 @@ STATISTICS: dict[str, str] = {
     "observable": "share of the windows that are inside and seen",
     "covered": "share of the video that the windows cover together",
     "overlaps": "share of the windows that share time with an earlier one",
-    "revisits": "share of the windows that repeat an earlier one, or share time with one that is not "
-    "directly before them",
+    "revisits": "share of the windows that repeat an earlier one, or share time with one that is "
+    "not directly before them",
     "backward": "share of the windows that start before an earlier one started",
     "chronological": "1 if there are windows, none of them is backward and no range comes twice, "
     "else 0",

@@ -17,19 +17,23 @@ from ..trace import parse_time
 __all__ = ['read_windows', 'timelens_window']
 
 # %% ../../nbs/6_evaluation/03_window_reading.ipynb #think-105
-_NUMBER = r"[0-9]{1,6}(?:\.[0-9]{1,6})?"
+_NUMBER = r"[0-9]{1,6}(?:\.[0-9]{1,6}|,[0-9]{1,2}(?![0-9]))?"  # 12.5, or 12,5 in half of Europe
 _CLOCK = r"(?:[0-9]{1,3}:)?[0-9]{1,4}:[0-5][0-9](?:[.,][0-9]{1,6})?"
-_HOURS = rf"{_NUMBER}\s?(?:(?:hours?|hrs?|h)(?![a-z])|小时)"
-_MINUTES = rf"{_NUMBER}\s?(?:(?:minutes?|mins?|m)(?![a-z])|分钟?)"
-_SECONDS = rf"{_NUMBER}\s?(?:(?:seconds?|secs?|s)(?![a-z])|秒钟?)"
+_GAP = r"(?:\s|-(?=[a-z]{3}))?"  # "the 12-second mark"
+_HOURS = rf"{_NUMBER}{_GAP}(?:(?:hours?|hrs?|h)(?![a-z])|小时)"
+_MINUTES = rf"{_NUMBER}{_GAP}(?:(?:minut(?:e[sn]?|os?|[ai])|mins?|m)(?![a-z])|分钟?|분)"
+_SECONDS = (
+    rf"{_NUMBER}{_GAP}(?:(?:seconds?|secondes?|secondi|sekunden?|segundos?|secs?|s)(?![a-z])"
+    r"|秒钟?|초)"
+)
 _AND = r",?\s?(?:and\s)?"
 _TIME = re.compile(
-    rf"(?<![a-z0-9_.:/#$])(?:(?P<clock>{_CLOCK})(?:\s?(?:seconds?|s)(?![a-z]))?"
+    rf"(?<![a-z0-9_.:/#$])(?<![0-9],)(?:(?P<clock>{_CLOCK})(?:\s?(?:seconds?|s)(?![a-z]))?"
     rf"|{_HOURS}(?:{_AND}{_MINUTES})?(?:{_AND}{_SECONDS})?|{_MINUTES}(?:{_AND}{_SECONDS})?"
     rf"|{_SECONDS}|(?P<bare>{_NUMBER}))(?![a-z0-9_:%°]|[.,][0-9])"
 )
-_PART = re.compile(rf"({_NUMBER})\s?([hms小分秒])")
-_FACTORS = {"h": 3600, "m": 60, "s": 1, "小": 3600, "分": 60, "秒": 1}
+_PART = re.compile(rf"({_NUMBER})[\s-]?([hms小分秒분초])")
+_FACTORS = {"h": 3600, "m": 60, "s": 1, "小": 3600, "分": 60, "秒": 1, "분": 60, "초": 1}
 _NO_TIME = re.compile(rf"{_NUMBER}\s?m|(?:19|20)[0-9]0s")  # metres, the 1980s
 
 
@@ -49,16 +53,21 @@ def _times(text: str) -> Iterator[_Time]:
             if seconds is not None:
                 yield _Time(seconds, 0, start, end)
         elif match["bare"]:
-            yield _Time(float(match["bare"]), None, start, end)
+            yield _Time(_number(match["bare"]), None, start, end)
         elif not _NO_TIME.fullmatch(match[0]):
-            parts = [(float(number), _FACTORS[unit]) for number, unit in _PART.findall(match[0])]
+            parts = [(_number(part), _FACTORS[unit]) for part, unit in _PART.findall(match[0])]
             yield _Time(sum(number * unit for number, unit in parts), parts[-1][1], start, end)
+
+
+def _number(text: str) -> float:
+    return float(text.replace(",", "."))
 
 # %% ../../nbs/6_evaluation/03_window_reading.ipynb #think-108
 _TO = re.compile(
-    r"\s?(?:-{1,2}>?|–|—|~|→|\.{2,3})\s?|\s?[到至]\s?"
+    r"\s?(?:-{1,2}>?|–|—|~|〜|→|\.{2,3})\s?|\s?(?:[到至]|から|부터)\s?"
+    r"|\s(?:bis|à|a|al|jusquà|hasta|até)\s"
     r"|(?:\s(?:mark|point))?,?\s(?:up\sto|to|until|till|through)\s"
-    r"(?:(?:the|about|around|approximately|second|timestamp|t\s?=)\s)*"
+    r"(?:(?:the|about|around|approximately|second|timestamp)\s|t\s?=\s?)*"
 )
 _BETWEEN = re.compile(r"(?:\s(?:mark|point))?,?\sand\s(?:(?:the|about|around|second)\s)*")
 _STARTS = re.compile(r"\b(?:start|begin|from)[a-z_]*[^0-9\n]{0,30}$")
@@ -75,11 +84,61 @@ _EVENT = re.compile(
     r"(?:^\W*|\b(?:happen|occur|take|event|action|clip|moment|visible|shown|seen|last|appear)"
     r"[^.!?\n]*)\b(?:from|between|in|at|during|over)\s(?:(?:the|about|around|second|seconds)\s)*$"
 )
+_ITEM = re.compile(r"(?:^|[,;:.\n(\[{]|\band|(?:^|[\n\s])[0-9]{1,2}\))\s*$")
 _OTHER = re.compile(r"\bframes?\W{0,3}(?:\w{1,9}\W{0,3})?$|(?:^|[\s(\[:])-$|[0-9]-$")
 _NOUN = re.compile(
     r"\s?[-/x×]\s?[0-9]|\s+(?!(?:and|or|but|in|of|on|at|to|for|with|as|is|are|was|the|when|while"
     r"|where|which|that|because|since|during|so|then|he|she|they|it)\b)[a-z]"
 )
+
+# how long something is, said in front of a range or behind it
+_HOW_LONG = re.compile(
+    r"\b(?:(?:takes?|took|taking|lasts?|lasted|lasting|for|every|each|another|after|waits?|waited"
+    r"|waiting|needs?|needed|requires?|spends?|spent|pauses?|paused|rests?|cook|boil|bake|hold|stay"
+    r"|at\s(?:least|most)|duration|length|delay|break|gap"
+    r"|intervals?\sof|video\sof|clip\sof)[\s:=]{1,3}"
+    r"(?:(?:you|him|her|them|us|me|it)\s)?"
+    r"(?:(?:is|was|of|only|just|about|around|approximately|roughly|some|up\sto|at\sleast|an?|the"
+    r"|first|next|last|another|full|extra|additional)\s)*|an?\s)$"
+)
+_LONG = re.compile(
+    r"(?:\s|-)(?:(?:in\s)?(?:long|length|duration|total)"
+    r"|apart|later|earlier|ago|each|per|every|more"
+    r"|old|of\s(?:video|footage|film)|clips?|videos?|films?|footage|pauses?|delays?|breaks?)\b"
+)
+# when something is not: from a negation to the end of its clause
+_CLAUSE = re.compile(
+    r"[.,;:!?](?![0-9])|\n|\b(?:but|only|rather|instead|until|before|because|although|while)\b"
+)
+_NOT = re.compile(
+    r"(?:(?!\b(?:who|that|which|whose)\b).)*?\b(?:(?:not|cannot|(?:do|does|did|is|are|was|were|has"
+    r"|have|had|ca|could|would|wo)nt)\b(?!\s(?:only|just|merely|sure|certain|clear))"
+    # a verb of its own is not denied: "a man who is not seen enters from 3s to 5s"
+    r"(?!(?:(?!\bthat\b).)*"
+    r"\b(?:happens|occurs|takes|starts|begins|appears|lasts|is|and\s[a-z]+s)\b)"
+    r"|never\b|neither\b|nor\b|none\b|nothing\b|nobody\b"
+    r"|no\s(?!doubt\b|later\b|sooner\b|question\b)[a-z])"
+)
+_DENIED = re.compile(
+    r"(?:\s(?:mark|point))?\s?,?\s(?:(?:is|are|was|were)\s(?:not\b|wrong|incorrect)|isnt\b|wasnt\b)"
+)
+
+
+def _is_length(before: str, after: str) -> bool:
+    """Return True if the words around a range of units say that it is a length of time."""
+    return bool(_HOW_LONG.search(before) or _LONG.match(after))
+
+
+def _is_denied(before: str, after: str) -> bool:
+    """Return True if the words around a range say that it is not the answer."""
+    return bool(_NOT.match(_CLAUSE.split(before)[-1]) or _DENIED.match(after))
+
+
+def _has_cue(before: str) -> bool:
+    """Return True if the words before two bare numbers speak of time."""
+    if before.rstrip()[-1:].isdigit():  # no word at all; saves time where numbers follow numbers
+        return False
+    return bool(_CUE.search(before) or _EVENT.search(before))
 
 
 def _are_joined(before: str, between: str, after: str) -> bool:
@@ -91,28 +150,44 @@ def _are_joined(before: str, between: str, after: str) -> bool:
     return bool(_BETWEEN.fullmatch(between)) and "between" in before
 
 
-def _window(text: str, first: _Time, second: _Time) -> tuple[float, float, bool] | None:
-    """Start and end of the window that two times are, and whether it is one beyond doubt."""
+def _window(
+    text: str, first: _Time, second: _Time, is_list: bool
+) -> tuple[float, float, bool] | None:
+    """Start and end of the window that two times are, and whether it is one beyond doubt.
+
+    Parameters
+    ----------
+    text : that the times stand in.
+    first, second : two times, one after the other.
+    is_list : the text has nothing but ranges in it.
+    """
     before = text[max(0, first.start - 80) : first.start]
     between = text[first.end : second.start]
     after = text[second.end : second.end + 20]
-    are_ends = bool(_STARTS.search(before) and _ENDS.fullmatch(between))
-    if _OTHER.search(before) or not (are_ends or _are_joined(before, between, after)):
+    are_ends = bool(_ENDS.fullmatch(between) and _STARTS.search(before))
+    if not (are_ends or _are_joined(before, between, after)) or _OTHER.search(before):
         return None
+    if first.unit == 0 and second.unit is None and first.seconds < second.seconds < 60:
+        is_denied = _NOUN.match(after) or _is_denied(before, after)
+        return None if is_denied else (first.seconds, second.seconds, True)
     if (first.unit == 0) != (second.unit == 0):
         return None
     start = first.seconds * (second.unit or 1) if first.unit is None else first.seconds
     end = second.seconds * (first.unit or 1) if second.unit is None else second.seconds
     if first.unit is not None or second.unit is not None:
-        return start, end, True
+        is_length = not are_ends and first.unit != 0 and _is_length(before, after)
+        return None if is_length or _is_denied(before, after) else (start, end, True)
     if _NOUN.match(after) or 1900 <= start <= end < 2100 and start.is_integer():
         return None
-    if are_ends or (before.endswith("[") and after.startswith("]")):
-        return start, end, True
-    is_alone = not text[: first.start].strip(" \n.([{:") and not text[second.end :].strip(" \n.)]}")
-    return (start, end, False) if is_alone or _CUE.search(before) or _EVENT.search(before) else None
+    is_sure = are_ends or (before.endswith("[") and after.startswith("]"))
+    is_alone = is_list and _ITEM.search(before)
+    if not (is_sure or is_alone or _has_cue(before)) or _is_denied(before, after):
+        return None
+    return start, end, is_sure
 
 # %% ../../nbs/6_evaluation/03_window_reading.ipynb #think-109
+_LIST = re.compile(r"(?:[0-9\s.,;:()\[\]{}~–—→>-]|to\b|and\b|until\b)*")
+_COMMAS = re.compile(r"\[[0-9.,\s]*\]")  # "[12,20]" is two numbers
 _TEMPLATE = re.compile(r"</?[a-z_ ]{1,20}>|<(?=[0-9])|(?<=[0-9])>")  # "<12.0> - <18.0> seconds"
 _MARKS = re.compile(r"[*`\"'“”‘’]")
 
@@ -121,11 +196,13 @@ def _windows(text: str) -> list[tuple[float, float]]:
     """The windows of a text; bare numbers only where nothing surer is there."""
     text = unicodedata.normalize("NFKC", text).casefold()
     text = _MARKS.sub("", _TEMPLATE.sub("", text))
+    text = _COMMAS.sub(lambda match: match[0].replace(",", ", "), text)
+    is_list = bool(_LIST.fullmatch(text))
     times = list(_times(text))
     found = []
     i = 0
     while i + 1 < len(times):
-        window = _window(text, times[i], times[i + 1])
+        window = _window(text, times[i], times[i + 1], is_list)
         if window:
             found.append(window)
         i += 2 if window else 1

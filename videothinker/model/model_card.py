@@ -276,7 +276,8 @@ def figures_table(figures: Mapping[str, Mapping[str, Any]], data: str) -> str:
         "|---|---|---|---|",
     ]
     for condition, summary in summaries.items():
-        accuracy = f"{100 * summary['accuracy']:.1f}"
+        scored = summary["accuracy"] is not None
+        accuracy = f"{100 * summary['accuracy']:.1f}" if scored else "not scored"
         if summary["ci_low"] is not None:  # a single video has no interval
             low, high = 100 * summary["ci_low"], 100 * summary["ci_high"]
             accuracy += f" [{low:.1f}, {high:.1f}]"
@@ -288,7 +289,8 @@ def _is_summary(value: Any) -> bool:
     """Return True if these are the figures of one condition."""
     if not isinstance(value, Mapping):
         return False
-    known = all(type(value.get(name)) in (int, float) for name in ("n", "videos", "accuracy"))
+    known = all(type(value.get(name)) in (int, float) for name in ("n", "videos"))
+    known = known and type(value.get("accuracy", "")) in (int, float, type(None))
     bounds = {type(value.get(name, "")) for name in ("ci_low", "ci_high")}
     return known and (bounds == {type(None)} or bounds <= {int, float})
 

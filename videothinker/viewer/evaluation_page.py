@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.questions import CONDITIONS
-from ..evaluation.records import OUTCOMES, READINGS, Record, read_records
-from ..evaluation.results import is_right, rows_of_results
+from ..evaluation.records import OUTCOMES, READINGS, Record, is_right, read_records
+from ..evaluation.results import rows_of_results
 from ..evaluation.tables import Run, Table
 from ..evaluation.window_reading import read_windows
 from ..files import InputError, UserError, atomic_write
