@@ -36,7 +36,7 @@ def test_the_replies_are_many_and_sound() -> None:
     assert sum(row["right"] is None for row in ROWS) > len(ROWS) // 5  # silence is tested as well
 
 
-def test_reader_reads_97_percent_and_no_wrong_letter() -> None:
+def test_reader_reads_98_percent_and_no_wrong_letter() -> None:
     outcomes: Counter[str] = Counter()
     for row in ROWS:
         letter = reading(row)
@@ -44,12 +44,15 @@ def test_reader_reads_97_percent_and_no_wrong_letter() -> None:
     assert outcomes["wrong"] == 0, [
         row["reply"] for row in ROWS if reading(row) not in (None, row["right"])
     ]
-    assert outcomes["right"] >= 0.97 * len(ROWS), outcomes
+    assert outcomes["right"] >= 0.98 * len(ROWS), outcomes
 
 
 def test_strict_letters_are_read() -> None:
-    """What the reward reads, the reader reads, or sees taken back in words."""
+    """What the reward reads, the reader reads, or sees taken back or shown as an example."""
     for row in ROWS:
+        if row["kind"] == "example":  # 'in the format "<answer>A</answer>"'
+            assert row["right"] is None and reading(row) is None, row
+            continue
         strict = predicted_letter(row["reply"], list(option_letters(row["options"])))
         assert strict in (None, reading(row)), row
 
@@ -123,8 +126,41 @@ def test_refusals_are_told_from_answers() -> None:
         "The answer is C.",
         "<think>I cannot tell</think> C",
         "He is sorry for her.",
+        "The man cannot see the ball.",
+        "The man is unable to see it.",
     ):
         assert not is_refusal(reply), reply
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "No idea.",
+        "N/A",
+        "I give up.",
+        "There is no way to know.",
+        "Please upload the video.",
+        "The frames do not show this.",
+        "Insufficient evidence.",
+        "没有足够的信息",
+        "Ich weiß es nicht.",
+        "No se puede determinar.",
+        "Cannot tell.",
+        "Unable to answer.",
+    ],
+)
+def test_ways_to_decline(reply: str) -> None:
+    assert is_refusal(reply)
+    assert read_reply(reply, COLOURS).letter is None
+    assert read_reply(reply, ["A. Yes", "B. No"]).letter is None
+
+
+def test_many_long_places_share_one_budget() -> None:
+    """Beyond it there is no reading; only so many characters of tags are ever looked at."""
+    part = "the answer is C or A because option B fits "
+    reply = "".join(f"<answer>{i} {part * 240}</answer>" for i in range(40))
+    assert read_reply(reply, COLOURS) == (None, "competing")
+    assert read_reply(f"<answer>{'so ' * 3000} the answer is C</answer>", COLOURS).letter == "C"
 
 
 def test_any_text_is_read_without_an_error() -> None:
