@@ -466,8 +466,8 @@ def test_control_tokens_in_a_row_are_refused_by_name(clips: Any, token: str, fie
 
 def test_what_the_system_refuses_is_about_one_clip(clips: Any) -> None:
     """A stale handle, a permission, a disk that fails: the other rows go on."""
-    from videothinker.model import encoder as module
-    from videothinker.model.encoder import Encoder, EncoderOptions, readable
+    from videothinker.model.encoder import Encoder, EncoderOptions, readable, video_name
+    from videothinker.video import frame_reader as module
     from videothinker.video.frames import VideoError
 
     first, second, third = clips.rows
@@ -489,4 +489,4 @@ def test_what_the_system_refuses_is_about_one_clip(clips: Any) -> None:
                 encoder(second)
             kept, skipped = readable(clips.rows, encoder)
         assert kept == [first, third]
-        assert "Stale file handle" in skipped[module.video_name(second)]
+        assert "Stale file handle" in skipped[video_name(second)]
