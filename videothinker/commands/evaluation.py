@@ -18,7 +18,9 @@ from videothinker.commands.models import (
     add_data_flags,
     add_device,
     add_model_flags,
+    add_served_flags,
     checked_roots,
+    key_variable,
 )
 from ..configs import model_path
 from ..files import InputError, UserError
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['ENGINES', 'house_settings', 'house_protocols', 'benchmark_columns', 'asked_columns', 'check_column', 'open_engine',
-           'open_judge', 'run_eval', 'write_overview', 'run_export', 'records_of', 'run_compare', 'temperature',
+           'open_judge', 'run_eval', 'write_overview', 'run_export', 'records_of', 'run_compare', 'not_negative',
            'count', 'add_question_flags', 'add_evaluation_command', 'add_export_command', 'add_compare_command',
            'add_evaluation_commands']
 
@@ -258,7 +260,6 @@ def open_engine(
     path = model_path(args.model)
     if args.engine == "openai":
         from videothinker.evaluation.served_engine import ServedEngine
-        from videothinker.synthesis.openai_engine import OPENAI_KEY
 
         if not args.url:
             raise InputError("--engine openai needs --url, such as http://localhost:8000/v1")
@@ -269,7 +270,7 @@ def open_engine(
             args.send,
             cache=Path(args.out) / "replies.jsonl",
             concurrency=args.concurrency,
-            api_key_env=OPENAI_KEY if args.api_key_env is None else args.api_key_env or None,
+            api_key_env=key_variable(args.api_key_env),
         )
     if args.engine == "vllm":
         from videothinker.evaluation.vllm_engine import VLLMEngine
@@ -305,11 +306,11 @@ def open_judge(args: argparse.Namespace) -> Any:
     """
     if not args.judge_url:
         return None
-    from videothinker.synthesis.openai_engine import OPENAI_KEY, OpenAIEngine
+    from videothinker.synthesis.openai_engine import OpenAIEngine
 
     if not args.judge_model:
         raise InputError("--judge-url needs --judge-model")
-    key = OPENAI_KEY if args.judge_api_key_env is None else args.judge_api_key_env or None
+    key = key_variable(args.judge_api_key_env)
     cache = Path(args.out) / "verdicts.jsonl"
     # two further attempts: one who is not there is not awaited for minutes
     return OpenAIEngine(args.judge_url, args.judge_model, cache=cache, api_key_env=key, retries=2)
@@ -579,8 +580,8 @@ def run_compare(args: argparse.Namespace) -> None:
         )
 
 # %% ../../nbs/9_commands/03_evaluation.ipynb #cev-013
-def temperature(text: str) -> float:
-    """The value of `--temperature`: 0 or more."""
+def not_negative(text: str) -> float:
+    """A finite number of at least 0."""
     value = float(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
@@ -622,7 +623,7 @@ def add_question_flags(parser: argparse.ArgumentParser) -> Any:
         choices=("strict", "reader", "official"),
         help="by which accuracy counts (default: the protocol's); all three are always shown",
     )
-    asking.add_argument("--temperature", type=temperature, help="in place of the protocol's")
+    asking.add_argument("--temperature", type=not_negative, help="in place of the protocol's")
     asking.add_argument(
         "--max-new-tokens", type=positive, help="length limit of a reply (default: the protocol's)"
     )
@@ -662,17 +663,8 @@ def add_evaluation_command(command: Any) -> None:
     )
     engine.add_argument("--url", help="of an OpenAI-compatible server, such as http://HOST:8000/v1")
     engine.add_argument("--served-model", help="the model's name there (default: --model)")
-    engine.add_argument(
-        "--send",
-        choices=("images", "video", "frame-list"),
-        default="images",
-        help="frames as images, as one video (vLLM), or as a list (Qwen's own service)",
-    )
     engine.add_argument("--concurrency", type=positive, default=8, help="requests at a time")
-    engine.add_argument(
-        "--api-key-env",
-        help="environment variable with the key (default: OPENAI_API_KEY; '' sends none)",
-    )
+    add_served_flags(engine)
     judge = parser.add_argument_group("a judge, for open-ended answers and reasoning")
     judge.add_argument(
         "--judge-url", help="of an OpenAI-compatible server; without one: not scored"
@@ -693,7 +685,7 @@ def add_evaluation_command(command: Any) -> None:
     engine.add_argument(
         "--ray-workers", type=count, default=0, help="how many; 0: as many as there is room for"
     )
-    engine.add_argument("--ray-gpus", type=temperature, default=0, help="GPUs that a worker needs")
+    engine.add_argument("--ray-gpus", type=not_negative, default=0, help="GPUs that a worker needs")
 
 
 def add_export_command(command: Any) -> None:

@@ -19,7 +19,8 @@ from ..files import InputError, check_writable
 # %% auto #0
 __all__ = ['RECIPE_HELP', 'checked_roots', 'run_training', 'run_plan', 'own_question', 'default_model', 'answer_view',
            'run_answer', 'own_view', 'served_view', 'add_data_flags', 'frames_folder', 'add_timeout', 'add_model_flags',
-           'add_device', 'add_recipe_overrides', 'add_training_commands', 'add_asking_commands', 'add_model_commands']
+           'add_device', 'add_recipe_overrides', 'add_training_commands', 'add_served_flags', 'key_variable',
+           'add_asking_commands', 'add_model_commands']
 
 # %% ../../nbs/9_commands/02_models.ipynb #cmod-09
 def checked_roots(videos: str, rows: Sequence[Any]) -> Any:
@@ -187,7 +188,6 @@ def served_view(args: argparse.Namespace, sample: Any, video: Path) -> Any:
 
     from videothinker.evaluation.benchmarks import HOUSE
     from videothinker.evaluation.served_engine import ask_served
-    from videothinker.synthesis.openai_engine import OPENAI_KEY
     from videothinker.video.frames import Sampling
     from videothinker.viewer.viewer import View
 
@@ -195,7 +195,7 @@ def served_view(args: argparse.Namespace, sample: Any, video: Path) -> Any:
         raise InputError("--url needs --model, the model's name on the server")
     sampling = Sampling(n_frames=16)
     protocol = replace(HOUSE, sampling=sampling, max_new_tokens=args.max_new_tokens)
-    key = OPENAI_KEY if args.api_key_env is None else args.api_key_env or None
+    key = key_variable(args.api_key_env)
     reply, frames = ask_served(
         sample,
         args.url,
@@ -309,6 +309,27 @@ def add_training_commands(command: Any) -> None:
     )
 
 # %% ../../nbs/9_commands/02_models.ipynb #c19-017
+def add_served_flags(group: Any) -> None:
+    """How a served model is shown frames, and where its key is."""
+    group.add_argument(
+        "--send",
+        choices=("images", "video", "frame-list"),
+        default="images",
+        help="frames as images, as one video (vLLM), or as a list (Qwen's own service)",
+    )
+    group.add_argument(
+        "--api-key-env",
+        help="environment variable with the key (default: OPENAI_API_KEY; '' sends none)",
+    )
+
+
+def key_variable(flag: str | None) -> str | None:
+    """The environment variable that a flag names: the usual one without it, none for ""."""
+    from videothinker.synthesis.openai_engine import OPENAI_KEY
+
+    return OPENAI_KEY if flag is None else flag or None
+
+
 def add_asking_commands(command: Any) -> None:
     """`answer`."""
     answer = command("answer", run_answer, "ask a question about your own video")
@@ -331,16 +352,7 @@ def add_asking_commands(command: Any) -> None:
         "--url",
         help="of an OpenAI-compatible server, such as http://HOST:8000/v1; --model is its name",
     )
-    served.add_argument(
-        "--send",
-        choices=("images", "video", "frame-list"),
-        default="images",
-        help="frames as images, as one video (vLLM), or as a list (Qwen's own service)",
-    )
-    served.add_argument(
-        "--api-key-env",
-        help="environment variable with the key (default: OPENAI_API_KEY; '' sends none)",
-    )
+    add_served_flags(served)
 
 
 def add_model_commands(command: Any) -> None:
