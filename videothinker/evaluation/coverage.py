@@ -20,8 +20,7 @@ from ..json_files import read_json
 from ..schema import Sample, sample_id, video_of
 
 # %% auto #0
-__all__ = ['NO_RECORD', 'coverage', 'coverage_line', 'with_and_without', 'label_faults', 'Contamination', 'contamination',
-           'training_rows']
+__all__ = ['NO_RECORD', 'coverage', 'with_and_without', 'label_faults', 'Contamination', 'contamination', 'training_rows']
 
 # %% ../../nbs/6_evaluation/19_coverage.ipynb #outc-011
 NO_RECORD = "no record of it"
@@ -61,18 +60,6 @@ def coverage(records: Sequence[Record], samples: Sequence[Sample] = ()) -> dict[
         "reasons": dict(sorted(Counter(entry["reason"] for entry in unasked).items())),
         "unasked": unasked,
     }
-
-# %% ../../nbs/6_evaluation/19_coverage.ipynb #outc-012
-def coverage_line(found: Mapping[str, Any]) -> str:
-    """One line about a `coverage`; "" where every question was asked."""
-    if found["asked"] == found["n"]:
-        return ""
-    first = found["unasked"][0]
-    return (
-        f"{found['n'] - found['asked']} of {found['n']} questions were not asked and count as "
-        f"wrong (coverage {100 * found['coverage']:.1f} %, {found['videos_unread']} of "
-        f"{found['videos']} videos); first {first['id']}: {first['reason']}"
-    )
 
 # %% ../../nbs/6_evaluation/19_coverage.ipynb #outc-021
 def with_and_without(
