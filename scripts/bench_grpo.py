@@ -1,9 +1,12 @@
 """What a GRPO step of one video prompt costs, part by part: as trainers do it today, and here.
 
-    python scripts/bench_grpo.py [--sizes 1024,256,8 4096,256,8 8192,256,16] [--quick] [--update]
-                                 [--threads 2] [--repeats 3] [--ways WAY …] [--json FILE]
+    python scripts/bench_grpo.py [--sizes 1024,256,8 4096,256,8 8192,256,16 152,90,8,36 …]
+                                 [--quick] [--update] [--threads 2] [--repeats 3] [--ways WAY …]
+                                 [--json FILE]
 
 A size is P,C,G: tokens of the prompt (nearly all of a video), tokens of a completion, completions.
+A fourth number has the completions begin alike and part where so many of 100 histories are distinct
+(100 without it): a prompt as short as the toy's, whose groups have 36.
 The model is a random Qwen2.5-VL (hidden 256, four layers, 2,048 words; a tower of four blocks of
 128, frozen) in float32; the same completions are scored by all. The ways:
 
@@ -12,10 +15,12 @@ The model is a random Qwen2.5-VL (hidden 256, four layers, 2,048 words; a tower 
     repeated   what trainers with video do: the video's tensors repeated G times, logits for the
                completions only
     seen once  the same, but with the tower's features computed once for all
-    ours       videothinker: features once, prompt once (`model.generate`, `model.shared_prefix`)
+    ours       videothinker: features once, prompt once, common beginnings of completions once
+               (`model.generate`, `model.shared_prefix`, `model.prefix_tree`)
     in parts   the update with one completion's activations in memory at a time (`update_rows: 1`)
 
-Columns, seconds (median after one run to warm up): decoding of the clip and the processor's work;
+Columns, seconds (median after one run to warm up; with one thread of processor time, which other
+programs leave alone): decoding of the clip and the processor's work;
 the tower in rollout, reference and update; prefill (a rollout of one token); sampling (the rest of
 C tokens); the reference's pass; the update, forward and backward. Memory is the peak of the update
 above the loaded model, each way in its own process. Ratios are to `repeated`, beside those that the
@@ -44,6 +49,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 WAYS = ("trl", "repeated", "seen once", "ours", "in parts")
+SIZES = ("1024,256,8", "4096,256,8", "8192,256,16", "152,90,8", "152,90,8,36")
 PARTS = ("decode", "prepare", "vision", "prefill", "sampling", "reference", "update")
 SHAPE = {
     "hidden_size": 256,
@@ -99,15 +105,21 @@ def shape() -> Any:
     return Shape.of(configuration())
 
 
-def flops(P: int, C: int, G: int, shared: bool, parts: bool = False) -> float:
+def common(C: int, G: int, percent: int) -> int:
+    """Tokens that G completions begin with, so that `percent` of their histories are distinct."""
+    return round(G * C * (1 - percent / 100) / (G - 1)) if G > 1 else 0
+
+
+def flops(P: int, C: int, G: int, shared: bool, parts: bool = False, percent: int = 100) -> float:
     """Operations of the language model's forward pass over a group.
 
-    With `parts` of all forward passes in an update.
+    With `parts`, each a completion, of all forward passes in an update.
     """
     if not shared:
         return G * shape().text(P + C, (P + C) / 2) + shape().head(G * C)
     prompt = shape().text(P, P / 2)
-    completions = shape().text(G * C, P + C / 2) + shape().head(G * C)
+    nodes = G * C if parts else G * C - (G - 1) * common(C, G, percent)
+    completions = shape().text(nodes, P + C / 2) + shape().head(nodes)
     if parts:  # checkpoints: of each layer, and for the completions of each part as well
         return 2 * prompt + 3 * completions
     return prompt + completions
@@ -118,14 +130,16 @@ def vision_flops(P: int) -> float:
     return shape().vision((patches_of_time(P), SIDE, SIDE))
 
 
-def predicted(P: int, C: int, G: int, way: str) -> dict[str, float]:
+def predicted(P: int, C: int, G: int, way: str, percent: int = 100) -> dict[str, float]:
     """Operations of the update (forward, and backward as two) and of the whole step."""
     shared = way in ("ours", "in parts")
     seen = G if way == "repeated" else 0  # runs of the tower in the update
-    forward, vision = flops(P, C, G, shared), vision_flops(P)
+    forward, vision = flops(P, C, G, shared, percent=percent), vision_flops(P)
     prefill = flops(P, 0, 1 if shared else G, shared)
     decoding = shape().text(G * C, P + C / 2) + shape().head(G * C)
-    update = flops(P, C, G, shared, way == "in parts") + 2 * forward + seen * vision
+    if way == "in parts":
+        forward = flops(P, C, G, shared)
+    update = flops(P, C, G, shared, way == "in parts", percent) + 2 * forward + seen * vision
     return {
         "update": update,
         "step": update + forward + prefill + decoding + (2 * seen or 1) * vision,
@@ -146,7 +160,7 @@ class Given(NamedTuple):
     family: Any
 
 
-def make(P: int, C: int, G: int, folder: Path) -> Given:
+def make(P: int, C: int, G: int, folder: Path, percent: int = 100) -> Given:
     """Build them from fixed seeds; the clip has two frames a temporal patch."""
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
@@ -167,12 +181,14 @@ def make(P: int, C: int, G: int, folder: Path) -> Given:
     if not clip.exists():
         write_clip(clip, 2 * t)
     grid = torch.tensor([[t, SIDE, SIDE]])
+    completions = torch.randint(10, SHAPE["vocab_size"], (G, C))
+    completions[:, : common(C, G, percent)] = completions[0, : common(C, G, percent)].clone()
     return Given(
         model.eval(),
         clip,
         Prompt(ids, None, grid, (1.0,)),
         {"ids": as_images, "grid": torch.tensor([[1, SIDE, SIDE]] * (2 * t))},
-        torch.randint(10, SHAPE["vocab_size"], (G, C)).tolist(),
+        completions.tolist(),
         Family(VIDEO, 0, 1, 2.0, 2, (VIDEO, IMAGE, START, END)),
     )
 
@@ -328,16 +344,18 @@ def check(completions: list[Any], n: int) -> None:
     assert all(len(c.ids) == n for c in completions)
 
 
-def timed(act: Callable[[], Any], tower: list[float]) -> tuple[Any, float, float]:
+def timed(
+    act: Callable[[], Any], tower: list[float], clock: Callable[[], float]
+) -> tuple[Any, float, float]:
     """(result, seconds without the tower, seconds of the tower)"""
-    before, begin = sum(tower), time.perf_counter()
+    before, begin = sum(tower), clock()
     result = act()
-    spent, vision = time.perf_counter() - begin, sum(tower) - before
+    spent, vision = clock() - begin, sum(tower) - before
     return result, spent - vision, vision
 
 
 def run_one(
-    way: str, size: tuple[int, int, int], args: argparse.Namespace, folder: Path
+    way: str, size: tuple[int, ...], args: argparse.Namespace, folder: Path
 ) -> dict[str, Any]:
     """Seconds by part, peak MiB of the update, the loss; gradients go to a file of the folder."""
     import torch
@@ -348,15 +366,14 @@ def run_one(
     memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     limit = int(memory["MemAvailable"].split()[0]) * 1000
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # what needs more fails alone
-    P, C, G = size
+    P, C, G, percent = size
+    clock = time.process_time if args.threads == 1 else time.perf_counter
     tower: list[float] = []  # seconds of each run of the tower
     starts: list[float] = []
-    given = make(P, C, G, folder)
+    given = make(P, C, G, folder, percent)
     model, seconds = given.model, defaultdict[str, list[float]](list)
-    model.model.visual.register_forward_pre_hook(lambda *_: starts.append(time.perf_counter()))
-    model.model.visual.register_forward_hook(
-        lambda *_: tower.append(time.perf_counter() - starts[-1])
-    )
+    model.model.visual.register_forward_pre_hook(lambda *_: starts.append(clock()))
+    model.model.visual.register_forward_hook(lambda *_: tower.append(clock() - starts[-1]))
     patches = prepare(read(given), way, 1)
 
     def look() -> Any:  # the tower's features, once for all
@@ -371,10 +388,10 @@ def run_one(
         model.zero_grad(set_to_none=True)
         loss = score().mean()
         loss.backward()
-        return float(loss)
+        return loss.item()
 
     for i in range(args.repeats + 1):  # first of all: nothing else has touched the memory
-        loss, spent, vision = timed(update, tower)
+        loss, spent, vision = timed(update, tower, clock)
         seconds["update"] += [spent] * (i > 0)
         seconds["vision"] += [vision] * (i > 0)
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
@@ -385,12 +402,12 @@ def run_one(
     write = sampler(way, given, patches, look())
     for i in range(0 if args.update or way == "in parts" else args.repeats + 1):
         with torch.no_grad():
-            frames, decode, _ = timed(lambda: read(given), tower)
-            _, processing, _ = timed(lambda: prepare(frames, way, G), tower)  # noqa: B023
-            _, _, once = timed(look, tower)
-            _, prefill, vision = timed(lambda: write(1), tower)
-            _, whole, _ = timed(lambda: write(C), tower)
-            _, reference, again = timed(score, tower)
+            frames, decode, _ = timed(lambda: read(given), tower, clock)
+            _, processing, _ = timed(lambda: prepare(frames, way, G), tower, clock)  # noqa: B023
+            _, _, once = timed(look, tower, clock)
+            _, prefill, vision = timed(lambda: write(1), tower, clock)
+            _, whole, _ = timed(lambda: write(C), tower, clock)
+            _, reference, again = timed(score, tower, clock)
         parts = {
             "decode": decode,
             "prepare": processing,
@@ -420,12 +437,13 @@ def difference(one: Path, other: Path) -> float:
 
 
 def row_of(
-    size: tuple[int, int, int], way: str, results: dict[str, Any], folder: Path
+    size: tuple[int, ...], way: str, results: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
     """A row of the table, as numbers."""
-    P, C, G = size
+    P, C, G, percent = size
     mine, base = results[way], results["repeated"]
     row = {"P": P, "C": C, "G": G, "way": way, "seconds": mine["seconds"], "mib": mine["mib"]}
+    row["distinct"] = percent
     if "reference" in mine["seconds"]:
         row["step"] = sum(mine["seconds"].values())
         row["step_ratio"] = sum(base["seconds"].values()) / row["step"]
@@ -435,7 +453,7 @@ def row_of(
     }
     row |= {"memory_ratio": base["mib"] / max(mine["mib"], 1.0)}
     if way != "trl":
-        ours, theirs = predicted(P, C, G, way), predicted(P, C, G, "repeated")
+        ours, theirs = (predicted(P, C, G, w, percent) for w in (way, "repeated"))
         row |= {f"predicted_{part}": theirs[part] / ours[part] for part in ("update", "step")}
         row["gradient"] = difference(folder / f"{way}.pt", folder / "seen once.pt")
         row["loss_difference"] = abs(mine["loss"] - results["seen once"]["loss"])
@@ -475,7 +493,10 @@ def main(argv: list[str] | None = None) -> None:
         description="Time a GRPO step of one video prompt, part by part and way by way."
     )
     parser.add_argument(
-        "--sizes", nargs="+", metavar="P,C,G", help="default 1024,256,8 4096,256,8 8192,256,16"
+        "--sizes",
+        nargs="+",
+        metavar="P,C,G",
+        help=f"default {' '.join(SIZES)}",
     )
     parser.add_argument("--quick", action="store_true", help="the size 1024,64,4 and one timed run")
     parser.add_argument("--update", action="store_true", help="the update alone")
@@ -486,12 +507,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--one", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     args.repeats = args.repeats or (1 if args.quick else 3)
-    given = args.sizes or (
-        ["1024,64,4"] if args.quick else ["1024,256,8", "4096,256,8", "8192,256,16"]
-    )
+    given = args.sizes or (["1024,64,4"] if args.quick else SIZES)
     sizes = [tuple(map(int, size.split(","))) for size in given]
-    if any(len(size) != 3 or size[0] < 128 or min(size) < 1 for size in sizes):
+    sizes = [size if len(size) == 4 else (*size, 100) for size in sizes]
+    if any(len(size) != 4 or size[0] < 128 or min(size) < 1 or size[3] > 100 for size in sizes):
         parser.error(f"--sizes takes P,C,G with P at least 128, not {' '.join(given)}")
+    if any(common(C, G, percent) >= C for _, C, G, percent in sizes):
+        parser.error("--sizes: of G completions at least 100 / G of 100 histories are distinct")
     if args.json and not args.json.parent.is_dir():
         parser.error(f"--json {args.json}: there is no folder {args.json.parent}")
     if args.one:
@@ -499,7 +521,9 @@ def main(argv: list[str] | None = None) -> None:
         return
     rows = []
     for size in sizes:
-        print(f"prompt {size[0]}, completions {size[2]} × {size[1]} tokens\n{HEAD}", flush=True)
+        P, C, G, percent = size
+        some = "" if percent == 100 else f", {percent} % of the histories distinct"
+        print(f"prompt {P}, completions {G} × {C} tokens{some}\n{HEAD}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             results = {}
             for way in [w for w in WAYS if w in (*args.ways, "repeated", "seen once")]:
