@@ -37,9 +37,10 @@ from .teacher import option_checks, scripted_thinks
 from .world import Scene, draw_scene, named_rng
 
 # %% auto #0
-__all__ = ['PHASES', 'Task', 'caption_text', 'draw_sample', 'aloud_text', 'alike_pairs', 'recite_task', 'draw_task',
-           'encode_task', 'batches_of', 'draw_second', 'SecondStream', 'append_row', 'train_vision', 'BaseTrainingPlan',
-           'BatchStream', 'token_sets', 'token_hits', 'base_step', 'cut_log', 'train_base']
+__all__ = ['PHASES', 'Task', 'caption_text', 'draw_sample', 'whole_checks', 'aloud_text', 'alike_pairs', 'check_task',
+           'recite_task', 'draw_task', 'encode_task', 'batches_of', 'draw_second', 'SecondStream', 'append_row',
+           'train_vision', 'BaseTrainingPlan', 'BatchStream', 'token_sets', 'token_hits', 'base_step', 'cut_log',
+           'train_base']
 
 # %% ../../nbs/8_toy/05_base.ipynb #c08b-005
 @dataclass
@@ -74,10 +75,25 @@ def draw_sample(
             return Sample(problem, options, f"<answer>{'ABCDEF'[index]}</answer>")
 
 # %% ../../nbs/8_toy/05_base.ipynb #c08b-014
-def aloud_text(scene: Scene, sample: Sample) -> str:
-    """Events with remarks on the question, the options one by one, the letter: no tag."""
+def whole_checks(sample: Sample, letter: str) -> str:
+    """`option_checks` with every option written out and judged as a whole."""
+    checks = [
+        f"{x} : {sample.option_text(x)} {'yes' if x == letter else 'no'}" for x in sample.letters
+    ]
+    return f"the answer is {sample.option_text(letter)} . {' '.join(checks)} . so {letter}"
+
+
+def aloud_text(scene: Scene, sample: Sample, by_word: bool = True) -> str:
+    """Events with remarks on the question, the options one by one, the letter: no tag.
+
+    Parameters
+    ----------
+    scene, sample : the clip and the question.
+    by_word : hold the options against the answer word by word, as the teacher does, or whole.
+    """
     captions = caption_text(scene, scripted_thinks(sample.problem, scene.segments))
-    return f"{captions}\n{option_checks(sample, sample.answer)}\n{sample.answer}"
+    checks = (option_checks if by_word else whole_checks)(sample, sample.answer)
+    return f"{captions}\n{checks}\n{sample.answer}"
 
 # %% ../../nbs/8_toy/05_base.ipynb #stoy-base-020
 def alike_pairs(rng: np.random.Generator) -> list[tuple[str, str]]:
@@ -87,6 +103,18 @@ def alike_pairs(rng: np.random.Generator) -> list[tuple[str, str]]:
     return [(str(c), str(s)) for c in colours for s in shapes]
 
 # %% ../../nbs/8_toy/05_base.ipynb #stoy-base-021
+def check_task(rng: np.random.Generator) -> Task:
+    """Four to six names that are easily mixed up, and one of them to hold all against."""
+    names = [f"the {c} {s}" for c, s in rng.permutation(alike_pairs(rng))[: rng.integers(4, 7)]]
+    options = [option_line(x, name) for x, name in zip("ABCDEF", names, strict=False)]
+    letter = "ABCDEF"[rng.integers(len(names))]
+    sample = Sample("", options, f"<answer>{letter}</answer>")
+    answer, _, checks = option_checks(sample, letter).partition(" . ")
+    return Task(
+        "Options:\n" + "\n".join([*options, "Check the options.", f"{answer} ."]), f" {checks}"
+    )
+
+
 def recite_task(rng: np.random.Generator) -> Task:
     """One to six lettered names to say again in another order.
 
@@ -113,17 +141,21 @@ def draw_task(kind: str, rng: np.random.Generator, name: str, stage: str = "long
 
     Parameters
     ----------
-    kind : `caption`, `letter`, `aloud` (with a clip), `recite`, `reason` or `blind` (text only).
+    kind : `caption`, `letter`, `aloud` (with a clip), `recite`, `check`, `reason` or `blind` (text
+        only).
     rng : decides all but the scene.
     name : the scene is drawn from it.
-    stage : `short` (clips of 1–5 s, one or two events), `long` (4–24 s, three to five), or `alike`
-        (long, with names that are easily mixed up).
+    stage : `short` (clips of 1–5 s, one or two events), `long` (4–24 s, three to five), `alike`
+        (long, with names that are easily mixed up), or `words` (alike, with the options checked
+        word by word; before, they are judged as a whole).
     """
     if kind == "recite":
         return recite_task(rng)
+    if kind == "check":
+        return check_task(rng)
     longer = rng.random() < 0.25
     shape = _SHORT if stage == "short" else _LONGER if longer else _LONG
-    pairs: Sequence[tuple[str, str]] = alike_pairs(rng) if stage == "alike" else PAIRS
+    pairs: Sequence[tuple[str, str]] = alike_pairs(rng) if stage in ("alike", "words") else PAIRS
     if kind not in ("reason", "blind"):  # clips never show the held-out pairs
         pairs = [pair for pair in pairs if pair not in HELD_OUT]
     scene = draw_scene(name, 0, pairs=pairs, variable_rate=bool(rng.random() < 0.3), **shape)
@@ -133,7 +165,7 @@ def draw_task(kind: str, rng: np.random.Generator, name: str, stage: str = "long
     question = question_text(sample)
     if kind == "letter":
         return Task(question + STYLES["letter"].ask, sample.answer, scene)
-    aloud = aloud_text(scene, sample)
+    aloud = aloud_text(scene, sample, by_word=stage == "words")
     if kind == "reason":
         return Task(f"{question}{caption_text(scene)}\nCheck the options.", aloud)
     return Task(question + STYLES["short"].ask, aloud, scene if kind == "aloud" else None)
@@ -299,10 +331,22 @@ PHASES: tuple[tuple[int, str, dict[str, int], dict[str, int]], ...] = (
         {"recite": 3, "reason": 12, "blind": 2},
     ),
     (
-        10**9,
+        3200,
         "alike",
         {"caption": 2, "aloud": 16, "letter": 1},
         {"recite": 2, "reason": 14, "blind": 4},
+    ),
+    (
+        3320,
+        "words",
+        {},
+        {"check": 64, "reason": 6},
+    ),
+    (
+        10**9,
+        "words",
+        {"caption": 2, "aloud": 16, "letter": 1},
+        {"check": 16, "recite": 2, "reason": 10, "blind": 3},
     ),
 )
 
@@ -314,27 +358,35 @@ class BaseTrainingPlan:
     Attributes
     ----------
     vision_steps, steps : optimizer steps of the tower and of the language model.
+    check_steps : further steps of the language model, with an optimizer that begins anew.
     seed : of weights and data.
-    lr : the largest step size.
-    warmup, decay : first steps in which it rises, last steps in which it falls.
-    floor : to which fraction of `lr` it falls.
+    lr, check_lr : the largest step size of `steps` and of `check_steps`.
+    warmup, decay : first steps in which it rises, last steps in which it falls; of `check_steps`
+        a sixteenth and three fifths.
+    floor : to which fraction of the largest it falls.
     save_every : steps from checkpoint to checkpoint.
     """
 
     vision_steps: int = 600
     steps: int = 3200
+    check_steps: int = 420
     seed: int = 0
     lr: float = 1e-3
+    check_lr: float = 1e-3
     warmup: int = 100
     decay: int = 1100
     floor: float = 0.02
     save_every: int = 100
 
     def lr_at(self, step: int) -> float:
-        """The step size: warm up, stay, fall."""
-        rise = (step + 1) / self.warmup
-        fall = self.floor + (1 - self.floor) * (self.steps - step) / self.decay
-        return self.lr * min(1, rise, fall)
+        """The step size: warm up, stay, fall; and once more in `check_steps`."""
+        if step < self.steps:
+            rise = (step + 1) / self.warmup
+            fall = (self.steps - step) / self.decay
+            return self.lr * min(1, rise, self.floor + (1 - self.floor) * fall)
+        rise = 16 * (step - self.steps + 1) / self.check_steps
+        fall = (self.steps + self.check_steps - step) * 5 / 3 / self.check_steps
+        return self.check_lr * min(1, rise, self.floor + (1 - self.floor) * fall)
 
 # %% ../../nbs/8_toy/05_base.ipynb #c08b-029
 class BatchStream(torch.utils.data.Dataset):
@@ -344,7 +396,7 @@ class BatchStream(torch.utils.data.Dataset):
         self.plan, self.processor, self.family = plan, processor, family
 
     def __len__(self) -> int:
-        return self.plan.steps
+        return self.plan.steps + self.plan.check_steps
 
     def __getitem__(self, step: int) -> dict[str, list[Batch]]:
         torch.set_num_threads(1)
@@ -485,9 +537,12 @@ def train_base(
     )
     start = _load_state(state, plan, model, optimizer) if state.exists() else 0
     begin = time.time() - cut_log(log_path, start)
-    stream = torch.utils.data.Subset(BatchStream(plan, processor, family), range(start, plan.steps))
+    steps = plan.steps + plan.check_steps
+    stream = torch.utils.data.Subset(BatchStream(plan, processor, family), range(start, steps))
     loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4)
     for step, batches in enumerate(loader, start):
+        if step == plan.steps:
+            optimizer.state.clear()
         for group in optimizer.param_groups:
             group["lr"] = plan.lr_at(step)
         row = {"step": step + 1} | base_step(model, batches, sets)
@@ -496,7 +551,7 @@ def train_base(
         optimizer.zero_grad(set_to_none=True)
         if (step + 1) % 20 == 0:
             append_row(log_path, row | {"seconds": round(time.time() - begin, 1)})
-        if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
+        if (step + 1) % plan.save_every == 0 or step + 1 in (plan.steps, steps):
             _save_state(state, plan, model, optimizer, step + 1)
     model.save_pretrained(out)
     processor.save_pretrained(out)
@@ -505,7 +560,8 @@ def train_base(
 # %% ../../nbs/8_toy/05_base.ipynb #stoy-base-025
 def _identity(plan: BaseTrainingPlan) -> dict[str, Any]:
     """What must be equal for one training to be the continuation of another."""
-    fields = {k: v for k, v in asdict(plan).items() if k not in ("steps", "save_every")}
+    amounts = ("steps", "check_steps", "save_every")
+    fields = {k: v for k, v in asdict(plan).items() if k not in amounts}
     return fields | {"phases": repr(PHASES)}
 
 
@@ -524,7 +580,7 @@ def _save_state(path: Path, plan: BaseTrainingPlan, model: Any, optimizer: Any, 
 def _load_state(path: Path, plan: BaseTrainingPlan, model: Any, optimizer: Any) -> int:
     """Load a checkpoint into model and optimizer; returns the steps that are done."""
     state = torch.load(path, weights_only=True)
-    if state.get("plan") != _identity(plan) or state["step"] > plan.steps:
+    if state.get("plan") != _identity(plan) or state["step"] > plan.steps + plan.check_steps:
         raise InputError(
             f"{path} is of a training with another plan; choose another folder, or remove it"
         )

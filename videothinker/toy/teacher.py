@@ -30,9 +30,9 @@ from .world import TOY_SOURCE, named_rng
 from ..trace import Block, parse_trace, render_trace
 
 # %% auto #0
-__all__ = ['MISTAKES', 'ToyError', 'refuse_foreign', 'compared', 'event_names', 'scripted_thinks', 'option_checks',
-           'scripted_conclusion', 'spoil_time', 'spoil_colour', 'spoil_event', 'spoil_leak', 'spoil_tags', 'Planted',
-           'ScriptedTeacher', 'SymbolicReader']
+__all__ = ['MISTAKES', 'ToyError', 'refuse_foreign', 'compared', 'event_names', 'scripted_thinks', 'held_against',
+           'option_checks', 'scripted_conclusion', 'spoil_time', 'spoil_colour', 'spoil_event', 'spoil_leak',
+           'spoil_tags', 'Planted', 'ScriptedTeacher', 'careless_traces', 'SymbolicReader']
 
 # %% ../../nbs/8_toy/03_teacher.ipynb #stoy-teacher-011
 class ToyError(InputError):
@@ -159,13 +159,25 @@ def _neighbour_thinks(side: str, asked: str, names: Sequence[str]) -> list[str]:
     return thoughts
 
 # %% ../../nbs/8_toy/03_teacher.ipynb #c06-021
+def held_against(option: str, answer: str) -> str:
+    """An option held against the answer word by word, to the first that differs.
+
+    `red is the blue no` and `blue is the blue ring yes` for names; else `compared`, as `2 yes`.
+    """
+    words, wanted = option.split(), answer.split()
+    if len(words) != 3 or len(wanted) != 3:
+        return compared(option, answer)
+    colours = f"{words[1]} is the {wanted[1]}"
+    if words[1] != wanted[1]:
+        return f"{colours} no"
+    return f"{colours} {compared(words[2], wanted[2])}"
+
+
 def option_checks(sample: Sample, letter: str) -> str:
     """The answer, and then every option held against it; ends in `so B`."""
-    checks = [
-        f"{option} : {sample.option_text(option)} {'yes' if option == letter else 'no'}"
-        for option in sample.letters
-    ]
-    return f"the answer is {sample.option_text(letter)} . {' '.join(checks)} . so {letter}"
+    answer = sample.option_text(letter)
+    checks = [f"{x} : {held_against(sample.option_text(x), answer)}" for x in sample.letters]
+    return f"the answer is {answer} . {' '.join(checks)} . so {letter}"
 
 
 def scripted_conclusion(sample: Sample, letter: str, checked: bool) -> str:
@@ -401,6 +413,34 @@ def _spoilt(
         blocks = spoil_event(blocks, answer, rng)
     text = render_trace(blocks, conclusion, letter)
     return spoil_tags(text, rng) if kind == "broken tags" else text
+
+# %% ../../nbs/8_toy/03_teacher.ipynb #lt-02
+def careless_traces(rows: Sequence[Sample], share: float, seed: int = 0) -> list[Sample]:
+    """The rows, some with a trace that stops looking early and concludes all the same.
+
+    Parameters
+    ----------
+    rows : with traces, as curation kept them.
+    share : probability that a trace is cut: to a random number of its blocks, at least one and not
+        all. A trace of one block stays whole.
+    seed : the draw depends on this and the row alone.
+
+    Raises
+    ------
+    InputError : when `share` is not between 0 and 1.
+    """
+    if not 0 <= share <= 1:
+        raise InputError(f"careless_share={share} is a probability: give a number from 0 to 1")
+    return [_cut_short(row, share, named_rng(seed, "careless", sample_id(row))) for row in rows]
+
+
+def _cut_short(row: Sample, share: float, rng: np.random.Generator) -> Sample:
+    trace = parse_trace(row.process or "")
+    if rng.random() >= share or len(trace.blocks) < 2:
+        return row
+    looked_at = trace.blocks[: int(rng.integers(1, len(trace.blocks)))]
+    text = render_trace(looked_at, trace.conclusion, row.answer)
+    return replace(row, process=split_trace(text, row.solution))
 
 # %% ../../nbs/8_toy/03_teacher.ipynb #c07-007
 class SymbolicReader:
