@@ -214,7 +214,8 @@ def training_rows(specs: Iterable[str | Path], log: Callable[[str], Any] = print
 
     Raises
     ------
-    InputError : a place is missing or holds no training rows.
+    FileNotFoundError : a place is missing.
+    InputError : it holds no training rows, or names files that are missing.
     """
     samples: list[Sample] = []
     for spec in specs:
@@ -231,6 +232,8 @@ def training_rows(specs: Iterable[str | Path], log: Callable[[str], Any] = print
         try:
             samples += [sample for file in files for sample in load_rows(file, errors)]
         except FileNotFoundError as error:
+            if not path.exists():
+                raise
             raise InputError(f"{spec}: {error.filename} is not there; run prepare again") from None
         if not files:
             raise InputError(f"{spec}: names no training file; give a file of rows")

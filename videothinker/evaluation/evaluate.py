@@ -22,7 +22,7 @@ from videothinker.evaluation.benchmarks import (
     frequent_letter,
 )
 from .caption_metrics import DenseCaptions, caption_scores
-from .comparison import SampledQuestion, at_k
+from .comparison import SampledQuestion, at_k, spread
 from .coverage import contamination, coverage, label_faults
 from videothinker.evaluation.judge import (
     Case,
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['Categories', 'no_categories', 'evaluate', 'Column', 'rows_alone', 'evaluate_column', 'guessing_levels', 'judged',
-           'saved_protocol', 'evaluate_stage', 'make_probe']
+           'evaluate_sampled', 'saved_protocol', 'engine_of', 'evaluate_stage', 'make_probe']
 
 # %% ../../nbs/6_evaluation/21_evaluate.ipynb #ev-0194
 Categories = Callable[[Sample], Sequence[str]]
@@ -123,7 +123,7 @@ def evaluate(
                     )
                 )
                 progress.update()
-        for record in _forced(engine, questions, records):
+        for record in _with_forced_letters(engine, questions, records):
             keep(record)
         done = [records[question.id] for question in questions]
         _put_first(journal, out, done)  # whatever order replies came in
@@ -137,7 +137,7 @@ def _put_first(journal: Journal, path: str | Path, records: Sequence[Record]) ->
     journal.replace([asdict(record) for record in (*records, *others)])
 
 
-def _forced(
+def _with_forced_letters(
     engine: VideoEngine, questions: Sequence[Question], records: Mapping[str, Record]
 ) -> Iterator[Record]:
     """Records of controls without an answer, with the letter that the model holds likeliest.
@@ -151,13 +151,13 @@ def _forced(
         return
     for question, letter in zip(silent, likeliest(silent), strict=True):
         if letter is not None:
-            right = letter == question.sample.answer
-            yield replace(records[question.id], prediction=letter, correct=right, forced=True)
+            yield replace(records[question.id], forced_letter=letter)
 
 
 def _is_silent(question: Question, record: Record) -> bool:
-    """Return True if the model saw the question and committed to nothing."""
-    return bool(question.sample.options) and record.prediction is None and not record.error
+    """Return True if the model saw the question, committed to nothing and was not yet made to."""
+    has_letter = record.prediction is not None or record.forced_letter is not None
+    return bool(question.sample.options) and not has_letter and not record.error
 
 # %% ../../nbs/6_evaluation/21_evaluate.ipynb #c14-040
 @dataclass(frozen=True)
@@ -310,22 +310,28 @@ def _of_the_replies(column: Column, records: Sequence[Record]) -> dict[str, Any]
         if any(segment.caption for segment in by_id[r.id].segments)
     ]
     found: dict[str, Any] = {}
-    if captions := _flat(caption_scores(described)):
+    if captions := _with_intervals(caption_scores(described)):
         captions["meteor"] = captions["meteor_exact_stem_corpus"]  # the paper names no stages
         found["captions"] = captions
     if column.n > 1:
-        drawn: dict[str, list[str | None]] = {}
-        for record in records:
-            drawn.setdefault(record.id, []).append(record.prediction)
-        asked = [
-            SampledQuestion(letters, by_id[name].answer, video_of(by_id[name]))
-            for name, letters in drawn.items()
-        ]
-        found["samples"] = _flat(at_k(asked, 1) | at_k(asked, column.n))
+        asked = _drawn(column.samples, records)
+        found["samples"] = _with_intervals(at_k(asked, 1) | at_k(asked, column.n))
     return found
 
 
-def _flat(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+def _drawn(samples: Sequence[Sample], records: Sequence[Record]) -> list[SampledQuestion]:
+    """What was drawn for each question, in the order of the records."""
+    by_id = {sample_id(sample): sample for sample in samples}
+    letters: dict[str, list[str | None]] = {}
+    for record in records:
+        letters.setdefault(record.id, []).append(record.prediction)
+    return [
+        SampledQuestion(drawn, by_id[name].answer, video_of(by_id[name]))
+        for name, drawn in letters.items()
+    ]
+
+
+def _with_intervals(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
     """Means by name, each with its interval as `NAME_ci`."""
     means: dict[str, Any] = {name: estimate.mean for name, estimate in estimates.items()}
     return means | {f"{name}_ci": list(e.bounds) for name, e in estimates.items()}
@@ -415,6 +421,36 @@ def _with_mark(record: Record, score: float | None) -> Record:
     right = (score or 0.0) >= 0.5 if record.open_ended else record.correct
     return replace(record, score=score, correct=right)
 
+# %% ../../nbs/6_evaluation/21_evaluate.ipynb #look-e02
+def evaluate_sampled(
+    engine: VideoEngine, samples: Sequence[Sample], protocol: Protocol, n: int, out: str | Path
+) -> dict[str, Any]:
+    """Ask every question `n` times at temperature 1; killed and started again, it goes on.
+
+    Parameters
+    ----------
+    engine : who answers.
+    samples : rows with ids of their own.
+    protocol : how they are asked, but for the temperature.
+    n : replies per question.
+    out : journal of the records.
+
+    Returns
+    -------
+    `n_samples`; `accuracy`, `ci_low`, `ci_high`, `format_rate` and, with annotated times, `miou`
+    over all replies (see `summarise`); `pass@n` and `maj@n` with intervals (`…_ci`), all of them
+    clustered by video; `sd`, the standard deviation of the accuracy between draws (not of one).
+    """
+    questions = make_questions(samples, replace(protocol, temperature=1.0), n=n)
+    records = evaluate(engine, questions, out)
+    summary = summarise(records)
+    names = ("accuracy", "ci_low", "ci_high", "format_rate", "miou")
+    scores = {"n_samples": n} | {name: summary[name] for name in names if name in summary}
+    draws = [[float(r.correct) for r in records if r.index == index] for index in range(n)]
+    if n > 1:
+        scores["sd"] = spread(draws, [video_of(sample) for sample in samples]).sd
+    return scores | _with_intervals(at_k(_drawn(samples, records), n))
+
 # %% ../../nbs/6_evaluation/21_evaluate.ipynb #ev-0422
 def saved_protocol(encoder: Encoder, max_new_tokens: int = 1024) -> Protocol:
     """The protocol of a model that was trained here: its own prompt and frames, read strictly."""
@@ -427,8 +463,15 @@ def saved_protocol(encoder: Encoder, max_new_tokens: int = 1024) -> Protocol:
     )
 
 
-def _engine(model: Any, encoder: Encoder, keep: int = 0) -> HFEngine:
-    """An engine that reads its frames as an encoder does."""
+def engine_of(model: Any, encoder: Encoder, keep: int = 0) -> HFEngine:
+    """An engine for a model here that reads its frames as an encoder does.
+
+    Parameters
+    ----------
+    model : that answers; None for one that is set later.
+    encoder : whose video folders and cache are used.
+    keep : bytes of encoded prompts to remember, for who asks the same questions again.
+    """
     reader = encoder.reader
     frames = FrameSource(reader.video_root, reader.cache_dir, reader.timeout)
     return HFEngine(model, encoder.processor, frames, keep=keep)
@@ -441,6 +484,8 @@ def evaluate_stage(
     folder: str | Path,
     max_new_tokens: int = 1024,
     conditions: Sequence[str] = CONDITIONS[:3],
+    n_samples: int = 0,
+    engine: VideoEngine | None = None,
 ) -> dict[str, Any]:
     """Evaluate one model on several splits: own clips, controls, chance.
 
@@ -450,12 +495,15 @@ def evaluate_stage(
     folder : of the model; the columns go to `folder/SPLIT`.
     max_new_tokens : length limit of a reply.
     conditions : `own`, and the controls.
+    n_samples : how many replies are also drawn for each question, at temperature 1; 0 for none.
+    engine : that asks the model; None for `engine_of`.
 
     Returns
     -------
-    Summaries by split: that of the own clips, with `controls`.
+    Summaries by split: that of the own clips, with `controls`; and `sampled` (see
+    `evaluate_sampled`), whose records are in `folder/SPLIT/sampled.jsonl`.
     """
-    engine = _engine(model, encoder)
+    engine = engine or engine_of(model, encoder)
     protocol = saved_protocol(encoder, max_new_tokens)
     stage: dict[str, Any] = {}
     for split, samples in splits.items():
@@ -465,6 +513,9 @@ def evaluate_stage(
         controls: dict[str, Any] = {c: _control_summary(summaries[c]) for c in conditions[1:]}
         controls["chance"] = summaries.get("chance")
         stage[split] = summaries["own"] | {"controls": controls}
+        if n_samples:
+            out = place / "sampled.jsonl"
+            stage[split]["sampled"] = evaluate_sampled(engine, samples, protocol, n_samples, out)
     return stage
 
 
@@ -473,12 +524,19 @@ def _silent(line: str) -> None:
 
 
 def _control_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What a table says of a control: there is nothing to ground in it."""
-    return {k: summary[k] for k in ("n", "accuracy", "ci_low", "ci_high", "answered")}
+    """What a table says of a control: there is nothing to ground in it, and choices count."""
+    found = {k: summary[k] for k in ("n", "accuracy", "ci_low", "ci_high", "answered")}
+    if (chosen := summary.get("forced_accuracy")) is not None:
+        low, high = summary["forced_accuracy_ci"]
+        found |= {"accuracy": chosen, "ci_low": low, "ci_high": high}
+    return found
 
 # %% ../../nbs/6_evaluation/21_evaluate.ipynb #ev-0426
 def make_probe(
-    encoder: Encoder, samples: Sequence[Sample], max_new_tokens: int = 1024
+    encoder: Encoder,
+    samples: Sequence[Sample],
+    max_new_tokens: int = 1024,
+    share: Callable[[HFEngine], VideoEngine] | None = None,
 ) -> Callable[[Any], dict[str, float]]:
     """A quick measurement for learning curves.
 
@@ -486,6 +544,7 @@ def make_probe(
     ----------
     samples : the questions that are asked each time; one that cannot be asked counts as wrong.
     max_new_tokens : length limit of a reply.
+    share : makes of the engine here the one that is asked, such as `processes.SharedEngine`.
 
     Returns
     -------
@@ -493,13 +552,14 @@ def make_probe(
     `length` (mean tokens per reply).
     """
 
-    engine = _engine(None, encoder, keep=encoder.options.keep)  # the questions stay the same
+    engine = engine_of(None, encoder, keep=encoder.options.keep)  # the questions stay the same
+    asked: VideoEngine = share(engine) if share else engine
     protocol = saved_protocol(encoder, max_new_tokens)
     questions = make_questions(samples, protocol)
 
     def probe(model: Any) -> dict[str, float]:
         engine.model = model
-        replies = dict(engine.answer(questions))
+        replies = dict(asked.answer(questions))
         records = [Record.of(s, "own", replies[i], protocol) for i, s in enumerate(samples)]
         overlaps = [r.segments["miou"] for r in records if r.segments]
         lengths = [r.n_tokens for r in records if not r.error]

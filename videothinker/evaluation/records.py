@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -112,8 +112,8 @@ class Record:
     formatted : the reply is a trace (no `trace_problems`), as the reward `format` asks for it.
     segments : `grounding_scores` of its times against the annotation, on the own clip.
     error : why the question could not be asked; it counts as wrong.
-    forced : the reply of a control had no answer, and the prediction is the letter that the model
-        held likeliest.
+    forced_letter : of a control whose reply has no answer: the letter that the model held
+        likeliest; None where the engine cannot tell, and where there is an answer.
     times_valid : it names times, and all of them lie inside the clip.
     cut_off : the reply ran into the length limit.
     refused : the reply declines to answer.
@@ -142,7 +142,7 @@ class Record:
     formatted: bool
     segments: dict[str, float] = field(default_factory=dict)
     error: str = ""
-    forced: bool = False
+    forced_letter: str | None = None
     times_valid: bool = False
     cut_off: bool = False
     refused: bool = False
@@ -280,12 +280,13 @@ def _open_verdict(record: Record, sample: Sample) -> tuple[str | None, bool]:
 # %% ../../nbs/6_evaluation/18_records.ipynb #c14-013
 _KINDS: dict[str, tuple[type, ...]] = {
     "prediction": (str, type(None)),
+    "forced_letter": (str, type(None)),
     "duration": (float, int, type(None)),
     "score": (float, int, type(None)),
     "official_correct": (bool, type(None)),
     "official_counted": (bool, type(None)),
     **dict.fromkeys(("id", "video_id", "condition", "text", "answer", "error", "rule"), (str,)),
-    **dict.fromkeys(("correct", "formatted", "forced", "times_valid"), (bool,)),
+    **dict.fromkeys(("correct", "formatted", "times_valid"), (bool,)),
     **dict.fromkeys(("cut_off", "refused", "open_ended"), (bool,)),
     **dict.fromkeys(("segments", "readings", "trace"), (dict,)),
     **dict.fromkeys(("index", "n_tokens"), (int,)),
@@ -305,6 +306,8 @@ def misfit(entry: Any, names: Mapping[str, str] = MappingProxyType({})) -> str:
         return f"it is {type(entry).__name__}, not an object"
     if "readings" not in entry:
         return "an earlier version wrote it, which read replies in one way only"
+    if "forced" in entry:
+        return "an earlier version wrote it, which counted letters that it made a control choose"
     for name, value in entry.items():
         if not isinstance(value, _KINDS.get(name, (object,))):
             return f"field {names.get(name, name)!r} cannot be {value!r:.60}"
@@ -357,8 +360,10 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
         scored (see `counted_records`); the bounds are None with a single video, all three if
         nothing was scored.
     `format_rate`, `times_valid`, `answered`, `coverage` : fractions of all records that are a
-        trace, name times that all lie inside the clip, committed to an answer unforced, could be
-        asked.
+        trace, name times that all lie inside the clip, committed to an answer, could be asked.
+    `forced_accuracy`, `forced_accuracy_ci` : of a control: the accuracy when replies
+        without an answer count as the letter that the model held likeliest; None where the engine
+        could not tell.
     `cut_off`, `refused` : fractions of all records that ran into the length limit, that decline.
     `outcomes` : how many records are right, wrong, unread, cut off, refused, failed, not scored.
     `readings` : reading → `accuracy` and `read` (fraction in which it finds a letter), where there
@@ -384,12 +389,14 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
         **accuracy_of(counted),
         "format_rate": _fraction(r.formatted for r in records),
         "times_valid": _fraction(r.times_valid for r in records),
-        "answered": _fraction(r.prediction is not None and not r.forced for r in records),
+        "answered": _fraction(r.prediction is not None for r in records),
         "coverage": _fraction(not r.error for r in records),
         "cut_off": _fraction(r.cut_off for r in records),
         "refused": _fraction(r.refused for r in records),
         "outcomes": {name: sum(r.outcome == name for r in records) for name in OUTCOMES},
     }
+    if any(r.condition != "own" for r in records):
+        summary |= _forced_scores(counted)
     if readings := _reading_scores(records):
         summary["readings"] = readings
     if categories := sorted({name for r in records for name in r.category}):
@@ -430,6 +437,19 @@ def accuracy_of(counted: Sequence[Record]) -> dict[str, Any]:
     estimate = clustered_mean([float(r.correct) for r in counted], [r.video_id for r in counted])
     low, high = estimate.bounds
     return {"accuracy": estimate.mean, "ci_low": low, "ci_high": high}
+
+
+def _forced_scores(counted: Sequence[Record]) -> dict[str, Any]:
+    """The accuracy of a control, and its interval, when every reply must be a choice.
+
+    None where replies without an answer have no letter: the engine could not tell it.
+    """
+    silent = [r for r in counted if r.prediction is None and not r.error and r.readings]
+    known = not silent or any(r.forced_letter for r in silent)
+    chosen = [replace(r, correct=r.correct or r.forced_letter == r.answer) for r in counted]
+    found = accuracy_of(chosen if known else ())
+    bounds = [found["ci_low"], found["ci_high"]]
+    return {"forced_accuracy": found["accuracy"], "forced_accuracy_ci": bounds}
 
 
 def is_right(record: Record, reading: str) -> bool:
@@ -484,6 +504,8 @@ def summary_line(condition: str, summary: Mapping[str, Any]) -> str:
         f"[{percent(summary['ci_low'])}, {percent(summary['ci_high'])}]",
         f"videos read {percent(summary['coverage'])} %",
     ]
+    if summary["answered"] < summary["coverage"] and summary.get("forced_accuracy") is not None:
+        parts.insert(2, f"made to choose {percent(summary['forced_accuracy'])} %")
     outcomes = summary["outcomes"]
     parts += [f"{outcomes[name]} {name}" for name in OUTCOMES[2:] if outcomes[name]]
     if readings := summary.get("readings"):

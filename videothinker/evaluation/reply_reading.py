@@ -189,6 +189,9 @@ def _pattern_of(tokens: list[str]) -> str:
     """A pattern for these words in a row, with little between them."""
     parts = [_pattern_of_token(tokens[0])] if tokens else []
     for before, token in zip(tokens, tokens[1:], strict=False):
+        if token == "not" and before.isascii():
+            parts.append(r"(?:[\W_]{1,3}not|n['’]t)")
+            continue
         apart = r"[\W_]{1,3}" if _SPACED.match(before) and _SPACED.match(token) else r"[\W_]{0,3}"
         parts += [apart, _pattern_of_token(token)]
     return "".join(parts)
@@ -196,9 +199,90 @@ def _pattern_of(tokens: list[str]) -> str:
 # %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr-031
 def _bounded(words: list[str], pattern: str) -> str:
     """A pattern for words that does not begin or end within a word or a number."""
-    begin = rf"(?<![{_WORD}])(?<![a-z]-)" if _SPACED.match(words[0]) else ""
-    end = rf"(?![{_WORD}]|[.,:]\d|-[a-z]{{3}})" if _SPACED.match(words[-1]) else ""
+    # a range without regard to case takes ten times as long to compile
+    begin = rf"(?<!(?-i:[{_WORD}]))(?<![a-z]-)" if _SPACED.match(words[0]) else ""
+    end = rf"(?!(?-i:[{_WORD}])|[.,:]\d|-[a-z]{{3}})" if _SPACED.match(words[-1]) else ""
     return begin + pattern + end
+
+# %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr3-04
+_ENDING = re.compile(r"(?<=[a-z]{3})(?:ing|ed|es|s|e|y|ies|ied)\Z")
+_FUNCTION_WORDS = set(
+    "he she it they is are was were be been being a an the his her their its to of in on at by from"
+    " and because with for that this has have had while".split()
+)
+
+
+def _content(words: list[str]) -> list[str]:
+    """The words that carry meaning, numbers as digits."""
+    return [word for word in _as_numbers(words) if word not in _FUNCTION_WORDS]
+
+
+def _stem(word: str) -> str:
+    stem = _ENDING.sub("", word)
+    return stem[:-1] if len(stem) > 3 and stem[-1] == stem[-2] else stem
+
+
+def _one_slip(word: str, other: str) -> bool:
+    """Do two words differ by one letter, or by two that are swapped, and begin alike?"""
+    if min(len(word), len(other)) < 5 or word[0] != other[0] or not (word + other).isalpha():
+        return False
+    short, long = sorted((word, other), key=len)
+    n = next((i for i, (a, b) in enumerate(zip(short, long, strict=False)) if a != b), len(short))
+    if len(long) == len(short):
+        swapped = short[:n] + short[n : n + 2][::-1] + short[n + 2 :]
+        return short[n + 1 :] == long[n + 1 :] or swapped == long
+    return len(long) == len(short) + 1 and short[n:] == long[n + 1 :]
+
+
+def _repeats(words: list[str], own: list[str], known: set[str]) -> bool:
+    """Do all the words stand in an option in their order, but for endings and slips?
+
+    Parameters
+    ----------
+    known : stems of all options' words, which are no slips of one another.
+    """
+    rest = iter(own)
+    return all(
+        any(
+            word == other
+            or (_stem(word) == _stem(other) and word.isalpha())
+            or (_stem(word) not in known and _one_slip(word, other))
+            for other in rest
+        )
+        for word in words
+    )
+
+# %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr3-02
+_STRETCH = re.compile(
+    r"\W*(?:from\s+|between\s+)?(?P<start>(?:\d+:)?\d+:\d\d|\d+(?:\.\d+)?)\s*(?:s|sec|seconds)?"
+    r"\s*(?:[-–—~]|to|and|until)\s*(?P<end>(?:\d+:)?\d+:\d\d|\d+(?:\.\d+)?)"
+    r"\s*(?:s|sec|seconds)?\W*\Z",
+    re.I,
+)
+
+
+def _pattern_of_time(time: str) -> str:
+    """A pattern for a time as minutes and seconds, or as seconds."""
+    total = 0.0
+    for part in time.split(":"):
+        total = 60 * total + float(part)
+    minutes, seconds = divmod(total, 60)
+    forms = [rf"{total:g}(?:\.0+)?"]
+    if total == int(total):
+        hours, rest = divmod(int(minutes), 60)
+        clock = rf"0?{rest}:{int(seconds):02}" if not hours else ""
+        forms += [clock or rf"0?{hours}:{rest:02}:{int(seconds):02}", rf"0?0:{clock}"]
+    return rf"(?:{'|'.join(reversed(forms))})\s*(?:s|secs?|seconds?)?"
+
+
+def _pattern_of_stretch(text: str) -> str:
+    """A pattern for an option that is a stretch of time; "" for any other option."""
+    stretch = _STRETCH.match(text)
+    if not stretch:
+        return ""
+    start, end = _pattern_of_time(stretch["start"]), _pattern_of_time(stretch["end"])
+    apart = r"[\s\])]*(?:[-–—~→,]|to|till|until|and|through)[\s\[(]*"
+    return rf"(?<![\w.:])(?:(?:from|between)\s+)?{start}{apart}{end}(?![\w:]|\.\d)"
 
 # %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr-032
 _PRONOUN = re.compile(r"^\W*(?:he|she|they|it)(?:['’]s|\s+is|\s+are|\s+was)?\s+(?=\w)", re.I)
@@ -209,29 +293,70 @@ _SMALL_WORDS = set(
 )
 
 
+_CONTRACTED = re.compile(
+    r"\b(does|do|did|is|are|was|were|has|have|had|could|would|should)n['’]t\b", re.I
+)
+_IS = re.compile(
+    r"(?:(?<=\bhe)|(?<=\bshe)|(?<=\bit)|(?<=\bthey)|(?<=\bwe))"
+    r"['’](?:s|re)\b",
+    re.I,
+)
+_ALL_OF = re.compile(r"\W*all (?:of )?(?:the above|these|them|the (?:others|options))\W*\Z", re.I)
+
+
 class _Options:
     """The options of a row, prepared for search: letters, words, one pattern for each text."""
 
     def __init__(self, options: Sequence[str]) -> None:
-        texts = {x: _plain_characters(text) for x, text in option_letters(options).items()}
+        given = {x: _plain_characters(text) for x, text in option_letters(options).items()}
+        texts = {x: _CONTRACTED.sub(r"\1 not", text) for x, text in given.items()}
         self.letters = set(texts)
+        self._listing: re.Pattern[str] | None = None
         self.last = max(texts, default="")
         self.words = {x: _tokens(text) for x, text in texts.items()}
         self.patterns = {x: self._pattern(words) for x, words in self.words.items() if words}
+        for x, text in texts.items():
+            if stretch := _pattern_of_stretch(text):
+                self.patterns[x] = re.compile(stretch, re.I)
+        self.all_of = {x for x, text in texts.items() if _ALL_OF.match(text)}
+        self.content = {x: _content(words) for x, words in self.words.items()}
 
     def _pattern(self, words: list[str]) -> re.Pattern[str]:
         """The words of an option, an article before them or not; nor need a pronoun be there."""
-        lead, rest = r"(?:(?:the|an?)\s+)?", words
+        lead, rest = r"(?:because\s+)?(?:(?:the|an?)\s+)?", words
+        if words[0] == "both" and len(words) > 2:
+            return re.compile(_bounded(words[1:], rf"(?:both\s+)?{_pattern_of(words[1:])}"), re.I)
         if words[0] in _PRONOUNS and len(words) > 3:
             same = [own for own in self.words.values() if own[1:] == words[1:] or own == words[1:]]
             if len(same) == 1:
                 lead, rest = rf"(?:{words[0]}\s+)?", words[1:]
         return re.compile(_bounded(rest, lead + _pattern_of(rest)), re.I)
 
+    def listed(self, text: str) -> re.Match[str] | None:
+        """All options in their order with their letters, as a reply may repeat them."""
+        if self._listing is None:
+            points = [
+                rf"[(\[]?{x}[)\]]?\s*[.:)]?\s*(?:an?\s+|the\s+)?{_pattern_of(words)}"
+                for x, words in self.words.items()
+            ]
+            apart = r"[\s.,;|)\]\"'-]{0,6}(?:(?:or|and)\s+)?"
+            self._listing = re.compile(rf"(?<!\w){apart.join(points)}(?!\w)", re.I)
+        return self._listing.search(text)
+
     def exactly(self, text: str) -> str:
         """The only option with these words; "" if there is none, or several."""
-        words = _as_numbers(_tokens(text)) if len(text) <= 2000 else []
+        text = _CONTRACTED.sub(r"\1 not", text) if len(text) <= 2000 else ""
+        text = _IS.sub(lambda match: " are" if match[0][1] == "r" else " is", text)
+        words = _as_numbers(_tokens(text))
         same = [x for x, own in self.words.items() if own and _as_numbers(own) == words]
+        if not same and words in (["yes"], ["no"], ["true"], ["false"]):
+            same = [x for x, own in self.words.items() if own[:1] == words]
+        if not same and len(glued := "".join(words)) > 4:  # "fire fighter", "A and C" for both
+            same = [
+                x
+                for x, own in self.words.items()
+                if glued in ("".join(own), "".join(own[own[:1] == ["both"] :]))
+            ]
         return same[0] if len(same) == 1 else ""
 
     def at(self, text: str, start: int) -> re.Match[str] | None:
@@ -245,7 +370,10 @@ class _Options:
         return same[0] if len(same) == 1 else "?"
 
     def within(self, text: str) -> str:
-        """The only option whose text stands in a short text; "" for none, "?" for several."""
+        """The only option whose text stands in a short text; "" for none, "?" for several.
+
+        "All of the above" behind the others is the one that is meant.
+        """
         matches = [(x, pattern.search(text)) for x, pattern in self.patterns.items()]
         spans = [(m.start(), m.end(), x) for x, m in matches if m]
         found = {
@@ -253,6 +381,8 @@ class _Options:
             for start, end, x in spans
             if not any(s <= start and end <= e and e - s > end - start for s, e, _ in spans)
         }
+        if len(found) > 1 and (all_of := max(spans)[2]) in self.all_of:
+            return all_of
         return "?" if len(found) > 1 else "".join(found)
 
     def around(self, text: str) -> str:
@@ -266,6 +396,20 @@ class _Options:
             return ""
         content = set(self.words[holding[0]]) - _SMALL_WORDS
         return holding[0] if 2 * len(content & set(words)) > len(content) else ""
+
+    def like(self, text: str) -> str:
+        """The only option that a text repeats but for endings, slips and small words."""
+        words = _tokens(_CONTRACTED.sub(r"\1 not", text)) if len(text) <= 400 else []
+        if not words or not all(_SPACED.match(word) for word in words):
+            return ""
+        content = _content(words)
+        known = {_stem(word) for own in self.content.values() for word in own}
+        same = [x for x, own in self.content.items() if _repeats(content, own, known)]
+        if len(same) != 1 or not content or "".join(content).isdecimal():
+            return ""
+        if len(content) == 1 and (len(words) > 1 or len(self.words[same[0]]) > 1):
+            return ""  # "They are neighbours" is not "He is her neighbour"
+        return same[0] if 3 * len(content) >= 2 * len(self.content[same[0]]) else ""
 
 
 @lru_cache(maxsize=64)
@@ -326,25 +470,33 @@ def _letter_at(text: str, start: int, options: _Options) -> _Named | None:
     if start and match and _INSIDE.match(text[max(0, start - 2) : start]):
         return None
     if whole and _is_text(whole):
-        letter = options.of(whole)
-        return _Named(letter, whole.end(), bool(_SENTENCE_END.match(text, whole.end())), True)
+        ends = bool(_SENTENCE_END.match(text, whole.end()))
+        return _Named(options.of(whole), whole.end(), ends, True)
     if not match or match[1].upper() not in options.letters:
         return None
     letter = match[1].upper()
-    end = match.end()
     if whole and options.of(whole) != letter:
-        return _Named("?", end, True)  # the letter of one option is the text of another
-    behind = _SKIP.match(text, end)
-    own = options.at(text, behind.end()) if behind else None
-    if own and _is_text(own):
-        if options.of(own) == letter:
-            ends = _SENTENCE_END.match(text, end) or _SENTENCE_END.match(text, own.end())
-            return _Named(letter, own.end(), bool(ends))
-        if behind and (set(behind[0]) & set('.):,;-–—="“(') or letter not in "AEIOUY"):
-            return _Named("?" if not _REFUSES.match(text, behind.end()) else letter, end, True)
+        return _Named("?", match.end(), True)  # the letter of one option is the text of another
+    if named := _letter_with_text(text, match, options):
+        return named
     if not _is_meant(text, match):
         return None
-    return _Named(letter, end, bool(_SENTENCE_END.match(text, end)))
+    return _Named(letter, match.end(), bool(_SENTENCE_END.match(text, match.end())))
+
+
+def _letter_with_text(text: str, match: re.Match[str], options: _Options) -> _Named | None:
+    """A letter and the option's text behind it; "?" if the text is another option's."""
+    letter, end = match[1].upper(), match.end()
+    behind = _SKIP.match(text, end)
+    own = options.at(text, behind.end()) if behind else None
+    if not behind or not own or not _is_text(own):
+        return None
+    if options.of(own) == letter:
+        ends = _SENTENCE_END.match(text, end) or _SENTENCE_END.match(text, own.end())
+        return _Named(letter, own.end(), bool(ends))
+    if not set(behind[0]) & set('.):,;-–—="“(') and letter in "AEIOUY":
+        return None
+    return _Named("?" if not _REFUSES.match(text, behind.end()) else letter, end, True)
 
 
 _BEFORE_A = re.compile(r"(?:[:(=\"'\n]|option|choice|letter|answer|\A)\s*\Z", re.I)
@@ -389,13 +541,19 @@ _REFUSES = re.compile(
     r"|seems?|looks?)(?:n['’]?t\b|not\b|\s+(?:also\s+|clearly\s+|definitely\s+|obviously\s+"
     r"|therefore\s+|thus\s+|simply\s+)?"
     r"(?:not|never|wrong|incorrect|false|out|ruled|eliminated|excluded|impossible|unlikely"
-    r"|unsupported|contradicted|invalid|irrelevant|dismissed|be\s+(?:ruled|eliminated|excluded"
+    r"|unsupported|contradicted|invalid|irrelevant|dismissed|(?:be\s+)?(?:an?\s+(?:mistake|error"
+    r"|trap|distractor)|tempting|misleading|wrong|incorrect)|be\s+(?:ruled|eliminated|excluded"
     r"|dismissed)))\b"
     r"|[)\s]*(?:项|是|也|は|が|とは|では|는|은|이|가)?\s*(?:정답이\s*|答えでは|正解では|答案)?"
     r"(?:不(?:对|正|是)|错|錯|誤|間違|ではあり|じゃ|では?な|言えま|言えな|いえ|아니|아닙|değil|خاط"
     r"|ليس|नहीं|गलत)|(?:only\s+)?(?:if|unless)\b"
     r"|(?:n['’]est pas|no es|ist nicht|não é|non è|не)\b|不|错|錯|誤|違|ではな"
     r"|じゃな|は間違|が間違|가 아니|이 아니|는 아니|ليس|नहीं|गलत)"
+)
+_BUT_WRONG = re.compile(
+    r"[^.!?\n]{0,80}\b(?:but|yet|though|although|however),?\s+(?:it|this|that)"
+    r"(?:['’]s|\s+(?:is|was|does|would be|can))\s*(?:\w+ly\s+)?"
+    r"(?:n['’]t|not|wrong|incorrect|false|ruled|contradicted|impossible)\b"
 )
 _ASKS = re.compile(r"[^.!?\n。]{0,200}[?？]")
 
@@ -581,6 +739,8 @@ def _checked(
         return _Claim(start, named.end, "?", weight, "conflict")
     if _is_denied(text, start) or _REFUSES.match(text, named.end) or _ASKS.match(text, named.end):
         return None
+    if _BUT_WRONG.match(text, named.end):
+        return None
     many = _is_list(text, named, options) or bool(_BOTH.match(text, named.end))
     if many or (many is None and not sure):
         return _Claim(start, named.end, "?", weight, "competing") if sure else None
@@ -628,43 +788,64 @@ _WRONG_ONE = re.compile(
     re.I,
 )
 
+# %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr3-05
+_FIRST_ONE = re.compile(r"\b(?:first|initial)\s|^(?:options|choices)$", re.I)
+_EACH = re.compile(r"\b(?:each|every|all)\s+(?:\w+\s+)?\Z", re.I)
+
+
+def _announces(text: str, noun: re.Match[str], heads: bool) -> bool:
+    """Does a word for "answer" or "option" announce which one it is?
+
+    Parameters
+    ----------
+    heads : it stands at the beginning of a line.
+    """
+    before = text[max(0, noun.start() - 40) : noun.start()]
+    if noun["option"]:
+        if not noun["good"] and _NO_HEADING.match(noun[0]):
+            return False
+        the_one = noun[0].casefold() == "one" and before[-4:].casefold() == "the "
+        colon = text[noun.end() : noun.end() + 1] == ":"
+        if not (noun["good"] or noun["after"] or heads or the_one or colon):
+            return False
+    if _is_supposed(text, noun.start()) or _FIRST_ONE.search(noun[0]):
+        return False
+    return not _EACH.search(before)  # "each option:"
+
+
+def _announced(
+    text: str, noun: re.Match[str], heads: bool, options: _Options
+) -> tuple[_Named, bool] | None:
+    """The option behind the word for "answer", and whether a copula or the like is between."""
+    start = noun.end()
+    answer_heads = heads and bool(noun["answer"])
+    if answer_heads and text[start : start + 1] in (".", ")"):
+        start += 1
+    if listed := _LIST_OF_LETTERS.match(text, start):
+        start = listed.end()
+    linked = bool(noun["cjk"] or _NO_COPULA.match(noun[0])) or answer_heads
+    found = _step_to_letter(text, start, options, linked, heads)
+    if found is None and (way := _LONG_WAY.match(text, start)) and not _NOT.search(way[0]):
+        found = _step_to_letter(text, way.end(), options, True, False)
+        found = found if found and found[0].alone else None
+    return found
+
 
 def _statements(text: str, options: _Options) -> Iterator[_Claim]:
     """Claims with a word for "answer": "the correct answer is C", "答案：C", "Answer\\nC"."""
     for noun in _NOUN.finditer(text):
-        before = text[max(0, noun.start() - 40) : noun.start()]
-        heads = bool(_HEADING.search(before))
-        if noun["option"] and not noun["good"] and _NO_HEADING.match(noun[0]):
+        before = text[max(0, noun.start() - 120) : noun.start()]
+        heads = bool(_HEADING.search(before[-40:]))
+        if not _announces(text, noun, heads):
             continue
-        the_one = noun[0].casefold() == "one" and before[-4:].casefold() == "the "
-        colon = text[noun.end() : noun.end() + 1] == ":"
-        if noun["option"] and not (noun["good"] or noun["after"] or heads or the_one or colon):
-            continue
-        start = noun.end()
-        if heads and noun["answer"] and text[start : start + 1] in (".", ")"):
-            start += 1
-        if listed := _LIST_OF_LETTERS.match(text, start):
-            start = listed.end()
-        linked = bool(noun["cjk"] or _NO_COPULA.match(noun[0])) or (heads and bool(noun["answer"]))
-        if _is_supposed(text, noun.start()):
-            continue
-        if re.search(r"\b(?:first|initial)\s|^(?:options|choices)$", noun[0], re.I):
-            continue
-        if re.search(r"\b(?:each|every|all)\s+(?:\w+\s+)?\Z", before, re.I):
-            continue  # "each option:"
-        found = _step_to_letter(text, start, options, linked, heads)
-        if found is None and (way := _LONG_WAY.match(text, start)) and not _NOT.search(way[0]):
-            found = _step_to_letter(text, way.end(), options, True, False)
-            found = found if found and found[0].alone else None
+        found = _announced(text, noun, heads, options)
         if found is None:
             yield from _stated_text(text, noun, options)
             continue
         named, by_link = found
         if not (by_link or noun["cjk"]) and _SAID_OF_IT.match(text, named.end):
             continue
-        if _ATTRIBUTED.search(before_all := text[max(0, noun.start() - 120) : noun.start()]):
-            continue
-        if _WRONG_ONE.search(before_all[-40:] + noun[0]):
+        if _ATTRIBUTED.search(before) or _WRONG_ONE.search(before[-40:] + noun[0]):
             continue
         final = "final" in (before[-12:] + noun[0]).casefold() or "最终" in before[-6:]
         if claim := _checked(text, noun.start(), named, 3 if final else 2, options):
@@ -719,6 +900,8 @@ _CHOOSE = re.compile(
     r"|settl(?:e|ed|ing) (?:on|for)|vot(?:e|ing) for|lean(?:s|ing)? (?:to|towards?)|chang(?:e"
     r"|ing) my answer to"
     r"|best guess is"
+    r"|creo que|pienso que|diría que|penso che|credo che sia|acho que|je (?:pense|crois|dirais) que"
+    r"|ich (?:denke|glaube|würde sagen)|думаю|ik denk"
     r"|elijo|escojo|selecciono|eleg[ií]r[ií]a|choisis|choisirais|opte pour|wähle|nehme"
     r"|entscheide mich für|escolho|seleciono|marco|scelgo|выбираю|выберу|kies|wybieram|pilih"
     r"|chọn)"
@@ -746,6 +929,9 @@ _FITS = re.compile(
     rf"|suggest(?:s|ing)?|consistent\s+with|described\s+(?:in|by)"
     r"|captured\s+by|reflected\s+in|lead(?:s|ing)?\s+(?:\w+\s+){0,2}?to|confirm(?:s|ing)?|fits?"
     r"|favou?rs?)\s+(?:best\s+)?(?:with\s+)?(?:the\s+)?(?:option|choice|answer)(?=\s)"
+    r"|\b(?:this|that|which|evidence|everything|clues?|details?)\s+(?:\w+ly\s+)?(?:points?|pointing"
+    r"|leads?)\s+(?:to|towards?)(?=\s+\(?(?-i:[A-Z])\)?\s*(?:[.!,;]|\Z))"
+    r"|\b(?:speaks?\s+for|in\s+favou?r\s+of)(?=\s+\(?(?-i:[A-Z])\)?\s*(?:[.!,;]|\Z))"
     rf"|(?<![{_WORD}])(?:match(?:es)?|correspond(?:s|ing)?\s+(?:to|with)|align(?:s|ing)?\s+with)"
     r"(?=\s+\(?(?-i:[A-Z])\)?\s*(?:[.!,;]|\Z))",
     re.I,
@@ -756,7 +942,8 @@ _CORRECTS = re.compile(
     re.I,
 )
 _NOT_BUT = re.compile(
-    r"(?:\b(?:not|nicht|pas|no|não|non|не)\s+(?:option\s+)?\(?[A-Z](?![A-Za-z])\)?,?\s*(?:but"
+    r"(?:\b(?:not|nicht|pas|no|não|non|не)\s+(?:(?:es|é|è|la|die|a)\s+){0,2}(?:option\s+)?"
+    r"\(?(?-i:[A-Z])(?![A-Za-z])\)?,?\s*(?:but"
     r"|it['’]s|it is|sondern|mais|sino|mas|ma|а)(?:\s+rather)?\s+(?:option\s+)?"
     r"|\bneither\s+(?:option\s+)?[A-Z]\s+nor\s+(?:option\s+)?[A-Z][,;]?\s*"
     r"(?:but\s+(?:rather\s+)?)?(?:option\s+)?"
@@ -766,6 +953,11 @@ _NOT_BUT = re.compile(
 )
 
 
+_OTHERS_CHOOSE = re.compile(
+    r"\b(?:who(?:ever)?|any(?:one|body)|some(?:one|body)?|people|nobody|no one|every(?:one|body)"
+    r"|most|many|few|students?|experts?|viewers?)\s+(?:\w+\s+){0,2}\Z",
+    re.I,
+)
 _THATS_RIGHT = re.compile(r"that(?:['’]s| is) right\b", re.I)
 _THAT = re.compile(r"\s+(?:than|that|which|because|since)\b")
 _ORDERED = re.compile(r"[A-Z0-9]\)?\s*\Z")
@@ -805,6 +997,9 @@ def _implied(text: str, options: _Options) -> Iterator[_Claim]:
                 continue  # "A → B → C"
             if _is_supposed(text, match.end()):
                 continue
+            before = text[max(0, match.start() - 40) : match.start()]
+            if pattern is _CHOOSE and _OTHERS_CHOOSE.search(before):
+                continue
             if named.text and _THATS_RIGHT.match(text, match.start()):
                 continue
             if named.text and options.within(_sentence_around(text, match.start())) != named.letter:
@@ -830,13 +1025,23 @@ _GOOD_ANSWER = (
     r"|which)\b))"
 )
 _BE = r"(?:is|must be|should be|would be|has to be|seems(?: to be)?|appears(?: to be)?|remains|=)"
+_NOT_SHOWN = (
+    r"[^.!?\n]{0,60}\b(?:first|initially|believed?|thought|thinks?|expect\w*|claim\w*|people"
+    r"|one would|you would|some|many)\b"
+)
 _ADVERB = (
     r"(?:\s*(?:therefore|thus|hence|then|clearly|definitely|likely|probably|indeed|certainly"
     r"|obviously|actually|also|still)\b)*"
 )
 _RIGHT = re.compile(
     r"[\s)\]}\"'”’:–—-]{0,4}(?:\([^()\n]{0,200}\)\s*)?(?:[,;]?\s*(?:which|that)\s+)?"
-    rf"(?:{_BE}{_ADVERB}\s+(?:{_GOOD_ANSWER}|what\s)"
+    rf"(?:{_BE}{_ADVERB}\s+(?:{_GOOD_ANSWER}|what\s(?!{_NOT_SHOWN}))"
+    r"|(?:is|remains)\s+the\s+only\s+(?:one|option|choice|answer|explanation)"
+    r"(?![^.!?\n]{0,80}(?:\b(?:not|never|no|wrong|incorrect|contradict\w*|lack\w*|fail\w*|without"
+    r"|unsupported|unlikely|eliminat\w*|exclu\w*|rule\w*|false)\b|n['’]t\b))"
+    r"|(?:is|seems|looks|appears)\s+(?:(?:slightly|somewhat|much|far|a bit|a little|clearly)\s+)?"
+    r"(?:more\s+(?:likely|plausible|probable|convincing|accurate|appropriate|fitting)|likelier)"
+    r"(?!\s+than\s+not)(?=\s*(?:[.,;!)\n]|\Z|(?:than|because|since|here|given)\b))"
     r"|(?:(?:best|most\s+\w+ly)\s+(?:explains|matches|fits|describes|captures|answers"
     r"|summari[sz]es|reflects|represents|aligns|corresponds)|(?:fits|matches)\s+(?:best|better)"
     r"|is\s+(?:best|better|most\s+\w+ly)\s+\w+ed"
@@ -847,7 +1052,8 @@ _RIGHT = re.compile(
     r"|o|the|die|das|هي|هو|है|jest|je|är|on|adalah|[-–—])*"
     r"(?:correct[ao]|corret[ao]|correcte|bonne réponse|respuesta correcta|resposta correta"
     r"|richtig(?:e antwort)?|korrekt|juist|верн\w+|правильн\w+(?:\s+ответ)?|corrett[ao]"
-    r"|(?:最も|一番|最|가장\s*)?(?:適切|妥当|適当|正確|近い|合适|符合|合理|恰当|贴切|可能|적절|적합|타당)(?!吗)"
+    r"|(?:最も|一番|最|가장\s*)?(?:適切|妥当|適当|正確|近い|合适|符合"
+    r"|合理|恰当|贴切|可能|적절|적합|타당)(?!吗)"
     r"|poprawn\w+|doğru|benar|đúng|ถูกต้อง|正确(?!吗)|正確|对的|正解|正しい|정답|맞|옳"
     r"|الإجابة الصحيحة|الصحيح\w*|صحيح\w*|सही)"
     r"|\s+(?:as\s+|by far\s+)?the\s+(?:only\s+)?(?:correct|right|best|most \w+"
@@ -898,6 +1104,10 @@ def _subjects(text: str, options: _Options) -> Iterator[_Claim]:
         right = _RIGHT.match(text, end)
         if not right and _ONLY.search(text[max(0, match.start() - 20) : match.start()]):
             right = _REMAINS.match(text, end)
+        if right and _BUT_WRONG.match(text, right.end()):
+            continue
+        if right and "would" in right[0] and _is_supposed(text, match.start()):
+            continue  # "if it were a horse, B would be correct"
         if not right or _is_denied(text, match.start()) or _ASKS.match(text, right.end()):
             continue
         before = text[max(0, match.start() - 12) : match.start()]
@@ -1009,6 +1219,9 @@ def _sentences(line: str) -> list[tuple[int, str]]:
     return [(a, line[a:b]) for a, b in zip(edges, edges[1:], strict=False) if line[a:b].strip()]
 
 
+_WEIGHED = re.compile(r"(?<!\w)\(?([A-Z])(?:\)?\s*[:=]|\))\s*\d+(?:\.\d+)?\s*%?(?=[\s,;.]|\Z)")
+
+
 def _line_label(line: str, options: _Options) -> _Label | None:
     """The option that a line begins with; "?" if its sentences begin with several."""
     label = _label_of(line, options)
@@ -1017,7 +1230,8 @@ def _line_label(line: str, options: _Options) -> _Label | None:
     pieces = [_label_of(piece, options) for _, piece in _sentences(line)]
     letters = {piece.letter for piece in pieces if piece}
     several = len(letters) > 2 or (len(letters) == 2 and not _TAKES_BACK.search(line))
-    return _Label("?", "other", len(line)) if several else label
+    weighed = {match[1] for match in _WEIGHED.finditer(line)}
+    return _Label("?", "other", len(line)) if several or len(weighed) > 1 else label
 
 
 _VERDICT = re.compile(
@@ -1125,84 +1339,168 @@ _ERGO = re.compile(
     re.I,
 )
 _CUT = re.compile(r"\s*option\s+\(?[A-Z]\)?\s*\Z", re.I)
+_UNCLEAR = re.compile(
+    r"\b(?:not (?:\w+ )?(?:clear|obvious|certain|sure|easy)|unclear|let['’]?s|let me"
+    r"|consider\w*)\b",
+    re.I,
+)
+_EACH_OPTION = re.compile(
+    r"\b(?:let['’]?s|let me|(?:we|i) (?:need|have) to)\b[^.!?\n]{0,40}\b"
+    r"(?:each|every|all(?: the)?|the)\s+(?:\w+\s+)?options?\W{0,3}(?:one by one\W*)?\Z",
+    re.I,
+)
 _SUBJECT = re.compile(
     r"\s*(?:[Oo]ption\s+)?\(?([A-Z])\)?(?=,\s*[A-Z]\b|\s+(?:is|was|can|and|or|has|does)\b)"
 )
 
 
-def _ends(text: str, options: _Options) -> Iterator[_Claim]:
-    """Claims of the first and the last sentence: a letter alone, or the words of one option."""
+def _end_pieces(text: str, options: _Options) -> list[tuple[int, str]]:
+    """Sentences of the first and the last line, with their places; [] where options are listed."""
     lines = _lines(text)
-    if not lines:
-        return
-    labelled = {
-        line: label.letter
-        for line in {lines[0], lines[-1]}
-        if (label := _line_label(line[1], options))
-    }
-    if "?" in labelled.values():
-        return
+    ends = list(dict.fromkeys((lines[0], lines[-1]))) if lines else []
+    labelled = {line: label for line in ends if (label := _line_label(line[1], options))}
+    if any(label.letter == "?" for label in labelled.values()):
+        return []
     listing = len({label.letter for _, line in lines if (label := _label_of(line, options))}) > 1
-    pieces = [
-        (line[0] + a, s)
-        for line in dict.fromkeys((lines[0], lines[-1]))
+    return [
+        (line[0] + a, sentence)
+        for line in ends
         if not (listing and line in labelled)
-        for a, s in _sentences(line[1])
+        for a, sentence in _sentences(line[1])
     ]
-    if not pieces:
-        return
+
+
+def _lone_letters(pieces: list[tuple[int, str]], options: _Options) -> dict[int, str]:
+    """The letters of sentences that are nothing else, by place; the last may have its text."""
+    last, text = pieces[-1]
     alone = {}
     for start, piece in pieces:
         label = _label_of(piece, options)
-        if label and (label.kind == "alone" or (label.kind == "own" and start == pieces[-1][0])):
-            alone[start] = label
-    if any(_SUBJECT.match(piece) for _, piece in pieces[:-1]) and pieces[-1][1].strip().isalpha():
-        alone.pop(pieces[-1][0], None)
+        if label and (label.kind == "alone" or (label.kind == "own" and start == last)):
+            alone[start] = label.letter
+    if any(_SUBJECT.match(piece) for _, piece in pieces[:-1]) and text.strip().isalpha():
+        alone.pop(last, None)  # "B is late, C is early. D": cut off
+    return alone
+
+
+def _ends(text: str, options: _Options) -> Iterator[_Claim]:
+    """Claims of the first and the last sentence: a letter alone, or the words of one option."""
+    pieces = _end_pieces(text, options)
+    if not pieces:
+        return
+    alone = _lone_letters(pieces, options)
+    many = len(set(alone.values())) > 1 and not _TAKES_BACK.search(text)
     for start, piece in dict.fromkeys((pieces[0], pieces[-1])):
-        many = len({label.letter for label in alone.values()}) > 1 and not _TAKES_BACK.search(text)
+        end = start + len(piece)
+        line = _line_of(text, start)
+        if start in alone and _EACH_OPTION.search(text, 0, start):
+            return
         if start in alone and not many and len(pieces) > 1:
-            if _CUT.match(piece) and len(set(_CAPITAL.findall(_line_of(text, start)))) > 1:
+            if _CUT.match(piece) and (len({*_CAPITAL.findall(line)}) > 1 or _UNCLEAR.search(line)):
                 return
-            yield _Claim(start, start + len(piece), alone[start].letter, 2, "letter")
+            yield _Claim(start, end, alone[start], 2, "letter")
         elif piece.rstrip()[-1] == "?" or not (letter := options.exactly(piece)):
             continue
-        elif (
-            letter
-            and len(options.words[letter]) == 1
-            and _POLITE.match(text[start + len(piece) : start + len(piece) + 300])
-        ):
+        elif len(_tokens(piece)) == 1 and _POLITE.match(text[end : end + 300]):
             return
-        elif options.within(_line_of(text, start)) == letter:
-            yield _Claim(start, start + len(piece), letter, 2, "text")
-    start, piece = pieces[-1]
-    if (ergo := _ERGO.match(piece)) and len(piece) < 300:
-        letter = options.within(piece[ergo.end() :])
-        rest = _outside(piece, letter, options) if letter in options.patterns else "if"
-        if not (_NOT.search(rest) or _UNSURE.search(rest) or _ASKS.match(piece)):
-            yield _Claim(start, start + len(piece), letter, 1, "text")
-    if (match := _MENTION.search(piece)) and len(piece) < 600:
-        letter = str(match[match.lastgroup or 0]).upper()
-        place = start + match.start(match.lastgroup or 0)
-        one = len(set(re.findall(r"\(([A-Z])\)|ption ([A-Z])\b", piece))) < 2
-        before = text[max(0, place - 400) : place]
-        before = _outside(before, letter, options) if letter in options.patterns else before
-        denied = _is_denied(before, len(before)) or _is_tail_of_list(text, place)
-        several = len({*_CAPITAL.findall(text)} & options.letters) > 1
-        cut_off = several and match[0][-1] not in '.!"”'
-        a_label = piece[match.start()] == ":" and len(piece[: match.start()].split()) < 3
-        denied = denied or cut_off or a_label
-        denied = denied or bool(_ATTRIBUTED.search(piece[: match.start()]))
-        denied = denied or bool(_OF_OTHERS.search(piece[: match.start()]))
-        denied = denied or bool(_WRONG_ONE.search(piece[: match.start()]))
-        if match["bracket"] and letter in options.patterns:
-            head = text[max(0, place - 400) : place - 1].rstrip()
-            denied = denied or _tokens(head[-40:])[-1:] not in [
-                [word] for word in (*options.words[letter], "one")
-            ]
-        if letter in options.letters and one and not denied:
-            yield _Claim(place, start + len(piece), letter, 1, "letter")
+        elif options.within(line) == letter:
+            yield _Claim(start, end, letter, 2, "text")
+    for last in (_concluded, _tail_text, _mentioned):
+        yield from last(text, *pieces[-1], options)
+
+# %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr3-06
+def _concluded(text: str, start: int, piece: str, options: _Options) -> Iterator[_Claim]:
+    """The claim of a sentence "Therefore …" that holds the words of one option."""
+    ergo = _ERGO.match(piece)
+    if not ergo or len(piece) >= 300:
+        return
+    letter = options.within(piece[ergo.end() :])
+    rest = _outside(piece, letter, options) if letter in options.patterns else "if"
+    if not (_NOT.search(rest) or _UNSURE.search(rest) or _ASKS.match(piece)):
+        yield _Claim(start, start + len(piece), letter, 1, "text")
 
 
+def _mentioned(text: str, start: int, piece: str, options: _Options) -> Iterator[_Claim]:
+    """The claim of a sentence that ends with a letter: "… as in option C.", "… in green (C)."."""
+    match = _MENTION.search(piece)
+    if not match or len(piece) >= 600:
+        return
+    letter = str(match[match.lastgroup or 0]).upper()
+    place = start + match.start(match.lastgroup or 0)
+    if letter not in options.letters or len(set(_OPTION_LETTERS.findall(piece))) > 1:
+        return
+    several = len({*_CAPITAL.findall(text)} & options.letters) > 1
+    cut_off = several and match[0][-1] not in '.!"”'
+    head = piece[: match.start()]
+    a_label = piece[match.start()] == ":" and len(head.split()) < 3
+    if (
+        cut_off
+        or a_label
+        or any(said.search(head) for said in (_ATTRIBUTED, _OF_OTHERS, _WRONG_ONE))
+    ):
+        return
+    before = text[max(0, place - 400) : place]
+    before = _outside(before, letter, options) if letter in options.patterns else before
+    if _is_denied(before, len(before)) or _is_tail_of_list(text, place):
+        return
+    if match["bracket"] and letter in options.patterns:
+        last = _tokens(text[max(0, place - 400) : place - 1].rstrip()[-40:])[-1:]
+        if last not in [[word] for word in (*options.words[letter], "one")]:
+            return
+    yield _Claim(place, start + len(piece), letter, 1, "letter")
+
+
+_OPTION_LETTERS = re.compile(r"\(([A-Z])\)|ption ([A-Z])\b")
+
+# %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr3-07
+_TAIL_TEXT = re.compile(r":\s+(?P<text>[^:\n]{4,200}?)\W*\Z")
+
+
+def _tail_text(text: str, start: int, piece: str, options: _Options) -> Iterator[_Claim]:
+    """The claim of a sentence that ends with a colon and an option's text of several words."""
+    found = _TAIL_TEXT.search(piece[-300:])
+    letter = options.exactly(found["text"]) if found else ""
+    if not letter or len(options.words[letter]) < 3:
+        return
+    head = piece[: -len(found[0])] if found else ""
+    others = options.within(head) if len(head) < 400 else ""
+    if (
+        others not in ("", letter)
+        or _NOT.search(head)
+        or _UNSURE.search(head)
+        or _WRONG_ONE.search(head)
+    ):
+        return
+    if not (_ATTRIBUTED.search(head) or _OF_OTHERS.search(head)):
+        yield _Claim(start, start + len(piece), letter, 1, "text")
+
+
+_TOTAL = re.compile(
+    r"\b(?:total|sum|count)(?:\s+(?:number|count))?(?:\s+of(?:\s+[a-z]+){1,4})?\s*"
+    r"(?:is|was|are|of|:|=|comes to)"
+    rf"\s*(?P<n>\d+|{'|'.join(_NUMBERS)})\b(?![.:]\d)"
+    rf"|\b(?P<m>\d+|{'|'.join(_NUMBERS)})\s+(?:[a-z]+\s+){{0,3}}"
+    r"(?:in total|altogether|overall|all in all)\b",
+    re.I,
+)
+
+
+def _totals(text: str, options: _Options) -> Iterator[_Claim]:
+    """The claim of a total, where all options are numbers: "four in all", "a total of 4"."""
+    numbers = {x: _as_numbers(words) for x, words in options.words.items()}
+    if not all(len(own) == 1 and own[0].isdecimal() for own in numbers.values()):
+        return
+    for match in _TOTAL.finditer(text):
+        number = _as_numbers([(match["n"] or match["m"]).casefold()])
+        same = [x for x, own in numbers.items() if own == number]
+        sentence = _sentence_around(text, match.start())
+        doubted = (
+            _UNSURE.search(sentence) or _NOT.search(sentence) or _ASKS.match(text, match.end())
+        )
+        if not doubted:
+            yield _Claim(match.start(), match.end(), same[0] if len(same) == 1 else "?", 1, "text")
+
+# %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr3-08
 def _line_of(text: str, place: int) -> str:
     """The line of a place; at most 1,000 characters to either side."""
     before = text[max(0, place - 1000) : place].rpartition("\n")[2]
@@ -1218,7 +1516,7 @@ _REFUSAL = re.compile(
     r"\b(?:i(?:['’]m| am)? (?:sorry|unable|not able)|sorry,? (?:but )?i|i (?:can(?:not|['’]t)"
     r"|could ?n['’]t|do(?:n['’]t| not) (?:know|have (?:access|enough)))|as an ai"
     r"|can(?:not|['’]t) be (?:determin|answer|told|known|inferred|assessed|verified)\w*"
-    r"|(?:not enough|insufficient) (?:information|evidence|data|context)"
+    r"|(?:not (?:\w+ )?(?:enough|sufficient)|insufficient) (?:information|evidence|data|context)"
     r"|no idea|i give up|no way (?:to|of) (?:know|tell|say)\w*"
     r"|please (?:upload|provide|share|attach)|do(?:es)?(?: not|n['’]t) show (?:this|that|it)\b"
     r"|(?:no|none of the) (?:video|frames?"
@@ -1254,7 +1552,8 @@ def is_refusal(reply: str) -> bool:
 # %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr-066
 _CONTRAST = re.compile(
     r"(?:(?:,|^)\s*(?:not|не|nicht|no|pas)|\b(?:and not|rather than|instead of))\s[^,.;]{1,100}?"
-    r"(?:,?\s*\bbut\b|(?=[,.;]|\Z))|\b(?:not|nicht|pas)\s[^,.;]{1,100}?,?\s*\b(?:but|sondern"
+    r"(?:,?\s*\bbut\b|(?=[,.;]|\Z))|\b(?:is|was|are|were|does|did)(?: not|n['’]t)\s[^,.;]{1,100}?"
+    r"[,;]\s*(?=(?:it|he|she|they)\b)|\b(?:not|nicht|pas)\s[^,.;]{1,100}?,?\s*\b(?:but|sondern"
     r"|mais)\b",
     re.I,
 )
@@ -1295,7 +1594,9 @@ _COUNTED_BY = re.compile(
 )
 
 
-_I_AM = re.compile(r"\b(?:i am|i['’]m|stay)\s+\Z", re.I)
+_I_AM = re.compile(
+    r"\b(?:i am|i['’]m|stay|i (?:really )?(?:love|like|hate|enjoy|play|want|need))\s+\Z", re.I
+)
 _YOU_ARE = re.compile(r"\b(?:that['’]?s|that is|you(?: a|['’])re|all)\s+\Z", re.I)
 _COMMON = frozenset(
     "yes no true false up down left right on off in out first last before after during happy sad"
@@ -1331,6 +1632,22 @@ _MORE = re.compile(
 _LEADING = re.compile(r"[^,.;:!?\n—–]{1,300}")
 
 
+_CLOSER = re.compile(r",?\s+in (?:the|this) (?:video|clip)\W*\Z", re.I)
+_CONCLUDED = re.compile(
+    r"\b(?:clear|evident|obvious|apparent|shows?|suggests?|indicates?|implies|means|conclude)\b"
+    r"[^.;!?]*\bthat\s*\Z",
+    re.I,
+)
+_REASON = re.compile(r",?\s+(?:as|because|since|which)\s|\s[-–—(]\s?")
+_OPENER = re.compile(
+    r"\A\W*(?:in (?:the|this) (?:video|clip),?\s+"
+    r"|(?:(?:i|we) (?:think|believe|guess|see)|it (?:seems|appears|looks like)"
+    r"|(?:the video|the clip|it) shows)\s+(?:that\s+)?"
+    r"|(?:probably|likely|most likely|so|therefore|thus|hence),?\s+)+",
+    re.I,
+)
+
+
 def _text_claim(text: str, options: _Options, place: bool) -> Iterator[_Claim]:
     """The claim of a text that is short and holds the words of one option.
 
@@ -1351,44 +1668,78 @@ def _text_claim(text: str, options: _Options, place: bool) -> Iterator[_Claim]:
     if len({label.letter for _, line in lines if (label := _label_of(line, options))}) > 1:
         return
     pieces = [piece for _, line in lines for _, piece in _sentences(line)]
-    first = pieces[0]
-    lead = _LEADING.match(first.strip())
-    if lead and lead[0].strip().casefold() in _ORDINALS and lead[0] != first.strip(" .!"):
+    lead = _LEADING.match(pieces[0].strip())
+    if lead and lead[0].strip().casefold() in _ORDINALS and lead[0] != pieces[0].strip(" .!"):
         return  # "First, the runners line up"
     if lead and (letter := options.exactly(lead[0])):
-        behind = first.strip()[lead.end() :]
-        if behind[:1] == "?" or (
-            len(options.words[letter]) == 1 and _POLITE.match(" ".join([behind, *pieces[1:]]))
-        ):
-            return
-        others = _outside(first, letter, options)
-        rest = options.within(others)
-        if not rest or re.search(r"\b(?:not|rather than|instead of)\b", others, re.I):
-            yield _Claim(0, len(first), letter, 2, "text")
+        yield from _leading_text(text, pieces, lead.end(), letter, options)
+    elif len(pieces) == 1 and (letter := _only_text(text, options, place)):
+        yield _Claim(0, len(text), letter, 2, "text")
+
+# %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr3-09
+def _leading_text(
+    text: str, pieces: list[str], lead: int, letter: str, options: _Options
+) -> Iterator[_Claim]:
+    """The claim of a text that begins with an option's words ("Green, as you see at 0:07").
+
+    Parameters
+    ----------
+    pieces : its sentences.
+    lead : where the option's words end in the first of them.
+    """
+    first, *others = pieces
+    behind = first.strip()[lead:]
+    later = {other for piece in others if (other := options.exactly(piece))} - {letter}
+    if later or _NO_LEAD.match(behind or "".join(others[:1])):
+        if len(later) == 1 and _TAKES_BACK.search(text):
+            yield _Claim(0, len(text), later.pop(), 2, "text")
         return
-    if len(pieces) > 1:
+    polite = len(_tokens(first.strip()[:lead])) == 1 and _POLITE.match(" ".join([behind, *others]))
+    if polite or behind[:1] == "?":
         return
+    beside = _outside(first, letter, options)
+    rest = options.within(beside)
+    if not rest or re.search(r"\b(?:not|rather than|instead of)\b", beside, re.I):
+        yield _Claim(0, len(first), letter, 2, "text")
+    elif rest in options.all_of:
+        yield _Claim(0, len(first), rest, 2, "text")
+
+
+_NO_LEAD = re.compile(r"[\W_]*(?:no|wait|actually|hmm+)\b\W", re.I)
+
+# %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr3-10
+def _only_text(text: str, options: _Options, place: bool) -> str:
+    """The option whose words a single sentence holds, denying nothing and adding little; or ""."""
     letter = options.within(text)
     if letter == "?":
         text = _CONTRAST.sub(" ", text)
         letter = options.within(text)
     if letter == "?":
-        return
+        return ""
     if letter:
-        bare = _CONTRAST.sub(" ", text)
-        rest = _outside(bare if options.within(bare) == letter else text, letter, options)
-        other = _CAPITAL.match(text)
-        if other and other[0] not in "AEIOUY" and other[0] in options.letters - {letter}:
-            return  # "C red ball"
-        if not place and (len(text) > 200 or _MORE.search(rest) or _BUT_ONE.search(rest)):
-            return
-        found = options.patterns[letter].search(text)
-        if not place and found and not _one_word_answers(text, found, options.words[letter]):
-            return
-        if not (_NOT.search(rest) or _UNSURE.search(rest) or _REFUSAL.search(rest) or "?" in rest):
-            yield _Claim(0, len(text), letter, 2, "text")
-    elif (place or len(_tokens(text)) <= 6) and (letter := options.around(text)):
-        yield _Claim(0, len(text), letter, 2, "text")
+        return letter if _is_said(text, letter, options, place) else ""
+    if (place or len(_tokens(text)) <= 6) and (letter := options.around(text)):
+        return letter
+    return options.like(_CLOSER.sub("", _OPENER.sub("", _REASON.split(text)[0])))
+
+
+def _is_said(text: str, letter: str, options: _Options, place: bool) -> bool:
+    """Is an option whose words a sentence holds what the sentence says?"""
+    other = _CAPITAL.match(text)
+    if other and other[0] not in "AEIOUY" and other[0] in options.letters - {letter}:
+        return False  # "C red ball"
+    bare = _CONTRAST.sub(" ", text)
+    rest = _outside(bare if options.within(bare) == letter else text, letter, options)
+    if _NOT.search(rest) or _UNSURE.search(rest) or _REFUSAL.search(rest) or "?" in rest:
+        return False
+    if place:
+        return True
+    found = options.patterns[letter].search(text)
+    concluded = found and _CONCLUDED.search(text[: found.start()])
+    joined = letter not in options.all_of and not concluded and _MORE.search(rest)
+    if len(text) > 200 or joined or _BUT_ONE.search(rest):
+        return False
+    return not found or _one_word_answers(text, found, options.words[letter])
 
 # %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr2-01
 _APPROVED = re.compile(
@@ -1413,10 +1764,13 @@ def _approved(text: str, options: _Options) -> Iterator[_Claim]:
 _TAKES_BACK = re.compile(
     r"\b(?:wait|actually|hmm+|hold on|on (?:second thoughts?|reflection)|or (?:is|was) it"
     r"|change (?:it|that|this)|correction|scratch that|sorry|my mistake|i made an? (?:mistake"
-    r"|error)|re-?(?:check|consider|examin|evaluat|think|watch|visit|read)\w*"
+    r"|error)|i (?:misread|miscounted|mixed|overlooked|confused)"
+    r"|re-?(?:check|consider|examin|evaluat|think|watch|visit|read)\w*"
     r"|double[- ]?check\w*"
-    r"|however|but|instead|upon (?:closer|review|reflection|re\w*)|look(?:ing)? (?:again|closer"
-    r"|more closely)|i meant?|oops|edit|revis(?:e|ed|ing)|chang(?:e|ed|ing) my|no\s*[,.:!—–-]"
+    r"|however|but|instead|(?:up)?on (?:closer|review|reflection|re\w*)"
+    r"|after (?:(?:double-?|re-?)?check|verif|review|re-?watch|a closer|another)\w*"
+    r"|look(?:ing)? (?:again|closer|more closely)|i meant?|oops|edit|revis(?:e|ed|ing)"
+    r"|chang(?:e|ed|ing) my|no\s*[,.:!—–-]"
     r"|no wait"
     r"|espera|en realidad|perdón|mejor dicho|attendez|en fait|pardon|non\s*[,.:!]|moment|nein"
     r"|korrektur|eigentlich|doch|espere|na verdade|aspetta|anzi|подождите|нет\s*[,.:!—]"
@@ -1431,6 +1785,9 @@ _DOUBTS = re.compile(
     r"|but (?:\w+ )?it could (?:also |just as well )?be (?-i:[A-Z])\b"
     r"|but the (?:frames?|video|clip|images?) (?:shows?|suggests?)"
     r" (?-i:[B-Z])"
+    r"|(?-i:[A-Z]) (?:is|would be|seems) (?:also|equally|just as)"
+    r" (?:true|correct|right|valid|possible|likely|plausible|good)"
+    r"|(?-i:[A-Z]) (?:is|would be) (?:true|correct|right|valid) (?:too|as well)"
     r"|wait|hold on|hmm+|on second thoughts?|let me (?:re|double|check|look|think)[\w-]*)\b"
     r"|不对|等等|等一下|待って|잠깐",
     re.I,
@@ -1483,9 +1840,20 @@ def _resolve(text: str, claims: Sequence[_Claim]) -> Reading:
     return Reading(held.letter, held.rule)
 
 # %% ../../nbs/6_evaluation/01_reply_reading.ipynb #rdr-072
+_PLACES = "|".join([*_ORDINALS, "last"])
 _ORDINAL = re.compile(
-    rf"\b(?:the\s+)?({'|'.join(_ORDINALS)}|last)\s+(?:answer\s+)?(?:option|choice)\b(?!\s*:)", re.I
+    rf"\b(?:the\s+)?(?P<first>{_PLACES})\s+(?:answer\s+)?(?:option|choice)\b(?!\s*:)"
+    rf"|\bthe\s+(?P<answer>{_PLACES})\s+answer(?=\s+(?:is|fits|matches|seems)\b|\W*\Z)"
+    rf"|(?:\A\W*|\b(?:it['’]s|it is|is|be|choose|pick|select|say|with|for)\s+)the\s+"
+    rf"(?P<one>{_PLACES})\s+one(?=\W*(?:\Z|\n|\.\s))",
+    re.I,
 )
+_COUNTED_OPTION = re.compile(
+    r"\b(?:option|choice)\s*(?:number\s*|no\.?\s*|#\s*)?\(?(?P<number>\d{1,2})\b(?![.:]\d|\))"
+    r"|第(?P<cjk>[一二三四五六七八九十\d])(?:个|個|つ目の)?(?:选项|選項|項|项|選択肢)",
+    re.I,
+)
+_CJK_NUMBERS = "一二三四五六七八九十"
 _QUESTION_AND_ANSWER = re.compile(r"(?:^|\n)\s*Q(?:uestion)?\s*:.{0,2000}?\n\s*A(?=\s*:)", re.S)
 
 
@@ -1493,12 +1861,21 @@ def _by_letter(text: str, options: _Options) -> str:
     """A text in which "the third option" is "option C", and "A:" behind a "Q:" is "Answer:"."""
 
     def named(match: re.Match[str]) -> str:
-        word = match[1].casefold()
+        word = (match["first"] or match["answer"] or match["one"]).casefold()
         letter = options.last if word == "last" else chr(ord("A") + _ORDINALS.index(word))
         return f"option {letter}"
 
+    def counted(match: re.Match[str]) -> str:
+        number = match["number"] or str(_CJK_NUMBERS.find(match["cjk"]) + 1 or match["cjk"])
+        letter = chr(ord("A") + int(number) - 1)
+        return f"option {letter}" if number != "0" and letter in options.letters else match[0]
+
     if found := _QUESTION_AND_ANSWER.match(text):
         text = text[: found.end()] + "nswer" + text[found.end() :]
+    if not any(_as_numbers(words)[0].isdecimal() for words in options.words.values() if words):
+        text = _COUNTED_OPTION.sub(counted, text)
+    if any(word in _ORDINALS for words in options.words.values() for word in words):
+        return text
     return _ORDINAL.sub(named, text)
 
 
@@ -1521,11 +1898,24 @@ def _without_stub(text: str) -> str:
     if not (len(label) == 1 or label.isdecimal()) or stub[0].rstrip()[-1] == ":" or "|" in label:
         return before
     if stub[0][0] != "\n":  # "That excludes A. B"
+        if _LABEL_ONLY.match(text.lstrip().partition("\n")[0]):
+            return text  # it begins with its answer, and takes it back
         named = set(_CAPITAL.findall(before[-2000:]))
         return before if named - {"A", "I"} and label not in named else text
     ahead = str(int(label) - 1) if label.isdecimal() else chr(ord(label) - 1)
     point = re.search(rf"(?:^|\n)[^\w\n]*(?:[Oo]ption\s+)?{ahead}\W", before[-6000:])
     return before if point or _LISTS.search(before[-200:]) else text
+
+
+_ALL_LABELS = re.compile(r"(?<!\w)A[.:)\]].{1,300}?(?<!\w)B[.:)\]]", re.S)
+
+
+def _without_list(text: str, options: _Options) -> str:
+    """A text without a copy of all the options, where more than the copy is said."""
+    first = _ALL_LABELS.search(text, 0, 5000)
+    found = options.listed(text) if first else None
+    rest = found and text[found.end() :]
+    return f"{text[: found.start()]}\n{rest}" if found and rest and re.search(r"\w", rest) else text
 
 
 _HEAD, _TAIL = 10_000, 40_000  # characters of free text that are read, at its two ends
@@ -1540,6 +1930,7 @@ def _read_prose(text: str, options: _Options, place: bool = False) -> Reading:
     """
     if len(text) > _HEAD + _TAIL:
         text = f"{text[:_HEAD]}\n\n{text[-_TAIL:]}"
+    text = _without_list(text, options)
     text = _without_stub(_by_letter(_without_markup(text), options))
     if letter := options.exactly(text):
         lone = _tokens(text)
@@ -1553,6 +1944,7 @@ def _read_prose(text: str, options: _Options, place: bool = False) -> Reading:
         return Reading(None, "competing")
     claims = [*_statements(text, options), *_implied(text, options), *_subjects(text, options)]
     claims += [*_labels(text, options), *verdicts, *_ends(text, options)]
+    claims += _totals(text, options)
     for weaker in (_text_claim(text, options, place), _approved(text, options)):
         claims = claims or list(weaker)
     return _resolve(text, claims)
@@ -1579,7 +1971,7 @@ _CALLED_ANSWER = re.compile(r"\W*(?:final[ _-]?)?answer", re.I)
 _BOX = re.compile(r"\\?\b(?:boxed|fbox|framebox)\s*\{|<\|begin_of_box\|>")
 _KEY = re.compile(
     r"[\"'“]\s*(?:final|correct|selected|predicted|chosen|my|best)?[ _-]?(?:answers?|results?"
-    r"|choice|option|prediction|response|letter|selection)"
+    r"|choice|option|pred(?:iction)?|response|letter|selection|label|output|verdict)"
     r"(?:[ _-](?:letter|choice|option|key|text))?\s*[\"'”]\s*[:=]\s*",
     re.I,
 )
@@ -1767,7 +2159,9 @@ _EXAMPLE = re.compile(
     r"|(?:output|reply|response) (?:must|should) be"
     r"|(?:need|have|asked|told|supposed|required) to (?:output|write|give|reply|respond|put)\b)"
     r"[^.!?\n<{\\]{0,40})"
-    r"(?:<\s*answer\s*>[^<]{0,200}<\s*/\s*answer\s*>|\\boxed\{[^{}\n]{0,100}\}"
+    r"(?:<\s*answer\s*>[^<]{0,200}<\s*/\s*answer\s*>"
+    r"|[\"'“]?(?:the|my)\s+(?:\w+\s+)?answer is\s+\(?(?-i:[A-Z])\)?[.\"'”]*(?=\s|\Z)"
+    r"|\\boxed\{[^{}\n]{0,100}\}"
     r"|\{\s*\"[^{}]{0,200}\})",
     re.I,
 )

@@ -112,6 +112,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "–": "--",
     "—": "---",
+    "−": r"\textminus{}",
     "±": r"$\pm$",
     "×": r"$\times$",
     "≥": r"$\geq$",
@@ -448,6 +449,13 @@ def _headline(run: Run, condition: str, mark: str = "") -> Cell:
     return Cell.of(scores, key if has_key else "accuracy", mark)
 
 
+def _forced_cell(run: Run | None, condition: str) -> Cell:
+    """A control's accuracy with a choice for each reply, where some replies had no answer."""
+    scores = run.summaries.get(condition, {}) if run and run.metric == "accuracy" else {}
+    silent = scores.get("answered", 1) < scores.get("coverage", 1)
+    return Cell.of(scores, "forced_accuracy") if silent else Cell()
+
+
 def _judge_mean(marks: Mapping[str, Mapping[str, Any]]) -> float | None:
     """Mean score over the questions of several rubrics; None where one of them has none."""
     scores = [(found.get("score"), found["n"]) for found in marks.values()]
@@ -471,6 +479,9 @@ def _model_rows(runs: Sequence[Run], benchmarks: Sequence[str], marks: Marks) ->
             if any(cell.value is not None for cell in cells):
                 label = name if is_own else f"{_INDENT}{name}"
                 rows.append(Row((label,), tuple(cells), _OURS))
+            forced = tuple(_forced_cell(of_model.get(b), condition) for b in benchmarks)
+            if any(cell.value is not None for cell in forced):
+                rows.append(Row((f"{_INDENT}{name}, made to choose",), forced, _OURS))
     return rows
 
 # %% ../../nbs/6_evaluation/23_tables.ipynb #outt-033
@@ -694,7 +705,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9.]", "", name)
 
 
-def _flat(scores: Mapping[str, Any]) -> dict[str, Any]:
+def _by_plain_name(scores: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a summary by plain name, those of its traces and captions among them."""
     values: dict[str, Any] = {}
     for part in (scores.get("trace") or {}, scores.get("captions") or {}, scores):
@@ -738,12 +749,12 @@ def _our_scores(runs: Iterable[Run]) -> list[tuple[tuple[str, str], str, dict[st
     ours = []
     trivial: dict[tuple[str, str], tuple[tuple[str, str], str, dict[str, Any]]] = {}
     for run in runs:
-        values = _flat(run.own)
+        values = _by_plain_name(run.own)
         if wanted & set(values):
             ours.append(((run.model, run.benchmark), _OURS, values))
         for name, scores in (run.more.get("trivial") or {}).items():
             labels = (name, run.benchmark)
-            trivial.setdefault(labels, (labels, "Trivial predictors", _flat(scores)))
+            trivial.setdefault(labels, (labels, "Trivial predictors", _by_plain_name(scores)))
     return [*ours, *trivial.values()]
 
 

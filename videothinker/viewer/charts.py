@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['Point', 'WIDTH', 'INK', 'SOFT', 'RULE', 'GROUND', 'PALETTE', 'DASHES', 'CSS_VARIABLES', 'STYLE', 'CHART_CSS', 'curve',
-           'running_mean', 'spread', 'line_chart', 'interval_chart', 'percent', 'table']
+__all__ = ['Point', 'WIDTH', 'INK', 'SOFT', 'RULE', 'GROUND', 'PALETTE', 'DASHES', 'CSS_VARIABLES', 'STYLE', 'CHART_CSS',
+           'PANEL_WIDTH', 'curve', 'running_mean', 'spread', 'line_chart', 'small_multiples', 'interval_chart',
+           'percent', 'table']
 
 # %% ../../nbs/7_viewer/03_charts.ipynb #c16-008
 Point = tuple[float, float]
@@ -134,11 +135,11 @@ STYLE = {
 }
 
 # %% ../../nbs/7_viewer/03_charts.ipynb #c16-042
-def _new_chart(x_label: str, y_label: str, height: int) -> tuple[Figure, Axes]:
-    """An empty chart, `height` pixels high; call it inside matplotlib's `style.context`."""
+def _new_chart(x_label: str, y_label: str, height: int, width: int = WIDTH) -> tuple[Figure, Axes]:
+    """An empty chart, sizes in pixels; call it inside matplotlib's `style.context`."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, layout="constrained")
+    figure = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel(_plain(x_label, 80), gid="axis-label")
     axes.set_ylabel(_plain(y_label, 40), gid="axis-label")
@@ -248,12 +249,15 @@ def _draw_line(axes: Axes, k: int, points: list[Point]) -> None:
     )
 
 # %% ../../nbs/7_viewer/03_charts.ipynb #c16-049
-def _name_lines(axes: Axes, ends: dict[str, Point]) -> None:
-    """Write each name at the right, as near as there is room to where its line ends."""
+def _name_lines(axes: Axes, ends: dict[str, Point], first: int = 0) -> None:
+    """Write each name at the right, as near as there is room to where its line ends.
+
+    `first` is the number of the first line; numbers choose the colours.
+    """
     low, high = axes.get_ylim()
     heights = [(y - low) / (high - low) for _, y in ends.values()]  # of the axes, 0 to 1
     places = spread(heights, 0.07, 0.02, 0.98)
-    for k, ((name, end), place) in enumerate(zip(ends.items(), places, strict=True)):
+    for k, ((name, end), place) in enumerate(zip(ends.items(), places, strict=True), first):
         colour = PALETTE[k % len(PALETTE)]
         axes.annotate(
             _plain(name),
@@ -347,6 +351,97 @@ def line_chart(
 
 # %% ../../nbs/7_viewer/03_charts.ipynb #c16-029
 CHART_CSS = static_text("charts.css")
+
+# %% ../../nbs/7_viewer/03_charts.ipynb #rp15-c02
+PANEL_WIDTH = 390  # pixels; three stand side by side on a desktop, one fills a phone
+
+
+def _draw_mean(axes: Axes, k: int, points: list[Point], window: int) -> None:
+    """Draw the series number `k`: single values as faint dots, a running mean as a line."""
+    colour = PALETTE[k % len(PALETTE)]
+    axes.plot(
+        *zip(*points, strict=True),
+        "o",
+        color=colour,
+        alpha=0.35,
+        markersize=4.6,
+        markeredgewidth=0,
+        clip_on=False,
+        gid=f"points-{k}",
+    )
+    axes.plot(
+        *zip(*running_mean(points, window), strict=True),
+        color=colour,
+        linewidth=2.6,
+        linestyle=DASHES[k % len(DASHES)],
+        gid=f"mean-{k}",
+    )
+
+# %% ../../nbs/7_viewer/03_charts.ipynb #rp15-c03
+def _sixth(points: Sequence[Point]) -> int:
+    """The window of a running mean over about a sixth of the points: an odd number."""
+    return len(points) // 12 * 2 + 1
+
+
+def _panel(
+    title: str,
+    labels: tuple[str, str],
+    series: dict[str, list[Point]],
+    y_range: tuple[float, float],
+    first: int,
+) -> str:
+    """One of the small charts; `first` is the number of its first line, `labels` are of x and y."""
+    from matplotlib import style
+    from matplotlib.ticker import MaxNLocator
+
+    drawn = {name: _clipped(points, y_range) for name, points in series.items() if points}
+    means = {name: running_mean(points, _sixth(points)) for name, points in drawn.items()}
+    words = [f"{_plain(n)}: {mean[0][1]:.4g} to {mean[-1][1]:.4g}" for n, mean in means.items()]
+    description = f"{labels[1]} by {labels[0]}. {'; '.join(words) or 'not run'}."
+    with style.context(["default", STYLE]):
+        figure, axes = _new_chart(*labels, height=270, width=PANEL_WIDTH)
+        for k, points in enumerate(drawn.values(), first):
+            _draw_mean(axes, k, points, _sixth(points))
+        if drawn:
+            axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
+            axes.grid(axis="y")
+            axes.set_ylim(*y_range)
+        else:
+            _not_run(axes)
+        if len(drawn) > 1:
+            _name_lines(axes, {name: mean[-1] for name, mean in means.items()}, first)
+        hover = {
+            f"points-{k}": [f"{_plain(name)} {y:.4g} at {x:g}" for x, y in series[name]]
+            for k, name in enumerate(drawn, first)
+        }
+        return _figure_html(figure, title, "", description, hover)
+
+# %% ../../nbs/7_viewer/03_charts.ipynb #rp15-c04
+def small_multiples(
+    x_label: str,
+    y_label: str,
+    panels: dict[str, dict[str, list[Point]]],
+    y_range: tuple[float, float] = (0, 100),
+) -> str:
+    """Line charts side by side on the same axes: dots for single values, lines for their means.
+
+    Parameters
+    ----------
+    x_label, y_label : texts; labels name the unit.
+    panels : title → name → points. In a panel with more than one line the names stand at their
+        ends. Each line of the whole has a colour of its own, up to five.
+    y_range : bounds of all y axes.
+
+    Returns
+    -------
+    A `<div>` of `<figure>` elements; a panel with nothing to draw says "not run".
+    """
+    figures = []
+    first = 0
+    for title, series in panels.items():
+        figures.append(_panel(title, (x_label, y_label), series, y_range, first))
+        first += len(series)
+    return f'<div class="panels">{"".join(figures)}</div>'
 
 # %% ../../nbs/7_viewer/03_charts.ipynb #c16-033
 def _draw_interval(axes: Axes, y: int, row: dict[str, Any]) -> None:

@@ -10,8 +10,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ from videothinker.viewer.page import (
 
 # %% auto #0
 __all__ = ['JUDGES', 'FramesOf', 'MAX_BYTES', 'PICTURES', 'WIDTH', 'LIMITS', 'PAGE_CSS', 'SCRIPT', 'HELP', 'given_answer',
-           'outcome', 'PageRun', 'table_html', 'evaluation_page', 'write_evaluation_page', 'page_runs', 'frames_again']
+           'outcome', 'PageRun', 'table_html', 'evaluation_page', 'write_evaluation_page', 'page_runs', 'known_of',
+           'frames_again']
 
 # %% ../../nbs/7_viewer/05_evaluation_page.ipynb #outp-011
 JUDGES = ("headline", *READINGS)
@@ -77,6 +78,7 @@ class PageRun:
     model, benchmark, column : names.
     frames_of : gives the frames that were shown for a record and its row, or None; called for the
         records that get pictures only.
+    known : id of a row → what is known against it, in words, and what exactly (see `known_of`).
     """
 
     records: Sequence[Record]
@@ -85,6 +87,7 @@ class PageRun:
     benchmark: str = ""
     column: str = ""
     frames_of: FramesOf | None = None
+    known: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def pairs(self) -> Iterator[tuple[Record, Sample]]:
         """Each record with its row.
@@ -118,7 +121,9 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _record_entry(record: Record, sample: int, run: int, duration: float | None) -> dict[str, Any]:
+def _record_entry(
+    record: Record, sample: int, run: int, duration: float | None, known: Iterable[str] = ()
+) -> dict[str, Any]:
     """A record as the list needs it; `sample` and `run` are indices."""
     return {
         "sample": sample,
@@ -132,6 +137,7 @@ def _record_entry(record: Record, sample: int, run: int, duration: float | None)
         "tokens": record.n_tokens,
         "miou": _finite(record.segments.get("miou")),
         "error": record.error,
+        "known": list(known),
     }
 
 # %% ../../nbs/7_viewer/05_evaluation_page.ipynb #outp-031
@@ -148,15 +154,16 @@ def _facts(record: Record, run: PageRun) -> dict[str, str]:
         "read": " · ".join(letters) if record.readings else "",
         "found by": record.rule,
         "failed": record.error,
+        "made to choose": record.forced_letter or "",
         "judge": "" if record.score is None else f"{record.score:.2f}",
     }
     flags = {
         "cut off": record.cut_off,
         "refused": record.refused,
-        "made to choose": record.forced,
         "left out by the official rule": record.official_counted is False,
     }
     facts |= {name: "yes" for name, is_set in flags.items() if is_set}
+    facts |= run.known.get(record.id, {})
     return {name: value for name, value in facts.items() if value}
 
 
@@ -337,7 +344,8 @@ def _index(
             samples[key] = len(entries)
             entries.append(entry)
         duration = record.duration if record.duration else sample.duration
-        records.append(_record_entry(record, samples[key], k, duration))
+        known = runs[k].known.get(record.id, ())
+        records.append(_record_entry(record, samples[key], k, duration, known))
     names = [{"model": r.model, "benchmark": r.benchmark, "column": r.column} for r in runs]
     outcomes = [o for o in OUTCOMES if any(o in r["outcomes"] for r in records)]
     return {
@@ -382,8 +390,18 @@ def page_runs(runs: Iterable[Run], frames_of: FramesOf | None = None) -> list[Pa
             known = (r for r in found if r.id in place)
             records += sorted(known, key=lambda r: (place[r.id], r.index))
         names = (run.model, run.benchmark, run.column)
-        pages.append(PageRun(records, samples, *names, frames_of))
+        pages.append(PageRun(records, samples, *names, frames_of, known_of(run)))
     return pages
+
+
+def known_of(run: Run) -> dict[str, dict[str, str]]:
+    """What a run's summary holds against single questions, by id: public faults, training rows."""
+    known: dict[str, dict[str, str]] = {}
+    for row in (run.more.get("label_faults") or {}).get("rows", ()):
+        known.setdefault(row["id"], {})["label reported as faulty"] = row["fault"]
+    for name, reason in ((run.more.get("contamination") or {}).get("why") or {}).items():
+        known.setdefault(name, {})["in the training set"] = reason
+    return known
 
 
 def frames_again(reader: FrameReader) -> FramesOf:

@@ -6,21 +6,34 @@
 from __future__ import annotations
 
 import html
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.gain_parts import split_gain
 from ..evaluation.temporal_iou import grounding
 from ..files import atomic_write
-from .charts import CHART_CSS, curve, interval_chart, line_chart, percent, table
+from videothinker.viewer.charts import (
+    CHART_CSS,
+    Point,
+    curve,
+    interval_chart,
+    line_chart,
+    percent,
+    small_multiples,
+    table,
+)
 from .page import CSS, page_html, page_script, script_json, static_text
 from .viewer import View, placeholder, view_data
 
 # %% auto #0
-__all__ = ['STAGE_NAMES', 'SPLIT_NAMES', 'SCORE_NAMES', 'REPORT_CSS', 'CONTROLS_NOTE', 'KEYS_NOTE', 'results_table',
-           'paired_table', 'curation_html', 'story', 'key_numbers', 'charts_html', 'facts_html', 'views_html',
-           'report_html', 'write_report']
+__all__ = ['STAGE_NAMES', 'SPLIT_NAMES', 'TIMES_NAMES', 'LOOKING_NAMES', 'CAUSES', 'CAUSES_NOTE', 'FLIPS', 'LEARNED',
+           'REPORT_CSS', 'CONTROLS_NOTE', 'SAMPLED_NOTE', 'LOOKING_NOTE', 'GAIN_NOTE', 'TIMES_NOTE', 'TITLE',
+           'KEYS_NOTE', 'results_table', 'times_table', 'paired_table', 'looking_table', 'family_table', 'gain_table',
+           'ends_of_training', 'causes_html', 'curation_html', 'story', 'learned', 'key_numbers', 'charts_html',
+           'facts_html', 'views_html', 'looking_html', 'report_html', 'write_report']
 
 # %% ../../nbs/7_viewer/04_report.ipynb #c16a-005
 def _with_interval(scores: dict[str, Any], key: str = "accuracy") -> tuple[str, str]:
@@ -29,10 +42,15 @@ def _with_interval(scores: dict[str, Any], key: str = "accuracy") -> tuple[str, 
     has_interval = low is not None and high is not None
     return percent(scores.get(key)), f"[{percent(low)}, {percent(high)}]" if has_interval else ""
 
+
+def _signed(value: float | None) -> str:
+    """Return a difference of fractions in points, with its sign; "–" for None."""
+    return "–" if value is None else f"{round(100 * value, 1) + 0.0:+.1f}"
+
 # %% ../../nbs/7_viewer/04_report.ipynb #c16a-008
 STAGE_NAMES = {"base": "base", "sft": "after SFT", "grpo": "after GRPO"}
 SPLIT_NAMES = {"id": "held-out", "ood": "out of domain"}
-SCORE_NAMES = {
+TIMES_NAMES = {
     "format_rate": "format",
     "times_valid": "times valid",
     "cut_off": "cut off",
@@ -58,11 +76,19 @@ def _scores_by_stage(summary: dict[str, Any]) -> list[tuple[str, str, dict[str, 
     ]
 
 # %% ../../nbs/7_viewer/04_report.ipynb #c16a-009
-def _results_row(split: str, stage: str, scores: dict[str, Any]) -> list[Any]:
+def _sample_size(summary: dict[str, Any]) -> int:
+    """How many replies per question were sampled; 0 if none were."""
+    sampled = [scores.get("sampled") or {} for _, _, scores in _scores_by_stage(summary)]
+    return max((int(scores.get("n_samples") or 0) for scores in sampled), default=0)
+
+
+def _results_row(split: str, stage: str, scores: dict[str, Any], n_samples: int) -> list[Any]:
     """One row of the results table."""
     label = [SPLIT_NAMES.get(split, split), STAGE_NAMES.get(stage, stage)]
     if not scores:
-        return [*label, "not run", *["–"] * (len(SCORE_NAMES) + 4)]
+        return [*label, "not run", *["–"] * (7 if n_samples else 4)]
+    sampled = scores.get("sampled") or {}
+    at_k = [percent(sampled.get(f"{name}@{n_samples}")) for name in ("pass", "maj")]
     controls = scores.get("controls") or {}
     without_clip = [
         _with_interval(controls[name]) if controls.get(name) else "not run"
@@ -72,14 +98,14 @@ def _results_row(split: str, stage: str, scores: dict[str, Any]) -> list[Any]:
         *label,
         scores.get("n", "–"),
         _with_interval(scores),
-        *(percent(scores.get(key)) for key in SCORE_NAMES),
+        *([_with_interval(sampled), *at_k] if n_samples else []),
         *without_clip,
         percent(controls.get("chance")),
     ]
 
 # %% ../../nbs/7_viewer/04_report.ipynb #c16a-049
 def results_table(summary: dict[str, Any]) -> str:
-    """Results table, stages × splits: n, accuracy, format, grounding and controls, in per cent.
+    """Answers, stages × splits: n, accuracy greedy and sampled, and controls, in per cent.
 
     Parameters
     ----------
@@ -87,12 +113,34 @@ def results_table(summary: dict[str, Any]) -> str:
 
     Returns
     -------
-    An HTML table; what was not run says so in its own row or cell.
+    An HTML table; what was not run says so in its own row or cell. Without sampled replies it has
+    no columns for them.
     """
-    head = ["clips", "stage", "n", "accuracy [95 %]", *SCORE_NAMES.values()]
+    k = _sample_size(summary)
+    head = ["clips", "stage", "n", "accuracy, greedy [95 %]"]
+    head += [f"sampled × {k} [95 %]", f"pass@{k}", f"maj@{k}"] if k else []
     head += ["no video", "other video", "guessing"]
-    rows = [_results_row(*entry) for entry in _scores_by_stage(summary)]
+    rows = [_results_row(*entry, k) for entry in _scores_by_stage(summary)]
     return table(head, rows, left=2)
+
+# %% ../../nbs/7_viewer/04_report.ipynb #rp15-r02
+def times_table(summary: dict[str, Any]) -> str:
+    """Format and grounding of the greedy replies, stages × splits, in per cent.
+
+    Parameters
+    ----------
+    summary : as for `report_html`.
+
+    Returns
+    -------
+    An HTML table.
+    """
+    rows = []
+    for split, stage, scores in _scores_by_stage(summary):
+        label = [SPLIT_NAMES.get(split, split), STAGE_NAMES.get(stage, stage)]
+        values = [percent(scores.get(key)) for key in TIMES_NAMES]
+        rows.append([*label, scores.get("n", "–") if scores else "not run", *values])
+    return table(["clips", "stage", "n", *TIMES_NAMES.values()], rows, left=2)
 
 # %% ../../nbs/7_viewer/04_report.ipynb #c16a-013
 def _excludes_zero(difference: dict[str, Any]) -> str:
@@ -118,8 +166,7 @@ def paired_table(paired: Sequence[dict[str, Any]]) -> str:
         return '<p class="note">not run</p>'
     rows = []
     for pair in paired:
-        value, interval = _with_interval(pair, "difference")
-        signed = value if value.startswith(("-", "–")) else f"+{value}"
+        _, interval = _with_interval(pair, "difference")
         a, b = (STAGE_NAMES.get(pair.get(key, ""), pair.get(key, "?")) for key in "ab")
         split = pair.get("split", "")
         rows.append(
@@ -127,7 +174,7 @@ def paired_table(paired: Sequence[dict[str, Any]]) -> str:
                 f"{a} − {b}",
                 SPLIT_NAMES.get(split, split),
                 pair.get("metric", ""),
-                (signed, interval),
+                (_signed(pair.get("difference")), interval),
                 pair.get("n", "–"),
                 pair.get("clusters", "–"),
                 _excludes_zero(pair),
@@ -136,6 +183,230 @@ def paired_table(paired: Sequence[dict[str, Any]]) -> str:
     head = ["comparison", "clips", "score", "difference in points [95 %]"]
     head += ["questions", "clips", "apart from 0"]
     return table(head, rows, left=3)
+
+# %% ../../nbs/7_viewer/04_report.ipynb #rp15-r04
+LOOKING_NAMES = {
+    "recall": "needed segments found",
+    "precision": "named and needed",
+    "checked": "checked",
+    "right_checked": "right if checked",
+    "right_direct": "right if not",
+}
+
+
+def _looking(scores: dict[str, Any], sampled: bool) -> dict[str, Any]:
+    """How the greedy or the sampled replies of a stage looked and concluded; {} if not measured."""
+    return ((scores.get("sampled") or {}) if sampled else scores).get("looking") or {}
+
+
+def _accuracies(scores: dict[str, Any], sampled: bool) -> dict[str, Any]:
+    """The accuracy of the greedy or the sampled replies of a stage, with its interval."""
+    return (scores.get("sampled") or {}) if sampled else scores
+
+# %% ../../nbs/7_viewer/04_report.ipynb #rp15-r05
+def looking_table(summary: dict[str, Any]) -> str:
+    """Segments found of those needed, and ways to conclude, of greedy and sampled replies.
+
+    Parameters
+    ----------
+    summary : as for `report_html`.
+
+    Returns
+    -------
+    An HTML table in per cent; "not run" if no stage was measured so.
+    """
+    rows = []
+    for split, stage, scores in _scores_by_stage(summary):
+        label = [SPLIT_NAMES.get(split, split), STAGE_NAMES.get(stage, stage)]
+        for sampled, replies in ((False, "greedy"), (True, "sampled")):
+            if looking := _looking(scores, sampled):
+                right = _with_interval(_accuracies(scores, sampled))
+                values = [percent(looking.get(key)) for key in LOOKING_NAMES]
+                rows.append([*label, replies, *values, right])
+    if not rows:
+        return '<p class="note">not run</p>'
+    head = ["clips", "stage", "replies", *LOOKING_NAMES.values(), "right, all [95 %]"]
+    return table(head, rows, left=3)
+
+# %% ../../nbs/7_viewer/04_report.ipynb #rp15-r08
+def _family_rows(split: str, looking_by_stage: dict[str, dict[str, Any]]) -> list[list[Any]]:
+    """Rows of the table of families on one split: recall, then precision, stage by stage."""
+    families = {stage: looking.get("families") or {} for stage, looking in looking_by_stage.items()}
+    rows = []
+    for family in dict.fromkeys(name for counted in families.values() for name in counted):
+        scores = [counted.get(family) or {} for counted in families.values()]
+        n = max((s.get("n") or 0 for s in scores), default=0)
+        values = [percent(s.get(key)) for key in ("recall", "precision") for s in scores]
+        rows.append([SPLIT_NAMES.get(split, split), family, n or "–", *values])
+    return rows
+
+
+def family_table(summary: dict[str, Any]) -> str:
+    """Recall and precision of the needed segments by family of question, sampled replies.
+
+    Parameters
+    ----------
+    summary : as for `report_html`.
+
+    Returns
+    -------
+    An HTML table in per cent, or "not run".
+    """
+    looking = {(sp, st): _looking(scores, True) for sp, st, scores in _scores_by_stage(summary)}
+    stages = list(dict.fromkeys(stage for (_, stage), found in looking.items() if found))
+    splits = list(dict.fromkeys(split for (split, _), found in looking.items() if found))
+    rows = []
+    for split in splits:
+        by_stage = {stage: looking.get((split, stage)) or {} for stage in stages}
+        rows += _family_rows(split, by_stage)
+    if not rows:
+        return '<p class="note">not run</p>'
+    names = [STAGE_NAMES.get(stage, stage) for stage in stages]
+    head = ["clips", "questions", "replies", *(f"found, {name}" for name in names)]
+    return table([*head, *(f"named and needed, {name}" for name in names)], rows, left=2)
+
+# %% ../../nbs/7_viewer/04_report.ipynb #rp15-r21
+def _gain_row(
+    name: str, accuracies: Sequence[float | None], looking: Sequence[dict[str, Any]]
+) -> list[Any]:
+    """One row of the table of gains: two accuracies, their difference, and its parts."""
+    before, after = accuracies
+    gain = None if before is None or after is None else after - before
+    parts = split_gain(looking[0], looking[1], gain)
+    columns = ("looking", "concluding", "right", "rest")
+    values = [_signed(parts.get(column)) for column in columns]
+    return [name, percent(before), percent(after), _signed(gain), *values]
+
+
+def gain_table(summary: dict[str, Any], curves: dict[str, list[dict[str, Any]]]) -> str:
+    """What the gain of GRPO in sampled answers goes together with, in points.
+
+    Parameters
+    ----------
+    summary, curves : as for `report_html`; the rows are the splits, and the training itself.
+
+    Returns
+    -------
+    An HTML table, or "not run".
+    """
+    stages = summary.get("stages") or {}
+    rows = []
+    for split in dict.fromkeys(split for split, _, _ in _scores_by_stage(summary)):
+        scores = [(stages.get(stage) or {}).get(split) or {} for stage in ("sft", "grpo")]
+        looking = [_looking(s, True) for s in scores]
+        if all(looking):
+            name = f"{SPLIT_NAMES.get(split, split)}, after SFT → GRPO"
+            accuracies = [_accuracies(s, True).get("accuracy") for s in scores]
+            rows.append(_gain_row(name, accuracies, looking))
+    first, last = ends_of_training(curves.get("grpo") or [])
+    if first.get("checked") is not None:
+        accuracies = [end["reward_correct"] for end in (first, last)]
+        name = f"in training, first → last {first['steps']} steps"
+        rows.append(_gain_row(name, accuracies, (first, last)))
+    if not rows:
+        return '<p class="note">not run</p>'
+    head = ["sampled replies", "before", "after", "gain", "finding all more often"]
+    head += ["checking more often", "right more often in the same way", "rest"]
+    return table(head, rows)
+
+# %% ../../nbs/7_viewer/04_report.ipynb #rp15-r23
+CAUSES = {  # column of the log: (panel, name of the line, what it is)
+    "reward_correct": (
+        "Right answers",
+        "all",
+        "right replies: the reward that training raises",
+    ),
+    "right_checked": (
+        "Right answers",
+        "if checked",
+        "right replies among those that go through the options one by one",
+    ),
+    "right_direct": (
+        "Right answers",
+        "if not",
+        "right replies among those that go straight to the letter",
+    ),
+    "needed_recall": (
+        "Needed segments found",
+        "needed segments found",
+        "of the segments that the question cannot be answered without, those that the reply "
+        "names (tIoU at least 0.5)",
+    ),
+    "checked": (
+        "Conclusions that check the options",
+        "checked",
+        "replies that go through the options one by one before they name a letter",
+    ),
+}
+CAUSES_NOTE = (
+    "Replies sampled in training, before each step's update; dots are steps, lines running means. "
+    "On the left, all is the mean of the two others, weighted by the share that checks. "
+    "What would be seen here if …"
+)
+FLIPS = {  # what happened → what these charts would show
+    "only the likeliest way to conclude changed places with another": "greedy answers jump, and "
+    "nothing moves here, because both were nearly as likely before and are after.",
+    "one way became usual, and nothing else was learned": "the share that checks rises and all "
+    "climbs from the lower of the two other lines to the upper; these two and the segments found "
+    "stay level.",
+    "it learned where to look": "the segments found rise, and right answers with them.",
+}
+
+# %% ../../nbs/7_viewer/04_report.ipynb #rp15-r24
+def _mean_of_points(points: Sequence[Point]) -> float | None:
+    """Mean height of some points; None without any."""
+    return math.fsum(y for _, y in points) / len(points) if points else None
+
+
+def ends_of_training(log: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Means of the sampled reward and its causes over the first and over the last steps.
+
+    Parameters
+    ----------
+    log : of GRPO, by step.
+
+    Returns
+    -------
+    Two dicts: column of `CAUSES` → mean (None if it was not logged), and `steps`, over how many
+    steps a mean goes: ten, or half of the log if that is less.
+    """
+    by_step = sorted((row for row in log if "reward_correct" in row), key=lambda r: r["step"])
+    n = min(10, max(1, len(by_step) // 2))
+    ends = []
+    for rows in (by_step[:n], by_step[-n:]):
+        means = {key: _mean_of_points(curve(rows, key)) for key in CAUSES}
+        ends.append(means | {"steps": n})
+    return ends[0], ends[1]
+
+# %% ../../nbs/7_viewer/04_report.ipynb #rp15-r25
+def causes_html(log: Sequence[dict[str, Any]]) -> str:
+    """The sampled reward over GRPO steps beside its causes: charts, and first and last steps.
+
+    Parameters
+    ----------
+    log : of GRPO, by step: `reward_correct`, `needed_recall`, `checked`, `right_checked`,
+        `right_direct` (fractions).
+
+    Returns
+    -------
+    HTML; panels of what was not logged say "not run".
+    """
+    panels: dict[str, dict[str, list[Point]]] = {}
+    for key, (panel, name, _) in CAUSES.items():
+        panels.setdefault(panel, {})[name] = curve(log, key, 100)
+    charts = small_multiples("GRPO step", "share (%)", panels)
+    first, last = ends_of_training(log)
+    rows = []
+    for key, (panel, name, meaning) in CAUSES.items():
+        if first[key] is not None and last[key] is not None:
+            label = f"right, {name}" if panel == "Right answers" else name
+            change = _signed(last[key] - first[key])
+            rows.append([label, percent(first[key]), percent(last[key]), change, meaning])
+    n = first["steps"]
+    head = ["line", f"first {n} steps", f"last {n} steps", "change", "what it says"]
+    ends = f'<div class="ends">{table(head, rows)}</div>' if rows else ""
+    cases = "".join(f"<li><b>{case}:</b> {sign}</li>" for case, sign in FLIPS.items())
+    return f'{charts}<div class="note"><p>{CAUSES_NOTE}</p><ul>{cases}</ul></div>{ends}'
 
 # %% ../../nbs/7_viewer/04_report.ipynb #c16a-017
 def _planted_table(planted: dict[str, dict[str, Any]]) -> str:
@@ -218,9 +489,156 @@ def story(summary: dict[str, Any]) -> str:
         return "Nothing has been evaluated yet."
     chance = (last.get("controls") or {}).get("chance")
     guessing = f"; guessing would give {percent(chance)} %." if chance is not None else "."
-    return f"Held-out questions answered right: {', '.join(parts)}{guessing}{_beats_guessing(last)}"
+    answered = "Held-out questions answered right (greedy)"
+    return f"{answered}: {', '.join(parts)}{guessing}{_beats_guessing(last)}"
+
+# %% ../../nbs/7_viewer/04_report.ipynb #rp15-r30
+LEARNED = ("sampled accuracy", "needed recall, sampled")  # metrics of paired differences
+
+
+def _grpo_minus_sft(summary: dict[str, Any], split: str, metric: str) -> dict[str, Any]:
+    """The paired difference of a metric between GRPO and SFT; {} if it was not taken."""
+    wanted = {"a": "grpo", "b": "sft", "split": split, "metric": metric}
+    pairs = (p for p in summary.get("paired") or [] if wanted.items() <= p.items())
+    return next(pairs, {})
+
+
+def _direction(pair: dict[str, Any]) -> str:
+    """Return "up", "down" or "open" by a difference's interval, "" without one."""
+    if not _excludes_zero(pair):
+        return ""
+    if _excludes_zero(pair) == "no":
+        return "open"
+    return "up" if pair["ci_low"] > 0 else "down"
+
+
+def _change(before: float | None, after: float | None, pair: dict[str, Any]) -> str:
+    """Two fractions in per cent and their difference in points, with its interval."""
+    _, interval = _with_interval(pair)
+    difference = None if before is None or after is None else after - before
+    points = _signed(pair.get("difference", difference))
+    text = f"{percent(before)} % after SFT and {percent(after)} % after GRPO, {points} points"
+    return f"{text} {interval}".strip()
+
+# %% ../../nbs/7_viewer/04_report.ipynb #rp15-r31
+def _learned_answers(summary: dict[str, Any], before: dict, after: dict) -> str:
+    """Say how the sampled accuracy went, and what a greedy gain without one is worth."""
+    pair = _grpo_minus_sft(summary, "id", LEARNED[0])
+    change = _change(before.get("accuracy"), after.get("accuracy"), pair)
+    sentence = f"Of {_sample_size(summary)} replies sampled to each question, right: {change}."
+    greedy = _grpo_minus_sft(summary, "id", "accuracy")
+    match _direction(pair):
+        case "down":
+            sentence += " GRPO made sampled answers worse."
+        case "open":
+            sentence += " That cannot be told apart from nothing learned."
+            if _direction(greedy) == "up":
+                gain = _signed(greedy["difference"])
+                sentence += (
+                    f" Greedy answers moved by {gain} points all the same: another of its ways to "
+                    "answer became the likeliest, and none became better."
+                )
+    return sentence
+
+
+def _learned_looking(summary: dict[str, Any], before: dict, after: dict) -> str:
+    """Say whether sampled replies look at more of what a question needs."""
+    pair = _grpo_minus_sft(summary, "id", LEARNED[1])
+    change = _change(before.get("recall"), after.get("recall"), pair)
+    verdicts = {
+        "up": " It learned to look further.",
+        "down": " It learned to look less.",
+        "open": " Nothing says that it learned where to look.",
+    }
+    verdict = verdicts.get(_direction(pair), "")
+    return f"Segments that a question needs, found by sampled replies: {change}.{verdict}"
+
+# %% ../../nbs/7_viewer/04_report.ipynb #rp15-r32
+def _learned_parts(summary: dict[str, Any], before: dict, after: dict) -> str:
+    """Say what the gain in sampled answers goes together with; "" where there is no gain."""
+    pair = _grpo_minus_sft(summary, "id", LEARNED[0])
+    looking = before.get("looking") or {}, after.get("looking") or {}
+    if _direction(pair) != "up":
+        return ""
+    gain = after["accuracy"] - before["accuracy"]
+    parts = split_gain(*looking, gain)
+    if not parts:
+        return ""
+    shares = " → ".join(f"{percent(found.get('checked'))}" for found in looking)
+    goes_with = [
+        f"{_signed(parts['concluding'])} go with checking the options more often ({shares} %)",
+        f"{_signed(parts['right'])} with being right more often in the same way",
+    ]
+    if "looking" in parts:
+        goes_with.insert(0, f"{_signed(parts['looking'])} go with finding all it needs more often")
+    sentence = f"Of the gain of {percent(gain)} points, {', '.join(goes_with)}"
+    sentence += "." if "looking" in parts else "; what more looking is worth is in both."
+    recall = _direction(_grpo_minus_sft(summary, "id", LEARNED[1]))
+    if recall in ("open", "down") and parts["concluding"] > 0.75 * gain:
+        sentence += " So what was learned is a style: to conclude in the better of two known ways."
+    return sentence
+
+# %% ../../nbs/7_viewer/04_report.ipynb #rp15-r33
+def learned(summary: dict[str, Any]) -> list[str]:
+    """Say in sentences what GRPO taught, from sampled replies on the same questions.
+
+    Parameters
+    ----------
+    summary : as for `report_html`.
+
+    Returns
+    -------
+    Plain text, not yet escaped: answers, looking, what the gain goes with, and the same out of
+    domain; [] if replies were not sampled both before and after GRPO.
+    """
+    stages = summary.get("stages") or {}
+
+    def sampled(split: str) -> list[dict[str, Any]]:
+        scores = [(stages.get(stage) or {}).get(split) or {} for stage in ("sft", "grpo")]
+        return [
+            s["sampled"] for s in scores if (s.get("sampled") or {}).get("accuracy") is not None
+        ]
+
+    sentences = []
+    if len(pair := sampled("id")) == 2:
+        looking = [scores.get("looking") or {} for scores in pair]
+        sentences.append(_learned_answers(summary, *pair))
+        if all(looking):
+            sentences.append(_learned_looking(summary, *looking))
+        sentences.append(_learned_parts(summary, *pair))
+    if len(pair := sampled("ood")) == 2:
+        answers, found = (_grpo_minus_sft(summary, "ood", metric) for metric in LEARNED)
+        change = _change(pair[0]["accuracy"], pair[1]["accuracy"], answers)
+        recalls = [(scores.get("looking") or {}).get("recall") for scores in pair]
+        sentence = f"Out of domain, right: {change}"
+        if None not in recalls:
+            sentence += f"; needed segments found: {_change(recalls[0], recalls[1], found)}"
+        sentences.append(f"{sentence}.")
+    return [sentence for sentence in sentences if sentence]
 
 # %% ../../nbs/7_viewer/04_report.ipynb #c16a-023
+def _sampled_keys(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """The key numbers of sampled replies on held-out clips, from the first stage to the last."""
+    stages = [
+        (STAGE_NAMES.get(stage, stage), scores["sampled"])
+        for split, stage, scores in _scores_by_stage(summary)
+        if split == "id" and stage != "base" and scores.get("sampled")
+    ]
+    if not stages:
+        return []
+    (first, before), (last, after) = stages[0], stages[-1]
+    value, interval = _with_interval(after)
+    keys = [(f"{value} %", f"sampled accuracy {last}, held-out {interval}")]
+    looking = [scores.get("looking") or {} for scores in (before, after)]
+    names = {"recall": "needed segments found", "checked": "conclusions checked"}
+    for key, name in names.items():
+        values = [percent(found.get(key)) for found in looking]
+        if values[1] != "–":
+            value = " → ".join(dict.fromkeys(values))
+            keys.append((value, f"% {name}, sampled, {first} → {last}"))
+    return keys
+
+# %% ../../nbs/7_viewer/04_report.ipynb #rp15-r36
 def key_numbers(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """The key numbers for the boxes at the top.
 
@@ -236,7 +654,7 @@ def key_numbers(summary: dict[str, Any]) -> list[tuple[str, str]]:
     for split, stage, scores in _scores_by_stage(summary):
         if scores:
             last[split] = STAGE_NAMES.get(stage, stage), scores
-    keys = []
+    keys = _sampled_keys(summary)
     for split, name in SPLIT_NAMES.items():
         if split in last:
             stage, scores = last[split]
@@ -254,22 +672,25 @@ def key_numbers(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 # %% ../../nbs/7_viewer/04_report.ipynb #c16a-026
 def _accuracy_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of the accuracy chart, in per cent: one per stage and split that was run."""
+    """The rows of the accuracy chart, in per cent: greedy and sampled, by stage and split."""
     rows = []
     for split, stage, scores in _scores_by_stage(summary):
-        if scores.get("accuracy") is None:
-            continue
-        row = {
-            "label": f"{STAGE_NAMES.get(stage, stage)}, {SPLIT_NAMES.get(split, split)}",
-            "colour": int(split != "id"),
-            "value": scores["accuracy"],
-            "low": scores.get("ci_low"),
-            "high": scores.get("ci_high"),
-            "mark": (scores.get("controls") or {}).get("chance"),
-        }
-        for key in ("value", "low", "high", "mark"):
-            row[key] = None if row[key] is None else 100 * row[key]
-        rows.append(row)
+        chance = (scores.get("controls") or {}).get("chance")
+        for sampled in (False, True):
+            accuracies = _accuracies(scores, sampled)
+            if accuracies.get("accuracy") is None:
+                continue
+            label = f"{STAGE_NAMES.get(stage, stage)}, {SPLIT_NAMES.get(split, split)}"
+            row = {
+                "value": accuracies["accuracy"],
+                "low": accuracies.get("ci_low"),
+                "high": accuracies.get("ci_high"),
+                "mark": chance,
+            }
+            row = {key: None if x is None else 100 * x for key, x in row.items()}
+            row["label"] = f"{label}, sampled" if sampled else label
+            row["colour"] = int(split != "id") + 2 * sampled
+            rows.append(row)
     return rows
 
 
@@ -391,15 +812,76 @@ REPORT_CSS = static_text("report.css")
 
 # %% ../../nbs/7_viewer/04_report.ipynb #c16a-037
 CONTROLS_NOTE = (
-    "All scores in per cent. Controls: the same questions without the video, and with the video of "
-    "another question. mIoU and R@t compare named with annotated segments."
+    "All scores in per cent, intervals of 95 %. Controls: the same questions without the video, "
+    "and with the video of another question, answered greedily."
 )
+SAMPLED_NOTE = (
+    " Sampled × k: k replies to each question at temperature 1, all counted; pass@k: at least one "
+    "of them is right; maj@k: the most frequent of their answers is."
+)
+LOOKING_NOTE = (
+    "Needed segments found: of the segments that a question cannot be answered without, those that "
+    "a reply names (tIoU at least 0.5). Named and needed: of those that it names, those that are "
+    "needed. Checked: it goes through the options one by one; if not, straight to the letter."
+)
+GAIN_NOTE = (
+    "Each part is what the accuracy changes by when this changes alone, the mean over all orders "
+    "in which the parts can change. It is bookkeeping on shares and rates, without intervals: what "
+    "a gain goes together with, not what caused it. Where finding is not counted by itself (–), it "
+    "is in the two parts after it."
+)
+TIMES_NOTE = (
+    "Greedy replies, in per cent. mIoU, R@t and precision compare all named with all annotated "
+    "segments."
+)
+TITLE = "Video-Thinker: what was learned"
 KEYS_NOTE = (
     "Click a segment, a frame or the time axis. On the axis, arrow keys step through the frames, "
     "[ and ] through the segments."
 )
 
 
+def looking_html(summary: dict[str, Any], curves: dict[str, list[dict[str, Any]]]) -> str:
+    """How replies looked and concluded: by stage, what the gain goes with, by family of question.
+
+    Parameters
+    ----------
+    summary, curves : as for `report_html`.
+
+    Returns
+    -------
+    HTML; what was not measured says "not run".
+    """
+    stages = [scores for _, _, scores in _scores_by_stage(summary)]
+    measured = any(_looking(scores, sampled) for scores in stages for sampled in (False, True))
+    if not measured and ends_of_training(curves.get("grpo") or [])[0]["checked"] is None:
+        return '<p class="note">not run</p>'
+    parts = [f'<p class="note">{LOOKING_NOTE}</p>{looking_table(summary)}']
+    parts.append("<h3>What the gain in sampled answers goes together with, in points</h3>")
+    parts.append(f'<p class="note">{GAIN_NOTE}</p>{gain_table(summary, curves)}')
+    parts.append("<h3>By question family, sampled</h3>")
+    return "".join([*parts, family_table(summary)])
+
+
+def _top_html(summary: dict[str, Any]) -> str:
+    """What is said before all sections: the story, what was learned, what was planted."""
+    title = str(summary.get("title") or TITLE)
+    sentence = str(summary.get("story") or story(summary))
+    top = f'<h1>{html.escape(title)}</h1><p class="story">{html.escape(sentence)}</p>'
+    if sentences := learned(summary):
+        items = "".join(f"<li>{html.escape(text)}</li>" for text in sentences)
+        top += f'<ul class="learned">{items}</ul>'
+    if planted := summary.get("planted"):
+        sentences = [planted] if isinstance(planted, str) else planted
+        text = html.escape(" ".join(map(str, sentences)))
+        top += f'<p class="planted"><b>Planted on purpose:</b> {text}</p>'
+    keys = "".join(
+        f"<li><b>{html.escape(value)}</b><span>{html.escape(meaning)}</span></li>"
+        for value, meaning in key_numbers(summary)
+    )
+    return f'{top}<ul class="keys">{keys}</ul>'
+
+# %% ../../nbs/7_viewer/04_report.ipynb #rp15-r37
 def report_html(
     summary: dict[str, Any], curves: dict[str, list[dict[str, Any]]], views: Sequence[View]
 ) -> str:
@@ -407,36 +889,34 @@ def report_html(
 
     Parameters
     ----------
-    summary : `stages` (stage → split → scores and `controls`), `paired`, `curation`, `seeds`,
-        `versions`, `seconds`; and if wanted `title` and `story`. Fractions are 0 to 1. Any part
-        may be missing.
+    summary : `stages` (stage → split → scores, `controls`, `sampled` and `looking`), `paired`,
+        `curation`, `planted`, `seeds`, `versions`, `seconds`; and if wanted `title` and `story`.
+        Fractions are 0 to 1. Any part may be missing.
     curves : logs by step: `sft` (`loss`), `grpo` (`reward`, `reward_correct`, `reward_format`,
-        `completion_length`, `frac_reward_zero_std`), `eval_sft` and `eval` (`accuracy`,
-        `format_rate`, `miou`).
+        `needed_recall`, `checked`, `right_checked`, `right_direct`, `completion_length`,
+        `frac_reward_zero_std`), `eval_sft` and `eval` (`accuracy`, `format_rate`, `miou`).
     views : traces to look at.
 
     Returns
     -------
     The page. It forbids itself any request; the same arguments give the same bytes.
     """
-    title = str(summary.get("title") or "Video-Thinker: what was learned")
-    sentence = str(summary.get("story") or story(summary))
-    keys = "".join(
-        f"<li><b>{html.escape(value)}</b><span>{html.escape(meaning)}</span></li>"
-        for value, meaning in key_numbers(summary)
-    )
+    note = CONTROLS_NOTE + (SAMPLED_NOTE if _sample_size(summary) else "")
     sections = {
+        "The sampled reward, and what it is made of": causes_html(curves.get("grpo") or []),
         "Curves": f'<div class="grid">{charts_html(summary, curves)}</div>',
-        "Results": f'<p class="note">{CONTROLS_NOTE}</p>{results_table(summary)}',
+        "Answers": f'<p class="note">{note}</p>{results_table(summary)}',
+        "Looking and concluding": looking_html(summary, curves),
+        "Times and format": f'<p class="note">{TIMES_NOTE}</p>{times_table(summary)}',
         "Differences on the same questions": paired_table(summary.get("paired") or []),
         "Curation of the traces": curation_html(summary.get("curation")),
         "How it was run": f'<div class="small">{facts_html(summary)}</div>',
         f"Traces ({len(views)})": f'<p class="note">{KEYS_NOTE}</p>{views_html(views)}',
     }
-    body = f'<h1>{html.escape(title)}</h1><p class="story">{html.escape(sentence)}</p>'
-    body += f'<ul class="keys">{keys}</ul>'
+    body = _top_html(summary)
     for name, content in sections.items():
         body += f"<section><h2>{html.escape(name)}</h2>{content}</section>"
+    title = str(summary.get("title") or TITLE)
     return page_html(title, CSS + CHART_CSS + REPORT_CSS, body)
 
 # %% ../../nbs/7_viewer/04_report.ipynb #c16a-040

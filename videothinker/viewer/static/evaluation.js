@@ -37,6 +37,7 @@ const FACETS = [
   ["duration", "length of the video", record => [binOf(record)]],
   ["outcome", "outcome", record => [record.outcomes[state.reading]]],
   ["rule", "letter found by", record => [record.rule || "not read"]],
+  ["known", "known about the question", record => record.known.length ? record.known : ["nothing"]],
 ];
 const ORDERS = { duration: [...BINS.map(bin => bin[1]), "not known"], outcome: Object.keys(MARKS) };
 
