@@ -1,211 +1,158 @@
-"""What makes the outcome teach? Train variants of the toy set-up and keep their learning curves.
+"""Ablations of the toy's main job: what each part of the method is worth, over seeds.
 
-    python scripts/ablate_toy.py --world runs/demo/world --out runs/ablations NAME [key=value ...]
+    python scripts/ablate_toy.py run OUT [--arms NAME ...] [--seeds 0 1 2] [--threads 1]
+    python scripts/ablate_toy.py table OUT
+    python scripts/ablate_toy.py collect OUT data/results/ablations.json
+    python scripts/ablate_toy.py try OUT NAME [KEY=VALUE ...] [--seed 0]
 
-One variant per call. Keys and defaults (the main job's) are below; variants that differ only in
-GRPO share the SFT model. The log and the validation probes of GRPO go to OUT/NAME.json, with what
-each step's samples looked like: `formatted` and `paper_formatted` (fractions that earn these two
-rewards), `blocks` (per annotated segment) and `found` (fraction of the annotated segments that
-a block meets with an IoU of 0.5).
+`run` does what is missing, the most important arm first, each in a process of its own, whose words
+go to OUT/logs. Started twice on one OUT, the two share the work; killed, it goes on. What arms have
+in common (clips, traces, an SFT model, an evaluation) is computed once, under a digest of what
+decides it. That does not cover the code: a new version of the toy wants a new OUT.
+
+`try` runs an arm that is not in the list. A KEY is a field of `Setting`, `plan.FIELD` of the demo's
+plan, or what `--set` takes behind `sft.` or `grpo.`: `grpo.train.learning_rate=1e-4`.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
+import os
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-DEFAULTS: dict[str, Any] = {
-    "seed": 0,
-    "check_share": 0.35,
-    "mistake_rate": 0.25,
-    "cut_share": 0.0,
-    "sft_rows": 1000,
-    "sft_steps": 300,
-    "sft_lr": 1e-3,
-    "lr": 2.5e-5,
-    "steps": 16,
-    "prompts": 24,
-    "generations": 8,
-    "beta": 0.04,
-    "rewards": "correct,format",
-    "probe": 200,
-    "every": 10,
-    "base": "tiny-base",
+import ablation_tables
+from ablation_stages import QUICK, Size, locked, result_path, run_arm
+
+from videothinker.files import InputError
+
+ARMS = {  # name → how it differs from the main job; in the order in which they are run
+    "main": "",
+    "no-sft": "start=base",
+    "correct": "grpo.rewards=[correct]",
+    "no-curation": "curated=false",
+    "sft-longer": "instead=true",
+    "lr-7e-6": "grpo.train.learning_rate=7e-6",
+    "lr-2e-5": "grpo.train.learning_rate=2e-5",
+    "lr-1e-4": "grpo.train.learning_rate=1e-4",
+    "beta-0": "grpo.train.beta=0.0",
+    "beta-0.01": "grpo.train.beta=0.01",
+    "group-4": "grpo.train.num_generations=4",
+    "group-16": "grpo.train.num_generations=16",
+    "careless-0": "plan.careless_share=0.0",
+    "grounding": "grpo.rewards=[correct,format,grounding]",
+    "long-grpo": "long=grpo",
+    "long-order": "long=grpo order=length",
+    "long-sft": "long=sft",
+    "long-both": "long=both",
+    "long-grounding": "long=grpo grpo.rewards=[correct,format,grounding]",
+    "order": "order=length",
+    "frames-8": "frames=8",
+    "frames-16": "frames=16",
+    "frames-32": "frames=32",
+    "weak-format": "sft.train.max_steps=260",
+    "weak-correct": "sft.train.max_steps=260 grpo.rewards=[correct]",
+    "weak-strict": "sft.train.max_steps=260 grpo.rewards=[correct,strict_format]",
+    "weak-paper": "sft.train.max_steps=260 grpo.rewards=[correct,paper_format]",
+    "strict-format": "grpo.rewards=[correct,strict_format]",
+    "paper-format": "grpo.rewards=[correct,paper_format]",
+    "careless-0.2": "plan.careless_share=0.2",
+    "careless-0.7": "plan.careless_share=0.7",
 }
-SFT_KEYS = (
-    "seed",
-    "check_share",
-    "mistake_rate",
-    "cut_share",
-    "sft_rows",
-    "sft_steps",
-    "sft_lr",
-    "base",
-)
+BUSY = 75  # exit status of an arm that another process is running
 
 
-def main() -> None:
+def run_once(out: Path, name: str, text: str, seed: int, size: Size) -> int:
+    """`run_arm`, unless its result is there or another process is at it; an exit status."""
+    path = result_path(out, name, seed)
+    try:
+        with locked(out / "locks" / f"{name}-{seed}.lock", wait=False):
+            if not path.exists():
+                begin = time.time()
+                run_arm(out, name, text, seed, size)
+                print(f"{name}, seed {seed}: {time.time() - begin:.0f} s", flush=True)
+    except TimeoutError:
+        return BUSY
+    return 0
+
+
+def run_all(out: Path, arms: Sequence[str], seeds: Sequence[int], threads: int, quick: bool) -> int:
+    """Run what is missing, each arm in a process of its own; 1 when one of them failed."""
+    states: dict[int, list[str]] = {}
+    logs = out / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    for name, seed in [(name, seed) for name in arms for seed in seeds]:
+        if result_path(out, name, seed).exists():
+            continue
+        print(f"{name}, seed {seed}: {ARMS[name] or 'the main job'}", flush=True)
+        command = [sys.executable, __file__, "one", str(out), name, "--seed", str(seed)]
+        command += ["--threads", str(threads)] + ["--quick"] * quick
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        with (logs / f"{name}-{seed}.log").open("a") as log:
+            done = subprocess.run(
+                command, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False
+            )
+        states.setdefault(done.returncode, []).append(f"{name}-{seed}")
+    if busy := states.pop(BUSY, []):
+        print(f"another process has {', '.join(busy)}; run again when it has ended")
+    failed = [name for status, names in states.items() if status for name in names]
+    if failed:
+        print(f"failed, see {logs}: {', '.join(failed)}")
+    return int(bool(failed))
+
+
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--world", required=True)
-    parser.add_argument("--out", required=True)
-    parser.add_argument("name")
-    defaults = ", ".join(f"{k}={v}" for k, v in DEFAULTS.items())
-    parser.add_argument("options", nargs="*", metavar="key=value", help=defaults)
-    args = parser.parse_args()
-    options = dict(DEFAULTS)
-    for text in args.options:
-        key, _, value = text.partition("=")
-        if key not in DEFAULTS:
-            parser.error(f"unknown key {key!r}; known: {', '.join(DEFAULTS)}")
-        options[key] = type(DEFAULTS[key])(value)
-    run(Path(args.world), Path(args.out), args.name, options)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("run", "try", "one", "table", "collect"):
+        command = commands.add_parser(name)
+        command.add_argument("out", type=Path, help="folder of all that is made")
+        if name == "collect":
+            command.add_argument("file", type=Path, help="JSON file to write")
+        if name in ("table", "collect"):
+            continue
+        if name == "run":
+            command.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+            command.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+        else:
+            command.add_argument("name")
+            command.add_argument("--seed", type=int, default=0)
+        if name == "try":
+            command.add_argument("changes", nargs="*", metavar="KEY=VALUE", default=[])
+        command.add_argument("--threads", type=int, default=1)
+        command.add_argument("--quick", action="store_true", help="small clips, few steps")
+    args = parser.parse_args(words)
+    if args.command == "try" and args.name in ARMS:
+        parser.error(f"{args.name} is an arm of the list; choose another name")
+    return args
 
 
-def cut_traces(rows: Sequence[Any], share: float, seed: int) -> list[Any]:
-    """The rows, a fraction of them with a trace that stops early: after a random proper prefix of
-    its blocks it goes straight to the letter. So a model learns to look, but not always to the end.
-    """
-    from videothinker.toy.teacher import scripted_conclusion
-    from videothinker.toy.world import named_rng
-    from videothinker.trace import parse_trace, render_trace
+def main() -> int:
+    args = parsed()
+    if args.command == "run":
+        return run_all(args.out, args.arms, args.seeds, args.threads, args.quick)
+    if args.command in ("one", "try"):
+        import torch
 
-    rng = named_rng(seed, "cut traces")
-    cut = []
-    for row in rows:
-        blocks = parse_trace(row.process).blocks
-        is_cut = rng.random() < share
-        n_kept = 1 + int(rng.random() * (len(blocks) - 1))
-        if is_cut and len(blocks) > 1:
-            conclusion = scripted_conclusion(row, row.answer, checked=False)
-            text = render_trace(blocks[:n_kept], conclusion, row.answer)
-            row = replace(row, process=text.partition("<answer>")[0].strip())
-        cut.append(row)
-    return cut
-
-
-def blocks(prompts: Any, completions: Sequence[str], **columns: Any) -> list[float | None]:
-    """Number of blocks per annotated segment."""
-    from videothinker.trace import parse_trace
-
-    pairs = zip(completions, columns["segments"], strict=True)
-    return [len(parse_trace(text).blocks) / len(true) if true else None for text, true in pairs]
-
-
-def found(prompts: Any, completions: Sequence[str], **columns: Any) -> list[float | None]:
-    """Fraction of the annotated segments that a block meets with an IoU of 0.5."""
-    from videothinker.evaluation.temporal_iou import grounding
-    from videothinker.trace import parse_trace
-
-    pairs = zip(completions, columns["segments"], strict=True)
-    return [
-        grounding(parse_trace(text).segments, true)["r@0.5"] if true else None
-        for text, true in pairs
-    ]
-
-
-def formatted(prompts: Any, completions: Sequence[str], **columns: Any) -> list[float | None]:
-    """1 for a whole trace (what the reward `format` pays in full), else 0."""
-    from videothinker.training.rewards import REWARDS
-
-    return [float(value == 1) for value in REWARDS["format"](prompts, completions, **columns)]
-
-
-def paper_formatted(prompts: Any, completions: Sequence[str], **columns: Any) -> list[float | None]:
-    """The reward `paper_format`, as a measurement."""
-    from videothinker.training.rewards import REWARDS
-
-    return REWARDS["paper_format"](prompts, completions, **columns)
-
-
-MEASURES = (blocks, found, formatted, paper_formatted)  # rewards of weight 0
-
-
-def run(world: Path, out: Path, name: str, o: dict[str, Any]) -> None:
-    from videothinker.configs import model_path
-    from videothinker.schema import read_rows, write_rows
-    from videothinker.toy.demo import (
-        curves_of,
-        frames_of,
-        make_plan,
-        make_traces,
-        validation_probe,
-    )
-    from videothinker.training.recipes import make_job, run_job
-    from videothinker.training.setup import probe_callback
-
-    plan = replace(
-        make_plan(o["seed"]),
-        check_share=o["check_share"],
-        mistake_rate=o["mistake_rate"],
-        probe_questions=o["probe"],
-    )
-    key = hashlib.sha256(json.dumps([o[k] for k in SFT_KEYS]).encode()).hexdigest()[:8]
-    shared = out / f"sft-{key}"
-    shared.mkdir(parents=True, exist_ok=True)
-    rows = shared / "train.jsonl"
-    if not rows.exists():
-        make_traces(world, plan, shared)
-        write_rows(rows, cut_traces(read_rows(rows), o["cut_share"], o["seed"]))
-    frames = frames_of(out)
-    base = model_path(o["base"])
-    probe = validation_probe(base, plan.sft, world, plan.probe_questions, frames)
-
-    def shown(model: Any) -> dict[str, float]:
-        values = probe(model)
-        print("  validation:", {k: round(v, 3) for k, v in values.items()}, flush=True)
-        return values
-
-    if not (shared / "model").exists():
-        train = plan.sft.train | {"max_steps": o["sft_steps"], "learning_rate": o["sft_lr"]}
-        sft = replace(plan.sft, rows=o["sft_rows"], train=train | {"seed": o["seed"]})
-        callbacks = [probe_callback(shown, o["every"] * 5)]
-        run_job(make_job(sft, rows, shared, world, base, encoder=frames, callbacks=callbacks))
-    rewards = o["rewards"].split(",")
-    train = {
-        "seed": o["seed"],
-        "data_seed": o["seed"],
-        "max_steps": o["steps"],
-        "learning_rate": o["lr"],
-        "num_generations": o["generations"],
-        "per_device_train_batch_size": 2 * o["generations"],
-        "gradient_accumulation_steps": o["prompts"] // 2,
-        "beta": o["beta"],
-        "reward_weights": [1.0] * len(rewards) + [0.0] * len(MEASURES),
-    }
-    sys.path.append(str(Path(__file__).parent))  # so that a spawned or resumed run finds them, too
-    measures = [f"{Path(__file__).stem}:{measure.__name__}" for measure in MEASURES]
-    grpo = replace(plan.grpo, train=plan.grpo.train | train, rewards=(*rewards, *measures))
-    callbacks = [probe_callback(shown, o["every"])]
-    start = shared / "model"
-    job = make_job(grpo, rows, out / name, world, start, encoder=frames, callbacks=callbacks)
-    result = run_job(job)
-    curves = curves_of([], result["log"])
-    samples = [
-        {"step": entry["step"]}
-        | {m.__name__: entry[f"rewards/{m.__name__}/mean"] for m in MEASURES}
-        for entry in result["log"]
-        if "reward" in entry
-    ]
-    saved = {
-        "name": name,
-        "options": o,
-        "grpo": curves["grpo"],
-        "samples": samples,
-        "validation": curves["eval"],
-    }
-    (out / f"{name}.json").write_text(json.dumps(saved))
-    print(
-        name, "reward", [round(r["reward"], 2) for r in curves["grpo"]][:: max(1, o["steps"] // 10)]
-    )
+        torch.set_num_threads(args.threads)
+        changes = " ".join(args.changes) if args.command == "try" else ARMS[args.name]
+        return run_once(args.out, args.name, changes, args.seed, QUICK if args.quick else Size())
+    found = ablation_tables.collected(args.out, ARMS)
+    if args.command == "collect":
+        ablation_tables.write(args.file, found)
+    else:
+        print(ablation_tables.all_tables(found))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        sys.exit(main())
+    except InputError as error:
+        sys.exit(f"ablate_toy.py: {error}")

@@ -1,17 +1,34 @@
-"""Write README.md from nbs/index.ipynb, without Quarto or pandoc. Usage: readme.py"""
+"""Write README.md from nbs/index.ipynb, without Quarto or pandoc. Usage: readme.py [summary.json]
+
+With the summary of a demo run its figures go into the notebook's two tables first: greedy answers
+with the controls, and sampled ones with where they looked.
+"""
 
 from __future__ import annotations
 
 import json
 import posixpath
 import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parent.parent
 HIDDEN = re.compile(r"^#\| *(hide|default_exp|export|exporti)\b", re.M)
+GREEDY = ("model", "accuracy", "format", "mIoU", "no video", "other video", "chance")
+LOOKING = {  # column of the second table → key of `looking`
+    "needed segments found": "recall",
+    "checks": "checked",
+    "right if it checks": "right_checked",
+    "if not": "right_direct",
+}
+SAMPLED = ("model", "sampled accuracy", "pass@k", "maj@k", *LOOKING)
+STAGES = {"base": "base", "sft": "after SFT", "grpo": "after GRPO"}
+SPLITS = {"id": "in domain", "ood": "out of domain"}
 DIRECTIVE = re.compile(r"^#\| *\w[\w_-]*:?.*\n", re.M)
 
 
@@ -50,9 +67,75 @@ def readme(notebook: dict) -> str:
     return re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
 
 
+def percent(scores: dict[str, Any], key: str) -> str:
+    """A fraction in per cent; "–" where there is none."""
+    return "–" if scores.get(key) is None else f"{100 * scores[key]:.1f}"
+
+
+def with_interval(scores: dict[str, Any]) -> str:
+    """An accuracy with its interval."""
+    low, high = percent(scores, "ci_low"), percent(scores, "ci_high")
+    return f"{percent(scores, 'accuracy')} [{low}, {high}]"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [" | ".join(row) for row in (head, *rows)]
+    return "\n".join(
+        [f"| {lines[0]} |", "|---" * len(head) + "|", *(f"| {x} |" for x in lines[1:])]
+    )
+
+
+def result_tables(summary: dict[str, Any]) -> tuple[str, str]:
+    """The tables of a demo run: greedy answers, and sampled ones."""
+    greedy: list[list[str]] = []
+    drawn: list[list[str]] = []
+    for stage, name in STAGES.items():
+        for split, clips in SPLITS.items():
+            scores = summary["stages"][stage][split]
+            controls, sampled = scores["controls"], scores["sampled"]
+            row = [f"{name}, {clips}", with_interval(scores)]
+            row += [percent(scores, "format_rate"), percent(scores, "miou")]
+            row += [with_interval(controls[c]) for c in ("no_video", "other_video")]
+            greedy.append([*row, percent(controls, "chance")])
+            n = sampled["n_samples"]
+            row = [f"{name}, {clips}", with_interval(sampled)]
+            row += [percent(sampled, f"{score}@{n}") for score in ("pass", "maj")]
+            drawn.append([*row, *(percent(sampled["looking"], key) for key in LOOKING.values())])
+    heads = (GREEDY, [word.replace("@k", f"@{n}") for word in SAMPLED])
+    return table(heads[0], greedy), table(heads[1], drawn)
+
+
+def with_results(text: str, summary: dict[str, Any]) -> str:
+    """A text with the tables of a run in place of those it has; the second follows the first."""
+    greedy, sampled = result_tables(summary)
+    begin = {
+        name: rf"^\| model \| {name} \|.*\n(?:\|.*(?:\n|\Z))*"
+        for name in ("accuracy", "sampled accuracy")
+    }
+    if not re.search(begin["accuracy"], text, re.M):
+        raise ValueError("there is no table '| model | accuracy | …' to put the figures in")
+    text = re.sub(begin["sampled accuracy"] + r"\n?", "", text, flags=re.M)
+    return re.sub(begin["accuracy"], lambda _: f"{greedy}\n\n{sampled}\n", text, flags=re.M)
+
+
+def fill_in(notebook: dict, summary: dict[str, Any]) -> None:
+    """Put the figures of a run into the tables of the notebook."""
+    for cell in notebook["cells"]:
+        text = "".join(cell["source"])
+        if "| model | accuracy |" in text:
+            cell["source"] = with_results(text, summary).splitlines(keepends=True)
+
+
 def main() -> None:
     """Convert the notebook, and write README.md whole."""
-    text = readme(json.loads((ROOT / "nbs" / "index.ipynb").read_text(encoding="utf-8")))
+    index = ROOT / "nbs" / "index.ipynb"
+    notebook = json.loads(index.read_text(encoding="utf-8"))
+    if sys.argv[1:]:
+        fill_in(notebook, json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+        text = json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+        index.write_text(text, encoding="utf-8")
+    text = readme(notebook)
     new = ROOT / "README.md.new"
     new.write_text(text, encoding="utf-8")
     new.replace(ROOT / "README.md")

@@ -3,10 +3,10 @@
     python scripts/try_kills.py OUT [--kills 10] [--seconds 900] [--random 0] [options of demo]
 
 After each kill every file under a final name must be whole (JSON that parses, safetensors with all
-their bytes, clips that are not empty). At the end the run must have ended, and no step that was
-finished before a kill may have been written again. `--seconds` is about what an undisturbed run
-takes; the kills are spread over it. Options of demo are such as `--seed 2`. The last lines say what
-was found; exit 1 if anything was.
+their bytes, clips that are not empty), and every process that the run had started must have ended.
+At the end the run must have ended, and no step that was finished before a kill may have been
+written again. `--seconds` is about what an undisturbed run takes; the kills are spread over it.
+Options of demo are such as `--seed 2`. The last lines say what was found; exit 1 if anything was.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+import psutil
 
 
 def damage(path: Path) -> str:
@@ -48,7 +50,9 @@ def lines_damage(path: Path) -> str:
     if torn and not is_journal(path):
         return "ends in the middle of a line"
     # a reply, and the choice it was made to make when it held no answer
-    ids = [(row["id"], row.get("forced", False)) for row in rows if row.get("id")]
+    ids = [
+        (row["id"], row.get("index", 0), row.get("forced_letter")) for row in rows if row.get("id")
+    ]
     return "holds an answer twice" if len(set(ids)) < len(ids) else ""
 
 
@@ -74,7 +78,7 @@ def temporary(path: Path, out: Path) -> bool:
 
 def is_journal(path: Path) -> bool:
     """Return True if a `.jsonl` is appended to line by line."""
-    return path.name == "curation.jsonl" or path.parent.name == "eval"
+    return path.name == "curation.jsonl" or path.parents[2].name == "eval"
 
 
 def steps_of(out: Path) -> dict[str, tuple[int, bytes]]:
@@ -83,6 +87,14 @@ def steps_of(out: Path) -> dict[str, tuple[int, bytes]]:
         p.name: (p.stat().st_mtime_ns, p.read_bytes())
         for p in sorted((out / "steps").glob("*.json"))
     }
+
+
+def alive(process: psutil.Process) -> bool:
+    """Return True for a process that has not ended; one that nobody waits for has."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -113,8 +125,11 @@ def main(argv: list[str] | None = None) -> int:
                 draw.uniform(8, 2 * args.seconds / args.kills) if kill < args.kills else None
             )
         except subprocess.TimeoutExpired:
+            helpers = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(signal.SIGKILL)
             process.wait()
+            _, left = psutil.wait_procs(helpers, timeout=30)
+            faults += [f"kill {kill}: process {p.pid} outlives the run" for p in left if alive(p)]
         done = steps_of(args.out)
         for name, was in seen.items():
             if done.get(name) != was:

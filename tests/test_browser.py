@@ -186,6 +186,10 @@ def make_curves() -> dict[str, list[dict]]:
                 "reward_format": form,
                 "completion_length": length,
                 "frac_reward_zero_std": idle,
+                "needed_recall": min(1.0, 0.7 + i / 300 + 0.05 * noise[1]),
+                "checked": 0.35 + i / 200,
+                "right_checked": right + 0.05,
+                "right_direct": None if i % 9 == 0 else right - 0.2,
             }
         )
     steps = range(0, 91, 15)
@@ -240,7 +244,7 @@ CUT = """() => [...document.querySelectorAll('.small .wide')]
 def test_report_is_whole_and_nothing_overlaps(open_page, report, width):
     page = open_page(report, viewport={"width": width, "height": 900})
     assert page.errors == [] and page.requested == []
-    assert page.locator("figure.chart").count() == 6
+    assert page.locator("figure.chart").count() == 3 + 6
     assert width < 500 or page.evaluate(CUT) == 0  # on a phone wide tables scroll
     for figure in page.locator("figure.chart").all():
         labels = figure.locator(".axis-label").all_text_contents()

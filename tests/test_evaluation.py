@@ -22,6 +22,7 @@ from videothinker.evaluation.questions import FrameSource, Question, make_questi
 from videothinker.evaluation.records import (
     STRICT,
     Record,
+    read_records,
     records_by_id,
     summarise,
     summary_line,
@@ -135,11 +136,29 @@ def test_letters_in_another_dress_are_read_by_the_reader_and_not_by_the_reward()
     assert "4 unread, read by strict 0.0, reader 75.0 %" in summary_line("own", summary)
 
 
-def test_a_control_that_was_forced_keeps_what_it_said() -> None:
-    forced = [replace(r, prediction="B", forced=True) for r in records_of(["(B)", "I see"])]
+def test_a_control_that_is_made_to_choose_keeps_what_it_said() -> None:
+    """Its plain accuracy counts a reply without an answer as wrong; choices are a second figure."""
+    said = [replace(r, condition="no_video") for r in records_of(["(B)", "I see", "B", "A"])]
+    unknown = summarise(said)
+    assert (unknown["accuracy"], unknown["forced_accuracy"]) == (0.25, None)
+    assert unknown["forced_accuracy_ci"] == [None, None]
+    forced = [replace(said[0], forced_letter="B"), replace(said[1], forced_letter="A"), *said[2:]]
     summary = summarise(forced)
-    assert summary["answered"] == 0
-    assert summary["readings"]["reader"]["read"] == 0.5
+    assert (summary["accuracy"], summary["answered"]) == (0.25, 0.5)
+    assert summary["forced_accuracy"] == 0.5
+    assert summary["readings"]["reader"]["read"] == 0.75
+    assert "accuracy 25.0 % [" in summary_line("no_video", summary)
+    assert ", made to choose 50.0 %, " in summary_line("no_video", summary)
+    assert summarise(said[2:])["forced_accuracy"] == 0.5  # nothing to make a choice of
+    assert "forced_accuracy" not in summarise(records_of(["B"]))
+
+
+def test_an_earlier_journal_of_forced_letters_is_refused(tmp_path: Path) -> None:
+    entry = asdict(records_of(["B"])[0]) | {"forced": True}
+    del entry["forced_letter"]
+    (tmp_path / "r.jsonl").write_text(json.dumps(entry) + "\n")
+    with pytest.raises(FormatError, match="an earlier version wrote it, which counted letters"):
+        read_records(tmp_path / "r.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -466,10 +485,15 @@ def test_a_clip_that_vanishes_before_a_control_is_forced_is_left_as_it_is(
     ]
     questions = make_questions([row("a"), row("b")], STRICT, "no_video")
     records = evaluate(script, questions, tmp_path / "r.jsonl")
-    assert [(r.id, r.forced, r.correct) for r in records] == [
-        ("a", False, False),
-        ("b", True, True),
+    assert [(r.id, r.forced_letter, r.prediction, r.correct) for r in records] == [
+        ("a", None, None, False),
+        ("b", "B", None, False),
     ]
+    script.likeliest_letters = lambda questions: [  # type: ignore[attr-defined]
+        q.sample.answer for q in questions if q.sample.id == "a"
+    ]
+    again = evaluate(script, questions, tmp_path / "r.jsonl")  # asks for the missing letter only
+    assert [r.forced_letter for r in again] == ["B", "B"]
 
 
 def test_two_rows_of_one_id_are_refused_by_evaluate_too(script: Script, tmp_path: Path) -> None:

@@ -92,8 +92,9 @@ def make_runs(n: int = 240) -> list[PageRun]:
     samples = [make_sample(k) for k in range(n)]
     own = [make_record(k) for k in range(n)]
     blind = [make_record(k, condition="no_video", times=[]) for k in range(0, n, 6)]
+    known = {"toy-3": {"in the training set": "the same video"}}
     return [
-        PageRun([*own, *blind], samples, "toy-sft", "toyworld", "house-16", make_frames),
+        PageRun([*own, *blind], samples, "toy-sft", "toyworld", "house-16", make_frames, known),
         PageRun(own[:12], samples, "toy-grpo", "toyworld", "official"),
     ]
 
@@ -210,6 +211,9 @@ def test_filters_search_and_sorting(open_page, page_file):
     assert status.text_content().startswith("2 of 292")
     counts = page.locator("select[name=model] option").all_text_contents()
     assert counts == ["all", "toy-grpo (2)", "toy-sft (40)"]
+    page.get_by_role("button", name="clear").click()
+    page.locator("select[name=known]").select_option("in the training set")
+    assert status.text_content().startswith("1 of 292")
     page.get_by_role("button", name="clear").click()
     page.locator("select[name=outcome]").select_option("unread")
     before = status.text_content()

@@ -34,6 +34,7 @@ NEED_TORCH = {
     "model.batch",
     "model.encoder",
     "model.generate",
+    "model.prefix_tree",
     "model.qwen",
     "model.shared_prefix",
     "model.vision_cache",

@@ -332,6 +332,20 @@ def test_protocols_are_never_mixed():
     assert [row.cells[0].main for row in thinker] == ["43.22", "43.39", "44.15"]
 
 
+def test_a_control_that_fell_silent_has_a_row_for_what_it_was_made_to_choose():
+    said = scores(0.2) | {"answered": 0.5, "coverage": 1.0}
+    forced = said | {"forced_accuracy": 0.4, "forced_accuracy_ci": [0.3, 0.5]}
+    for control, expected in (
+        (forced, ["50.0", "20.0", "40.0"]),
+        (forced | {"answered": 1.0}, ["50.0", "20.0"]),  # nothing was made to choose
+        (said | {"forced_accuracy": None, "forced_accuracy_ci": [None, None]}, ["50.0", "20.0"]),
+    ):
+        run = Run("m", "mine", "house-16", {"own": scores(0.5), "no_video": control})
+        rows = [r for r in accuracy_table([run], "house-16").rows if r.section.startswith("This")]
+        assert [r.cells[-1].main for r in rows] == expected
+    assert rows[1].labels == ("· without the video",)
+
+
 def test_the_papers_tables_stand_in_their_layout():
     one = accuracy_table(RUNS, "house-16", published_figures())
     assert one.columns[:8] == ("VH", "CG", "VR", "AN", "ST", "SL", "YC", "LV")

@@ -654,6 +654,20 @@ def test_bench_grpo_predicts_more_for_longer_prompts_and_larger_groups() -> None
     )  # never more than the group
 
 
+def test_bench_grpo_makes_groups_that_begin_alike(tmp_path: Path) -> None:
+    from videothinker.model.prefix_tree import PrefixTree
+
+    bench = load_script("bench_grpo")
+    group = bench.make(152, 90, 8, tmp_path, 36).completions
+    assert abs(len(PrefixTree(group)) / (8 * 90) - 0.36) < 0.02
+    apart, alike = (bench.predicted(152, 90, 8, "ours", percent) for percent in (100, 36))
+    assert alike["update"] < 0.6 * apart["update"]
+    in_parts = [bench.predicted(152, 90, 8, "in parts", percent) for percent in (100, 36)]
+    assert in_parts[0] == in_parts[1]  # each completion is a part, and a tree of its own
+    done = run(sys.executable, ROOT / "scripts" / "bench_grpo.py", "--sizes", "152,90,8,5")
+    assert done.returncode == 2 and "histories are distinct" in done.stderr
+
+
 def test_bench_grpo_counts_the_tower_as_torch_does(tmp_path: Path) -> None:
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -700,7 +714,7 @@ def test_try_kills_sees_what_a_kill_leaves(tmp_path: Path) -> None:
     damage, reply = load_script("try_kills").damage, {"id": "q1", "text": "so"}
     cases = {
         "whole.jsonl": (
-            [reply, reply | {"forced": True}],
+            [reply, reply | {"forced_letter": "B"}],
             "",
         ),  # a reply, and the choice it was made to make
         "twice.jsonl": ([reply, reply], "holds an answer twice"),

@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from conftest import load_script
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -293,22 +292,3 @@ def test_empty_completions_and_control_tokens_earn_nothing() -> None:
         values = reward(prompts=None, completions=texts, completion_ids=ids, **columns)
         assert values == [0.0] * len(texts), name
     assert answer_problems("", "AB") == [] and format_score("") == 0
-
-
-def test_the_traces_of_the_ablation_are_cut_and_whole() -> None:
-    """`scripts/ablate_toy.py` teaches a model to stop early; what it shows has the format."""
-    script = load_script("ablate_toy")
-    blocks = [Block(i, i + 1, f"a ring {i}", "so") for i in range(4)]
-    process = render_trace(blocks, "so it is B", "B").removesuffix(" <answer>B</answer>")
-    row = Sample("?", OPTIONS, "<answer>B</answer>", "a.mp4", process=process, duration=4.0)
-    assert script.cut_traces([row] * 3, 0.0, 0) == [row] * 3
-    cut = script.cut_traces([row] * 50, 1.0, 0)
-    lengths = {len(parse_trace(r.process).blocks) for r in cut}
-    assert lengths == {1, 2, 3}
-    texts = [f"{r.process} {r.solution}" for r in cut]
-    columns = {"duration": [4.0] * 50, "options": [OPTIONS] * 50, "segments": [blocks] * 50}
-    assert script.formatted(None, texts, **columns) == [1.0] * 50
-    assert script.paper_formatted(None, texts, **columns) == [1.0] * 50
-    assert set(script.blocks(None, texts, **columns)) == {n / 4 for n in lengths}
-    segments = [[Segment(b.start, b.end) for b in blocks]] * 50
-    assert set(script.found(None, texts, segments=segments)) == {n / 4 for n in lengths}

@@ -18,7 +18,7 @@ from .schema import Segment, option_letters
 # %% auto #0
 __all__ = ['TAGS', 'format_time', 'parse_time', 'parse_range', 'format_range', 'Block', 'extract_answer', 'predicted_letter',
            'Trace', 'parse_trace', 'structure_problems', 'time_problems', 'answer_problems', 'trace_problems',
-           'format_score', 'render_trace', 'leak', 'stated_letters']
+           'begun_blocks', 'format_score', 'render_trace', 'leak', 'stated_letters']
 
 # %% ../nbs/0_core/06_trace.ipynb #c01-005
 def format_time(seconds: float) -> str:
@@ -365,6 +365,15 @@ def trace_problems(
     problems = structure_problems(text) + time_problems(text, duration)
     return problems + answer_problems(text, letters)
 
+# %% ../nbs/0_core/06_trace.ipynb #mon15-001
+def begun_blocks(text: str) -> int:
+    """Number of blocks that a reply begins: its most frequent block tag, opened or closed.
+
+    Whole blocks count, and so does what is left of a broken one; 0 for a reply without block tags.
+    """
+    counts = Counter((tag[2], tag[1]) for tag in _tags(text) if tag[2] != "answer")
+    return max(counts.values(), default=0)
+
 # %% ../nbs/0_core/06_trace.ipynb #trace-078
 def format_score(text: str, duration: float | None = None, letters: Sequence[str] = ()) -> float:
     """How much of a reply is a trace: 1 exactly where it has no `trace_problems`, down to 0.
@@ -393,8 +402,7 @@ def format_score(text: str, duration: float | None = None, letters: Sequence[str
         and think.content.strip()
         and not _range_problem(when.content, duration)
     ]
-    counts = Counter((tag[2], tag[1]) for tag in tags if tag[2] != "answer")
-    begun = max(counts.values(), default=1)
+    begun = max(1, begun_blocks(text))
     copies = len(sound) - len(set(sound))
     return (len(sound) - copies) / (begun - copies)
 

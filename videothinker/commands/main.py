@@ -11,7 +11,7 @@ import os
 import select
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -110,8 +110,14 @@ def write_failure(error: BaseException) -> bool:
     )
 
 
-def user_message(error: BaseException) -> str | None:
-    """Return what to tell the user in one line, or None for a bug."""
+def user_message(error: BaseException, flags: Mapping[str, Any] | None = None) -> str | None:
+    """What to tell the user in one line, or None for a bug.
+
+    Parameters
+    ----------
+    error : what was raised.
+    flags : of the command, by name: one that holds the path of a file error is named.
+    """
     if isinstance(error, UserError):
         return " ".join(str(error).split())
     if write_failure(error):
@@ -120,13 +126,33 @@ def user_message(error: BaseException) -> str | None:
             "before is kept: make room, and the same command goes on"
         )
     if isinstance(error, OSError):
-        return " ".join(str(error).split())
+        return _file_message(error, flags or {})
     library = error.name if isinstance(error, ModuleNotFoundError) else None
     if library in EXTRAS:
         return f"needs {library}: pip install 'videothinker[{EXTRAS[library]}]'"
     if isinstance(error, ImportError) and error.name is None:  # a library's own words
         return " ".join(str(error).split())
     return None
+
+
+def _file_message(error: OSError, flags: Mapping[str, Any]) -> str:
+    """What the system says of a file in one line: the flag that named it, the path, the reason."""
+    if not isinstance(error.filename, (str, os.PathLike)) or error.filename2 or not error.strerror:
+        return " ".join(str(error).split())
+    path = os.fspath(error.filename)
+    for name, value in flags.items():
+        given = value if isinstance(value, (list, tuple)) else [value]
+        if any(os.path.normpath(str(v)) == os.path.normpath(path) for v in given if v):
+            path = f"--{name.replace('_', '-')} {path}"
+            break
+    missing = isinstance(error, FileNotFoundError)
+    return f"{path}: {'there is no such file or folder' if missing else error.strerror.lower()}"
+
+
+def _given_flags(args: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
+    """The values of the flags (not of the arguments without a name) that stand in a command."""
+    names = {word.partition("=")[0][2:].replace("-", "_") for word in words if word[:2] == "--"}
+    return {name: value for name, value in vars(args).items() if name in names}
 
 
 def claims(args: argparse.Namespace) -> list[tuple[Path, bool]]:
@@ -207,7 +233,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     A problem that the user can mend ends in one line on stderr and exit code 2; a bug ends
     in a traceback. `--debug`, or VIDEOTHINKER_DEBUG=1, shows the traceback of both.
     """
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = build_parser().parse_args(words)
     debug = args.debug or os.environ.get("VIDEOTHINKER_DEBUG", "0") not in ("", "0")
     # peft and TRL ask transformers for it under this name; nobody else can do anything about it
     warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
@@ -222,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             sys.exit(CUT_OFF)
-        message = user_message(error)
+        message = user_message(error, _given_flags(args, words))
         if message is None or debug:
             raise
         print(f"videothinker {args.command}: {message}", file=sys.stderr)

@@ -14,7 +14,8 @@ from ..schema import Segment
 
 # %% auto #0
 __all__ = ['COLOURS', 'SHAPES', 'MOTIONS', 'HELD_OUT', 'PAIRS', 'SEEN', 'FAMILIES', 'ORDINALS', 'CAPTION', 'FORMS',
-           'COUNT_WEIGHTS', 'Question', 'parse_caption', 'question_form', 'unique_extreme', 'solve', 'make_question']
+           'COUNT_WEIGHTS', 'Question', 'parse_caption', 'question_form', 'unique_extreme', 'solve', 'question_family',
+           'needed_segments', 'make_question']
 
 # %% ../../nbs/8_toy/01_questions.ipynb #c03-005
 COLOURS: dict[str, tuple[int, int, int]] = {  # name → RGB
@@ -114,6 +115,46 @@ def _place(word: str, n: int) -> int | None:
     if word == "last":
         return n - 1
     return ORDINALS.index(word) if word in ORDINALS else None
+
+# %% ../../nbs/8_toy/01_questions.ipynb #look-q02
+def question_family(problem: str) -> str | None:
+    """The family of a toy question, one of `FAMILIES`; None for any other question."""
+    match question_form(problem):
+        case "neighbour", (side, _):
+            return side
+        case "extreme", _:
+            return "comparison"
+        case form, _:
+            return form
+    return None
+
+
+def needed_segments(problem: str, segments: Sequence[Segment]) -> list[int]:
+    """The annotated segments that the answer of a toy question rests on.
+
+    Parameters
+    ----------
+    problem : the question.
+    segments : all events of the clip (seconds and captions), in any order.
+
+    Returns
+    -------
+    Indices into `segments`, in order of time: for after and before the event that the question
+    names and its neighbour, for the k-th all up to it, and else all. [] for a question that is no
+    toy question, or that the segments do not answer: then nothing can be said.
+    """
+    if solve(problem, segments) is None:
+        return []
+    in_order = sorted(range(len(segments)), key=lambda i: (segments[i].start, segments[i].end))
+    match question_form(problem):
+        case "order", (word,) if word in ORDINALS:
+            return in_order[: ORDINALS.index(word) + 1]
+        case "neighbour", (side, name):
+            events = [parse_caption(segments[i].caption) for i in in_order]
+            names = [f"the {event[0]} {event[1]}" for event in events if event]
+            first = names.index(name) - (side == "before")
+            return in_order[first : first + 2]
+    return in_order
 
 # %% ../../nbs/8_toy/01_questions.ipynb #c03-031
 # undo how often a motion occurs 0, 1, 2, 3 times in a scene

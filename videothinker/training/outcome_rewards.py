@@ -5,17 +5,18 @@
 # %% ../../nbs/5_training/01_outcome_rewards.ipynb #straining-outcome_rewards-002
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from ..answers import is_correct
 from ..schema import option_letters
-from ..trace import format_score, parse_trace, structure_problems
+from ..trace import begun_blocks, format_score, parse_trace, structure_problems
 
 # %% auto #0
-__all__ = ['RewardCompletion', 'RewardFunction', 'completion_text', 'column_of', 'correct_reward', 'format_reward',
-           'paper_format_reward', 'is_chronological', 'strict_format_reward']
+__all__ = ['RewardCompletion', 'RewardFunction', 'completion_text', 'column_of', 'correct_reward', 'format_scores',
+           'among_equals', 'groups_of', 'format_reward', 'paper_format_reward', 'is_chronological',
+           'strict_format_reward']
 
 # %% ../../nbs/5_training/01_outcome_rewards.ipynb #c10-006
 RewardCompletion = str | Sequence[Mapping[str, Any]]  # a text, or messages
@@ -116,20 +117,16 @@ def correct_reward(
     return rewards
 
 # %% ../../nbs/5_training/01_outcome_rewards.ipynb #c10-024
-def format_reward(
-    prompts: Any,
-    completions: Sequence[RewardCompletion],
-    completion_ids: Any = None,
-    **columns: Any,
-) -> list[float | None]:
-    """1 if the completion is a trace (no `trace_problems`); else its `format_score`, below 1.
+def format_scores(
+    completions: Sequence[RewardCompletion], columns: Mapping[str, Any]
+) -> list[float]:
+    """The `format_score` of each completion, by its row's clip and options.
 
     Parameters
     ----------
-    prompts, completion_ids : not used; part of TRL's contract.
     completions : strings or conversations.
-    **columns : `duration` (seconds; missing or None: no bound) and `options` (none: any answer will
-        do), one entry per completion. Others are ignored.
+    columns : `duration` (seconds; missing or None: no bound) and `options` (none: any answer will
+        do), one entry per completion.
 
     Raises
     ------
@@ -147,6 +144,100 @@ def format_reward(
         for c, duration, options in rows
     ]
 
+# %% ../../nbs/5_training/01_outcome_rewards.ipynb #mon15-011
+def among_equals(
+    scores: Sequence[float], counts: Sequence[int], groups: Sequence[Hashable]
+) -> list[float]:
+    """Scores whose mean within a group does not depend on a count (a baseline per stratum).
+
+    For each member of a group with a count above 0: its score, less the mean score of the members
+    with as many, plus the mean score of all members with a count above 0.
+
+    Parameters
+    ----------
+    scores : one per completion.
+    counts : begun blocks of each; one with 0 keeps its score.
+    groups : whose completion each is; only completions of one group are compared.
+
+    Returns
+    -------
+    The values. A group's mean stays what it was, and the mean of those with k blocks is the same
+    for every k above 0, so an advantage made of them says nothing about k. A completion whose count
+    is its own alone gets the mean of its group. A value may lie above 1 or below 0.
+    """
+    values = list(scores)
+    members: dict[Hashable, dict[int, list[int]]] = {}  # group → count → places
+    for i, (group, count) in enumerate(zip(groups, counts, strict=True)):
+        if count:
+            members.setdefault(group, {}).setdefault(count, []).append(i)
+    for strata in members.values():
+        mean = _mean_at(scores, [i for equals in strata.values() for i in equals])
+        for equals in strata.values():
+            shift = mean - _mean_at(scores, equals)
+            for i in equals:
+                values[i] += shift
+    return values
+
+
+def _mean_at(scores: Sequence[float], places: Sequence[int]) -> float:
+    return sum(scores[i] for i in places) / len(places)
+
+# %% ../../nbs/5_training/01_outcome_rewards.ipynb #mon15-016
+def groups_of(prompts: Any, columns: Mapping[str, Any], n: int) -> list[Hashable]:
+    """What each of `n` completions answers: (prompt, row, video), for telling groups apart.
+
+    Parameters
+    ----------
+    prompts : texts or conversations, one per completion; None if not known.
+    columns : `id` and `path`, one entry per completion, where they are known.
+    n : number of completions.
+
+    Returns
+    -------
+    equal for completions of one prompt; a completion of which nothing is known equals no other.
+
+    Raises
+    ------
+    ValueError : if there is not one prompt per completion, or a column has another length.
+    """
+    asked = zip(
+        column_of({"prompts": prompts}, "prompts", n, ""),
+        column_of(columns, "id", n, ""),
+        column_of(columns, "path", n, ""),
+        strict=True,
+    )
+    return [tuple(map(str, keys)) if any(keys) else i for i, keys in enumerate(asked)]
+
+# %% ../../nbs/5_training/01_outcome_rewards.ipynb #mon15-019
+def format_reward(
+    prompts: Any,
+    completions: Sequence[RewardCompletion],
+    completion_ids: Any = None,
+    **columns: Any,
+) -> list[float | None]:
+    """`format_score` among equals: compared with siblings that begin equally many blocks.
+
+    Parameters
+    ----------
+    prompts : texts or conversations: with `id` and `path` they say what is a group; None where
+        each completion stands for itself.
+    completions : strings or conversations.
+    completion_ids : not used; part of TRL's contract.
+    **columns : `duration`, `options`, `id`, `path`, one entry per completion. Others are ignored.
+
+    Returns
+    -------
+    See `among_equals`; the group's mean is that of `format_score`. One completion by itself gets
+    its `format_score`: 1 if it is a trace (no `trace_problems`).
+
+    Raises
+    ------
+    ValueError : if a column has another length.
+    """
+    counts = [begun_blocks(completion_text(c)) for c in completions]
+    groups = groups_of(prompts, columns, len(completions))
+    return [*among_equals(format_scores(completions, columns), counts, groups)]
+
 # %% ../../nbs/5_training/01_outcome_rewards.ipynb #outcome-062
 def paper_format_reward(
     prompts: Any,
@@ -155,6 +246,8 @@ def paper_format_reward(
     **columns: Any,
 ) -> list[float | None]:
     """1 if the completion has the structure of a trace (no `structure_problems`), else 0.
+
+    All or nothing: where blocks break often, it teaches to write fewer of them.
 
     Source: r_format of the paper, section 3.2, made proof against empty and nested tags.
 
@@ -180,18 +273,20 @@ def strict_format_reward(
 ) -> list[float | None]:
     """1 if the completion is a trace with blocks in chronological order, no range twice; else 0.
 
+    Not neutral to looking: a model that breaks the rule often learns to name fewer segments.
+
     Parameters
     ----------
     prompts, completion_ids : not used; part of TRL's contract.
     completions : strings or conversations.
-    **columns : what `format_reward` reads.
+    **columns : `duration` and `options`, one entry per completion. Others are ignored.
 
     Raises
     ------
     ValueError : if a column has another length.
     """
-    formats = format_reward(prompts, completions, **columns)
+    scores = format_scores(completions, columns)
     return [
-        float(formatted == 1 and is_chronological(completion_text(completion)))
-        for completion, formatted in zip(completions, formats, strict=True)
+        float(score == 1 and is_chronological(completion_text(completion)))
+        for completion, score in zip(completions, scores, strict=True)
     ]
