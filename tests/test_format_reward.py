@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videothinker.trace import begun_blocks, format_score
+from videothinker.trace import begun_blocks, format_score, sound_blocks
 from videothinker.training.outcome_rewards import (
     among_equals,
     format_reward,
@@ -85,7 +85,13 @@ def test_the_reward_of_any_replies_is_free_of_the_number_of_blocks(rows: Any) ->
         assert reward is not None
         by_count[row, begun_blocks(text)].append(reward)
     for row in "pq":
-        means = [mean(own) for (of, count), own in by_count.items() if of == row and count]
+        reach = max(
+            (sound_blocks(t, 8.0) for t, r in zip(texts, columns["id"], strict=True) if r == row),
+            default=0,
+        )
+        means = [
+            mean(own) for (of, count), own in by_count.items() if of == row and 0 < count <= reach
+        ]
         assert means == pytest.approx(means[:1] * len(means), abs=1e-9)
     scores = [format_score(text, 8.0, "ABC") for text in texts]
     assert format_scores(texts, columns) == scores
@@ -111,12 +117,26 @@ def test_what_one_more_block_risks_is_not_in_the_advantage() -> None:
     assert mean(strict[:4]) > mean(strict[4:])  # type: ignore[arg-type]
 
 
+def test_a_block_that_no_sibling_could_write_costs() -> None:
+    """A made-up segment behind the last event, not a look that broke."""
+    two = f"{BLOCK.format(1, 3)} {BLOCK.format(4, 6)}"
+    whole, made_up = f"{two} <answer>B</answer>", f"{two} {BLOCK.format(6, 6)} <answer>B</answer>"
+    broken = f"{BLOCK.format(1, 3)} {BLOCK.format(6, 6)} <answer>B</answer>"
+    columns = {"duration": [8.0] * 4, "id": ["q7"] * 4}
+    rewards = format_reward(["q"] * 4, [whole, whole, broken, made_up], **columns)
+    assert rewards == pytest.approx([1, 1, 0.5, 2 / 3])
+    sound = f"{two} {BLOCK.format(6, 7)} <answer>B</answer>"
+    rewards = format_reward(["q"] * 4, [whole, whole, sound, made_up], **columns)
+    assert rewards[0] == pytest.approx(mean([1, 1, 1, 2 / 3]))  # type: ignore[arg-type]
+    assert mean(rewards[2:]) == pytest.approx(rewards[0])  # type: ignore[arg-type,type-var]
+
+
 def test_groups_are_told_apart_by_prompt_row_and_video() -> None:
     good, bad = (
         f"{BLOCK.format(1, 3)} <answer>B</answer>",
         f"{BLOCK.format(7, 2)} <answer>B</answer>",
     )
-    longer = f"{BLOCK.format(1, 3)} {good}"
+    longer = f"{BLOCK.format(4, 6)} {good}"
     texts = [good, bad, longer]
     together: dict[str, Any] = {"duration": [8.0] * 3}
     assert format_reward(["q"] * 3, texts, **together) == pytest.approx([7 / 6, 1 / 6, 2 / 3])

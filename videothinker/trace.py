@@ -18,7 +18,7 @@ from .schema import Segment, option_letters
 # %% auto #0
 __all__ = ['TAGS', 'format_time', 'parse_time', 'parse_range', 'format_range', 'Block', 'extract_answer', 'predicted_letter',
            'Trace', 'parse_trace', 'structure_problems', 'time_problems', 'answer_problems', 'trace_problems',
-           'begun_blocks', 'format_score', 'render_trace', 'leak', 'stated_letters']
+           'begun_blocks', 'sound_blocks', 'format_score', 'render_trace', 'leak', 'stated_letters']
 
 # %% ../nbs/0_core/06_trace.ipynb #c01-005
 def format_time(seconds: float) -> str:
@@ -375,6 +375,23 @@ def begun_blocks(text: str) -> int:
     return max(counts.values(), default=0)
 
 # %% ../nbs/0_core/06_trace.ipynb #trace-078
+def _sound_ranges(text: str, duration: float | None) -> list[tuple[float, float] | None]:
+    """The ranges of the sound blocks of a reply, in its order (see `format_score`)."""
+    triples = _triples(text, _elements(text, _tags(text)))
+    return [
+        parse_range(when.content)
+        for when, caption, think in triples
+        if caption.content.strip()
+        and think.content.strip()
+        and not _range_problem(when.content, duration)
+    ]
+
+
+def sound_blocks(text: str, duration: float | None = None) -> int:
+    """Number of sound blocks of a reply, those with one range counted once; see `format_score`."""
+    return len(set(_sound_ranges(text, duration)))
+
+
 def format_score(text: str, duration: float | None = None, letters: Sequence[str] = ()) -> float:
     """How much of a reply is a trace: 1 exactly where it has no `trace_problems`, down to 0.
 
@@ -393,15 +410,7 @@ def format_score(text: str, duration: float | None = None, letters: Sequence[str
     ends_well = answer is not None and not text.rpartition("</answer>")[2].strip()
     if not ends_well or answer_problems(text, letters):
         return 0.0
-    tags = _tags(text)
-    triples = _triples(text, _elements(text, tags))
-    sound = [
-        parse_range(when.content)
-        for when, caption, think in triples
-        if caption.content.strip()
-        and think.content.strip()
-        and not _range_problem(when.content, duration)
-    ]
+    sound = _sound_ranges(text, duration)
     begun = max(1, begun_blocks(text))
     copies = len(sound) - len(set(sound))
     return (len(sound) - copies) / (begun - copies)

@@ -11,7 +11,13 @@ from typing import Any
 
 from ..answers import is_correct
 from ..schema import option_letters
-from ..trace import begun_blocks, format_score, parse_trace, structure_problems
+from videothinker.trace import (
+    begun_blocks,
+    format_score,
+    parse_trace,
+    sound_blocks,
+    structure_problems,
+)
 
 # %% auto #0
 __all__ = ['RewardCompletion', 'RewardFunction', 'completion_text', 'column_of', 'correct_reward', 'format_scores',
@@ -217,6 +223,8 @@ def format_reward(
 ) -> list[float | None]:
     """`format_score` among equals: compared with siblings that begin equally many blocks.
 
+    A completion that begins more blocks than any sibling has sound ones keeps its `format_score`.
+
     Parameters
     ----------
     prompts : texts or conversations: with `id` and `path` they say what is a group; None where
@@ -234,8 +242,14 @@ def format_reward(
     ------
     ValueError : if a column has another length.
     """
-    counts = [begun_blocks(completion_text(c)) for c in completions]
-    groups = groups_of(prompts, columns, len(completions))
+    texts = [completion_text(c) for c in completions]
+    groups = groups_of(prompts, columns, len(texts))
+    durations = column_of(columns, "duration", len(texts), None)
+    reach: dict[Hashable, int] = {}  # group → the most sound blocks of a completion
+    for group, text, duration in zip(groups, texts, durations, strict=True):
+        reach[group] = max(reach.get(group, 0), sound_blocks(text, duration))
+    begun = [begun_blocks(text) for text in texts]
+    counts = [n if n <= reach[group] else 0 for n, group in zip(begun, groups, strict=True)]
     return [*among_equals(format_scores(completions, columns), counts, groups)]
 
 # %% ../../nbs/5_training/01_outcome_rewards.ipynb #outcome-062
