@@ -22,12 +22,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import ablation_tables
 from ablation_stages import QUICK, Size, locked, result_path, run_arm
 
 from videothinker.files import InputError
+from videothinker.json_files import read_json
 
 ARMS = {  # name → how it differs from the main job; in the order in which they are run
     "main": "",
@@ -68,14 +70,19 @@ BUSY = 75  # exit status of an arm that another process is running
 def run_once(out: Path, name: str, text: str, seed: int, size: Size) -> int:
     """`run_arm`, unless its result is there or another process is at it; an exit status."""
     path = result_path(out, name, seed)
-    try:
-        with locked(out / "locks" / f"{name}-{seed}.lock", wait=False):
-            if not path.exists():
-                begin = time.time()
-                run_arm(out, name, text, seed, size)
-                print(f"{name}, seed {seed}: {time.time() - begin:.0f} s", flush=True)
-    except TimeoutError:
-        return BUSY
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(out / "locks" / f"{name}-{seed}.lock", wait=False))
+        except TimeoutError:
+            return BUSY
+        if not path.exists():
+            begin = time.time()
+            run_arm(out, name, text, seed, size)
+            print(f"{name}, seed {seed}: {time.time() - begin:.0f} s", flush=True)
+        elif (done := read_json(path)["setting"]) != text:
+            raise InputError(
+                f"{path} is of {done or 'the main job'!r}; take another name, or folder"
+            )
     return 0
 
 
@@ -145,6 +152,8 @@ def main() -> int:
         return run_once(args.out, args.name, changes, args.seed, QUICK if args.quick else Size())
     found = ablation_tables.collected(args.out, ARMS)
     if args.command == "collect":
+        if not any(arm["runs"] for arm in found["arms"].values()):
+            raise InputError(f"{args.out} holds no results; {args.file} is left as it is")
         ablation_tables.write(args.file, found)
     else:
         print(ablation_tables.all_tables(found))

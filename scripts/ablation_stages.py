@@ -69,6 +69,8 @@ class Setting:
                 raise InputError(f"{name}={value}: known values are {', '.join(map(str, values))}")
         if type(self.frames) is not int or self.frames < 0:
             raise InputError(f"frames={self.frames}: write a number of frames")
+        if self.instead and self.start == "base":
+            raise InputError("instead=true: SFT can go on only where there is one; no start=base")
 
     @classmethod
     def of(cls, text: str) -> Setting:
@@ -312,8 +314,9 @@ def train_arm(store: Store, setting: Setting, seed: int, size: Size) -> Trained:
     if not setting.instead:
         return Trained(world, before, grpo / "model", seconds, result_of(grpo)["log"])
     if not seconds["sft"] or not seconds["grpo"]:
+        lost = grpo if seconds["sft"] else sft
         raise InputError(
-            f"the seconds of {grpo} are not known: it was killed at its end; remove it"
+            f"the seconds of {lost} are not known: it was killed at its end; remove it"
         )
     steps = round(plan.sft.train["max_steps"] * (1 + seconds["grpo"] / seconds["sft"]))
     longer = apply_overrides(plan.sft, [f"train.max_steps={steps}"])

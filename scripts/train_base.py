@@ -5,7 +5,7 @@
 
 OUT (default runs/tiny-base) keeps the checkpoint: killed and started again, the training goes on.
 Its recipe and seed are `videothinker.toy.base.BaseTrainingPlan`; nbs/8_toy/05_base.ipynb explains
-them. About 80 minutes on two cores.
+them. About 90 minutes on two cores.
 """
 
 from __future__ import annotations

@@ -59,6 +59,8 @@ def test_a_setting_is_what_its_words_say(stages: ModuleType) -> None:
     for wrong in ("start=grpo", "long=5", "order=up", "curated=maybe", "frames=many", "frames=-1"):
         with pytest.raises(InputError, match=f"^{wrong}: "):
             stages.Setting.of(wrong)
+    with pytest.raises(InputError, match="^instead=true: "):
+        stages.Setting.of("instead=true start=base")
 
 
 def test_every_arm_is_a_plan_that_can_be_run_and_differs(
@@ -140,7 +142,9 @@ def test_an_arm_is_run_by_one_process_and_once(
 
     def run_arm(out: Path, name: str, text: str, seed: int, size: object) -> None:
         ran.append((name, seed))
-        write_json(stages.result_path(out, name, seed), {})
+        if seed == 2:
+            raise TimeoutError("of a video")
+        write_json(stages.result_path(out, name, seed), {"setting": text})
 
     monkeypatch.setattr(script, "run_arm", run_arm)
     arguments = (tmp_path, "main", "", 1, stages.Size())
@@ -148,6 +152,10 @@ def test_an_arm_is_run_by_one_process_and_once(
         assert script.run_once(*arguments) == script.BUSY
     assert [script.run_once(*arguments) for _ in range(2)] == [0, 0]
     assert ran == [("main", 1)]
+    with pytest.raises(InputError, match="is of 'the main job'; take another name"):
+        script.run_once(tmp_path, "main", "frames=8", 1, stages.Size())
+    with pytest.raises(TimeoutError, match="of a video"):  # which is no other process
+        script.run_once(tmp_path, "main", "", 2, stages.Size())
 
 
 def test_what_is_missing_is_run_and_what_failed_is_named(
@@ -251,7 +259,7 @@ def result(arm: str, seed: int, accuracy: float) -> dict:
 
 
 def test_a_partial_run_gives_tables_that_say_so(
-    script: ModuleType, tables: ModuleType, tmp_path: Path
+    script: ModuleType, tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for arm, seed, accuracy in (
         ("main", 0, 0.5), ("main", 1, 0.6), ("main", 2, 0.7),
@@ -275,6 +283,10 @@ def test_a_partial_run_gives_tables_that_say_so(
     assert "−" not in " ".join(rows[0]) and text.count("not run") > 20
     empty = tables.collected(tmp_path / "nothing", script.ARMS)
     assert "main" in tables.all_tables(empty) and "±" not in tables.all_tables(empty)
+    monkeypatch.setattr("sys.argv", ["", "collect", str(tmp_path / "nothing"), str(tmp_path / "f")])
+    with pytest.raises(InputError, match="holds no results"):
+        script.main()
+    assert not (tmp_path / "f").exists()
 
 
 def test_the_saved_file_is_one_of_collect(script: ModuleType, tables: ModuleType) -> None:

@@ -80,18 +80,15 @@ def test_the_reward_of_any_replies_is_free_of_the_number_of_blocks(rows: Any) ->
     columns = {"duration": [8.0] * len(rows), "options": [OPTIONS] * len(rows)}
     columns["id"] = [row for *_, row in rows]
     rewards = format_reward(["Which?"] * len(rows), texts, **columns)
+    reach = dict.fromkeys("pq", 0)
+    for (*_, row), text in zip(rows, texts, strict=True):
+        reach[row] = max(reach[row], sound_blocks(text, 8.0))
     by_count: dict[Any, list[float]] = defaultdict(list)
     for (*_, row), text, reward in zip(rows, texts, rewards, strict=True):
         assert reward is not None
-        by_count[row, begun_blocks(text)].append(reward)
+        by_count[row, min(begun_blocks(text), reach[row])].append(reward)
     for row in "pq":
-        reach = max(
-            (sound_blocks(t, 8.0) for t, r in zip(texts, columns["id"], strict=True) if r == row),
-            default=0,
-        )
-        means = [
-            mean(own) for (of, count), own in by_count.items() if of == row and 0 < count <= reach
-        ]
+        means = [mean(own) for (of, count), own in by_count.items() if of == row and count]
         assert means == pytest.approx(means[:1] * len(means), abs=1e-9)
     scores = [format_score(text, 8.0, "ABC") for text in texts]
     assert format_scores(texts, columns) == scores
@@ -129,6 +126,18 @@ def test_a_block_that_no_sibling_could_write_costs() -> None:
     rewards = format_reward(["q"] * 4, [whole, whole, sound, made_up], **columns)
     assert rewards[0] == pytest.approx(mean([1, 1, 1, 2 / 3]))  # type: ignore[arg-type]
     assert mean(rewards[2:]) == pytest.approx(rewards[0])  # type: ignore[arg-type,type-var]
+
+
+def test_a_broken_or_copied_block_more_never_pays() -> None:
+    """Also not where the group's format is poor, and its mean low."""
+    good, end = BLOCK.format(1, 3), "<answer>B</answer>"
+    two, three = f"{good} {BLOCK.format(4, 6)}", f"{good} {BLOCK.format(4, 6)} {BLOCK.format(6, 7)}"
+    others = [f"{good} {end}"] * 2 + [f"{good} {BLOCK.format(7, 2)}"] * 4
+    for more in (BLOCK.format(7, 7), BLOCK.format(6, 7), "<time>00:04-"):
+        texts = [*others, f"{three} {end}", f"{three} {more} {end}"]
+        rewards = format_reward(["q"] * 8, texts, duration=[8.0] * 8)
+        assert rewards[6] >= rewards[7]  # type: ignore[operator]
+        assert sound_blocks(texts[7], 8.0) == 3 and sound_blocks(two) == 2
 
 
 def test_groups_are_told_apart_by_prompt_row_and_video() -> None:

@@ -22,6 +22,7 @@ from videothinker.training.monitor import (
     read_log,
     trend,
     warnings_of,
+    warnings_of_run,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -338,3 +339,18 @@ def test_in_a_real_trainer_dashboards_get_it_and_a_resumed_run_does_not_repeat_i
     assert "warning" not in capsys.readouterr().out
     held = [entry.get("monitor/not_finite") for entry in history if "loss" in entry]
     assert held == [None, None, 1, 2, 3, 4]
+
+
+def test_a_run_under_way_is_judged_by_all_its_steps(tmp_path: Path) -> None:
+    """400 of 2,500 steps: too early to say that nothing will come."""
+    values = noisy(0.4, 0.4, 400, 0.12, 1)
+    log = [
+        {"step": i, "loss": 0.0, "reward": 1 + v, CORRECT: v, "rewards/correct/std": 0.49}
+        for i, v in enumerate(values, 1)
+    ]
+    checkpoint = tmp_path / "checkpoints" / "checkpoint-400"
+    checkpoint.mkdir(parents=True)
+    for max_steps, expected in ((2500, set()), (400, {"flat_reward"})):
+        state = {"log_history": log, "max_steps": max_steps}
+        (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+        assert {warning.name for warning in warnings_of_run(tmp_path)} == expected

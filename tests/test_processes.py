@@ -17,6 +17,7 @@ import psutil
 import pytest
 from conftest import ROOT
 
+from videothinker.commands.main import user_message
 from videothinker.evaluation import evaluate
 from videothinker.files import InputError
 from videothinker.json_files import read_json
@@ -101,6 +102,20 @@ def test_the_cause_is_the_error_not_what_follows(
         run_in_processes(fail, [how])
     assert message in str(caught.value)
     assert how != "other" or "in fail" in str(caught.value)  # the line where it happened
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("SafetensorError: No space left on device (os error 28)", True),
+        ("RuntimeError: [enforce fail at inline_container.cc:672]", True),
+        ("SafetensorError: header too large", False),
+        ("KeyError: 'clip'", False),
+    ],
+)
+def test_a_full_disk_is_said_in_a_line_when_a_rank_finds_it(error: str, said: bool) -> None:
+    message = user_message(FailedRank(f"rank 1 failed: {error}\n\nTraceback …"))
+    assert ("no room on the disk" in message) if said else message is None  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])

@@ -258,3 +258,43 @@ def test_one_checkpoint_is_enough(world: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_job(stopped)
     assert (stopped.checkpoints / "checkpoint-2" / "finished").exists()
+
+
+def test_the_base_goes_on_over_the_step_where_the_optimizer_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from videothinker.toy import base
+
+    class Killed(Exception):
+        pass
+
+    phases = (2, "alike", {}, {"recite": 2}), (10**9, "words", {}, {"check": 2})
+    monkeypatch.setattr(base, "PHASES", phases)
+    plan = base.BaseTrainingPlan(vision_steps=0, steps=2, check_steps=2, save_every=1)
+    step = base.base_step
+
+    def trained(folder: Path, steps: int = 4) -> Any:
+        """The weights after a training that is killed after some steps and started again."""
+        done = []
+
+        def counted(*args: Any) -> Any:
+            if len(done) == steps:
+                raise Killed
+            done.append(1)
+            return step(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(base, "base_step", counted)
+            if steps < 4:
+                with pytest.raises(Killed):
+                    base.train_base(folder, plan)
+        return base.train_base(folder, plan).state_dict()
+
+    whole = trained(tmp_path / "whole")
+    for steps in (2, 3):  # the second was the last of the old optimizer
+        again = trained(tmp_path / f"killed after {steps}", steps)
+        assert all(torch.equal(weights, again[name]) for name, weights in whole.items())
+    state = torch.load(tmp_path / "whole" / "state.pt", weights_only=True)
+    assert {int(own["step"]) for own in state["optimizer"]["state"].values()} == {2}

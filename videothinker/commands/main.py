@@ -102,8 +102,8 @@ def write_failure(error: BaseException) -> bool:
     """Return True if a file could not be written for want of room, whoever reports it."""
     if isinstance(error, OSError):
         return error.errno in FULL
-    text = str(error)
-    if type(error).__name__ == "SafetensorError":
+    text = f"{type(error).__name__}: {error}"  # a `FailedRank` names the error of its rank
+    if "SafetensorError" in text:
         return any(f"os error {number}" in text for number in FULL)
     return isinstance(error, RuntimeError) and (
         "inline_container" in text or "PytorchStreamWriter" in text

@@ -34,7 +34,13 @@ from ..training.processes import SharedEngine, recipe_of_rank, run_in_processes
 from ..training.ranks import ranks
 from ..training.recipes import make_job, read_recipe, run_job
 from ..viewer.charts import percent
-from ..viewer.report import SPLIT_NAMES, STAGE_NAMES, write_report
+from videothinker.viewer.report import (
+    LOOKING_NAMES,
+    SAMPLED_METRICS,
+    SPLIT_NAMES,
+    STAGE_NAMES,
+    write_report,
+)
 from ..viewer.viewer import View
 
 if TYPE_CHECKING:
@@ -42,11 +48,10 @@ if TYPE_CHECKING:
     from videothinker.model.qwen import Settings
 
 # %% auto #0
-__all__ = ['SOLVER_NOTE', 'SAMPLED_METRICS', 'GRPO_COLUMNS', 'PACKAGES', 'RESULT_COLUMNS', 'SAMPLED_COLUMNS', 'LOOKING_NAMES',
-           'DemoPlan', 'make_plan', 'planted_weaknesses', 'run_demo', 'Run', 'make_traces', 'frames_of', 'make_encoder',
-           'validation_probe', 'with_measures', 'train_stage', 'evaluate_model', 'looking_of', 'looks_of',
-           'paired_differences', 'means_of_samples', 'curves_of', 'versions', 'first_questions', 'make_views',
-           'results_lines']
+__all__ = ['SOLVER_NOTE', 'GRPO_COLUMNS', 'PACKAGES', 'RESULT_COLUMNS', 'SAMPLED_COLUMNS', 'DemoPlan', 'make_plan',
+           'planted_weaknesses', 'run_demo', 'Run', 'make_traces', 'frames_of', 'make_encoder', 'validation_probe',
+           'with_measures', 'train_stage', 'evaluate_model', 'looking_of', 'looks_of', 'paired_differences',
+           'means_of_samples', 'curves_of', 'versions', 'first_questions', 'make_views', 'results_lines']
 
 # %% ../../nbs/8_toy/07_demo.ipynb #c18-005
 @dataclass(frozen=True)
@@ -388,9 +393,6 @@ def looks_of(path: Path, samples: Sequence[Sample]) -> list[tuple[Record, Look]]
     return looks
 
 # %% ../../nbs/8_toy/07_demo.ipynb #c18-043
-SAMPLED_METRICS = ("sampled accuracy", "needed recall, sampled")
-
-
 def paired_differences(folder: Path) -> list[dict[str, Any]]:
     """Differences between the stages on the same questions, from the records of a run.
 
@@ -606,9 +608,6 @@ def _sampled_line(stage: str, split: str, sampled: dict[str, Any]) -> str:
         percent(sampled[f"maj@{n}"]),
         *(percent(looking[name]) for name in LOOKING_NAMES),
     )
-
-
-LOOKING_NAMES = ("recall", "precision", "checked", "right_checked", "right_direct")
 
 
 def _difference_line(pair: dict[str, Any]) -> str:

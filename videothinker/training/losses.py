@@ -39,13 +39,14 @@ def group_advantages(rewards: Tensor, group: int, scale: str = "group") -> Tenso
     -------
     advantages [B·G]; 0 where there is no reward, and everywhere in a group that earned the same.
     """
-    grouped = rewards.view(-1, group)  # [B, G]
+    # in 64 bits, as the mean of equal rewards has to be equal to them
+    grouped = rewards.double().view(-1, group)  # [B, G]
     centred = grouped - grouped.nanmean(1, keepdim=True)  # [B, G]
     if scale == "group":
         centred = centred / (_std(grouped) + 1e-4)
     elif scale == "batch":
-        centred = centred / (_std(rewards.view(1, -1)) + 1e-4)
-    return centred.nan_to_num(0.0).flatten()  # [B·G]
+        centred = centred / (_std(grouped.view(1, -1)) + 1e-4)
+    return centred.nan_to_num(0.0).flatten().to(rewards.dtype)  # [B·G]
 
 # %% ../../nbs/5_training/04_losses.ipynb #c11a-009
 def importance_ratio(logps: Tensor, old: Tensor, mask: Tensor, level: str) -> Tensor:

@@ -22,7 +22,8 @@ __all__ = ['SHOWS', 'WINDOW', 'FEW', 'CORRECT', 'SPREADS', 'WORTH_HAVING', 'SATU
            'MOST_CLIPPED', 'COLLAPSED', 'IN_A_ROW', 'FALLEN', 'FAR', 'EARLY', 'SUDDEN', 'CHECKS', 'CLEAR_AFTER',
            'trend', 'change', 'Curves', 'flat_reward', 'dying_groups', 'length_without_reward', 'growing_hacks',
            'falling_recall', 'clipped_completions', 'collapsed_entropy', 'runaway_kl', 'not_finite', 'flat_loss',
-           'RunWarning', 'Watch', 'is_of_training', 'warnings_of', 'read_log', 'monitor', 'watch_training']
+           'RunWarning', 'Watch', 'is_of_training', 'warnings_of', 'read_log', 'warnings_of_run', 'monitor',
+           'watch_training']
 
 # %% ../../nbs/5_training/12_monitor.ipynb #mon15-105
 def trend(values: Sequence[float]) -> tuple[float, float]:
@@ -406,14 +407,9 @@ def warnings_of(log: Sequence[Mapping[str, Any]], max_steps: int = 0) -> list[Ru
     return [warning for entry in log for warning in watch.add(entry)]
 
 # %% ../../nbs/5_training/12_monitor.ipynb #mon15-127
-def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """The training log in a `trainer_state.json`, or in the last checkpoint below a run's folder.
-
-    Raises
-    ------
-    InputError : when there is none.
-    """
-    path, steps = Path(path), {}
+def _read_state(path: Path) -> dict[str, Any]:
+    """A `trainer_state.json` with a log, or that of the last checkpoint below a folder."""
+    steps = {}
     for file in [path] if path.is_file() else path.rglob("trainer_state.json"):
         match = re.fullmatch(r"checkpoint-(\d+)", file.parent.name)
         if match or file == path:
@@ -422,9 +418,30 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
         raise InputError(f"{path}: there is no trainer_state.json of a checkpoint in it")
     try:
         state = json.loads(steps[max(steps)].read_text(encoding="utf-8"))  # a trainer writes NaN
-        return list(state["log_history"])
-    except (KeyError, TypeError, ValueError) as error:
+        return {"log": list(state["log_history"]), "max_steps": int(state.get("max_steps") or 0)}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{steps[max(steps)]}: not the state of a trainer ({error})") from None
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """The training log in a `trainer_state.json`, or in the last checkpoint below a run's folder.
+
+    Raises
+    ------
+    InputError : when there is none.
+    """
+    log: list[dict[str, Any]] = _read_state(Path(path))["log"]
+    return log
+
+
+def warnings_of_run(path: str | Path) -> list[RunWarning]:
+    """All warnings of a run up to its last checkpoint, as it gave them; `path` as for `read_log`.
+
+    Of a run under way too: its state says how many steps the training has, which `warnings_of` has
+    to be told.
+    """
+    state = _read_state(Path(path))
+    return warnings_of(state["log"], state["max_steps"])
 
 # %% ../../nbs/5_training/12_monitor.ipynb #mon15-131
 def monitor() -> Any:

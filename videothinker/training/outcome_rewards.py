@@ -223,7 +223,7 @@ def format_reward(
 ) -> list[float | None]:
     """`format_score` among equals: compared with siblings that begin equally many blocks.
 
-    A completion that begins more blocks than any sibling has sound ones keeps its `format_score`.
+    One that begins more than any sibling has sound ones is compared with those that begin so many.
 
     Parameters
     ----------
@@ -249,7 +249,7 @@ def format_reward(
     for group, text, duration in zip(groups, texts, durations, strict=True):
         reach[group] = max(reach.get(group, 0), sound_blocks(text, duration))
     begun = [begun_blocks(text) for text in texts]
-    counts = [n if n <= reach[group] else 0 for n, group in zip(begun, groups, strict=True)]
+    counts = [min(n, reach[group]) for n, group in zip(begun, groups, strict=True)]
     return [*among_equals(format_scores(completions, columns), counts, groups)]
 
 # %% ../../nbs/5_training/01_outcome_rewards.ipynb #outcome-062

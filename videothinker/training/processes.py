@@ -171,7 +171,8 @@ def run_in_processes(
 ) -> Any:
     """Call a function on `n` processes of this machine, which find each other by `ranks()`.
 
-    They compute on the CPU, and talk by gloo. Only the first one prints.
+    They compute on the CPU, and talk by gloo. Only the first one prints. Each imports the script
+    that calls this: as with `multiprocessing`, it needs `if __name__ == "__main__":`.
 
     Parameters
     ----------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -256,8 +257,8 @@ def set_advantages(rollouts: Sequence[Rollout], scale: str) -> None:
 
 def is_dead(rollout: Rollout) -> bool:
     """Return True if all completions of a group earned the same: it teaches nothing."""
-    centred = group_advantages(rollout.rewards, len(rollout.rewards), "none")  # [G]
-    return bool((centred.abs() < 1e-8).all())
+    earned = rollout.rewards[~rollout.rewards.isnan()]  # less a rounded mean it would not be 0
+    return not len(earned) or bool(earned.max() - earned.min() < 1e-6)
 
 # %% ../../nbs/5_training/14_rollouts.ipynb #mon15-201
 MET = 0.5  # temporal IoU from which on a named segment meets an annotated one
@@ -325,7 +326,7 @@ def step_statistics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         term = torch.stack([r.terms[name] for r in rollouts])  # [B, G]
         term = term[~term.isnan()]
         statistics[f"rewards/{name}/mean"] = float(term.mean())
-        statistics[f"rewards/{name}/std"] = float(term.std())
+        statistics[f"rewards/{name}/std"] = float(term.std()) if len(term) > 1 else math.nan
     return statistics | segment_statistics(rollouts)
 
 # %% ../../nbs/5_training/14_rollouts.ipynb #c12-043

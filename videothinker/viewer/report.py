@@ -29,7 +29,7 @@ from .page import CSS, page_html, page_script, script_json, static_text
 from .viewer import View, placeholder, view_data
 
 # %% auto #0
-__all__ = ['STAGE_NAMES', 'SPLIT_NAMES', 'TIMES_NAMES', 'LOOKING_NAMES', 'CAUSES', 'CAUSES_NOTE', 'FLIPS', 'LEARNED',
+__all__ = ['STAGE_NAMES', 'SPLIT_NAMES', 'TIMES_NAMES', 'LOOKING_NAMES', 'CAUSES', 'CAUSES_NOTE', 'FLIPS', 'SAMPLED_METRICS',
            'REPORT_CSS', 'CONTROLS_NOTE', 'SAMPLED_NOTE', 'LOOKING_NOTE', 'GAIN_NOTE', 'TIMES_NOTE', 'TITLE',
            'KEYS_NOTE', 'results_table', 'times_table', 'paired_table', 'looking_table', 'family_table', 'gain_table',
            'ends_of_training', 'causes_html', 'curation_html', 'story', 'learned', 'key_numbers', 'charts_html',
@@ -493,7 +493,7 @@ def story(summary: dict[str, Any]) -> str:
     return f"{answered}: {', '.join(parts)}{guessing}{_beats_guessing(last)}"
 
 # %% ../../nbs/7_viewer/04_report.ipynb #rp15-r30
-LEARNED = ("sampled accuracy", "needed recall, sampled")  # metrics of paired differences
+SAMPLED_METRICS = ("sampled accuracy", "needed recall, sampled")  # metrics of paired differences
 
 
 def _grpo_minus_sft(summary: dict[str, Any], split: str, metric: str) -> dict[str, Any]:
@@ -523,7 +523,7 @@ def _change(before: float | None, after: float | None, pair: dict[str, Any]) -> 
 # %% ../../nbs/7_viewer/04_report.ipynb #rp15-r31
 def _learned_answers(summary: dict[str, Any], before: dict, after: dict) -> str:
     """Say how the sampled accuracy went, and what a greedy gain without one is worth."""
-    pair = _grpo_minus_sft(summary, "id", LEARNED[0])
+    pair = _grpo_minus_sft(summary, "id", SAMPLED_METRICS[0])
     change = _change(before.get("accuracy"), after.get("accuracy"), pair)
     sentence = f"Of {_sample_size(summary)} replies sampled to each question, right: {change}."
     greedy = _grpo_minus_sft(summary, "id", "accuracy")
@@ -543,7 +543,7 @@ def _learned_answers(summary: dict[str, Any], before: dict, after: dict) -> str:
 
 def _learned_looking(summary: dict[str, Any], before: dict, after: dict) -> str:
     """Say whether sampled replies look at more of what a question needs."""
-    pair = _grpo_minus_sft(summary, "id", LEARNED[1])
+    pair = _grpo_minus_sft(summary, "id", SAMPLED_METRICS[1])
     change = _change(before.get("recall"), after.get("recall"), pair)
     verdicts = {
         "up": " It learned to look further.",
@@ -556,7 +556,7 @@ def _learned_looking(summary: dict[str, Any], before: dict, after: dict) -> str:
 # %% ../../nbs/7_viewer/04_report.ipynb #rp15-r32
 def _learned_parts(summary: dict[str, Any], before: dict, after: dict) -> str:
     """Say what the gain in sampled answers goes together with; "" where there is no gain."""
-    pair = _grpo_minus_sft(summary, "id", LEARNED[0])
+    pair = _grpo_minus_sft(summary, "id", SAMPLED_METRICS[0])
     looking = before.get("looking") or {}, after.get("looking") or {}
     if _direction(pair) != "up":
         return ""
@@ -573,7 +573,7 @@ def _learned_parts(summary: dict[str, Any], before: dict, after: dict) -> str:
         goes_with.insert(0, f"{_signed(parts['looking'])} go with finding all it needs more often")
     sentence = f"Of the gain of {percent(gain)} points, {', '.join(goes_with)}"
     sentence += "." if "looking" in parts else "; what more looking is worth is in both."
-    recall = _direction(_grpo_minus_sft(summary, "id", LEARNED[1]))
+    recall = _direction(_grpo_minus_sft(summary, "id", SAMPLED_METRICS[1]))
     if recall in ("open", "down") and parts["concluding"] > 0.75 * gain:
         sentence += " So what was learned is a style: to conclude in the better of two known ways."
     return sentence
@@ -607,7 +607,7 @@ def learned(summary: dict[str, Any]) -> list[str]:
             sentences.append(_learned_looking(summary, *looking))
         sentences.append(_learned_parts(summary, *pair))
     if len(pair := sampled("ood")) == 2:
-        answers, found = (_grpo_minus_sft(summary, "ood", metric) for metric in LEARNED)
+        answers, found = (_grpo_minus_sft(summary, "ood", metric) for metric in SAMPLED_METRICS)
         change = _change(pair[0]["accuracy"], pair[1]["accuracy"], answers)
         recalls = [(scores.get("looking") or {}).get("recall") for scores in pair]
         sentence = f"Out of domain, right: {change}"
