@@ -135,8 +135,11 @@ def run_demo(out: str | Path, plan: DemoPlan) -> dict[str, Any]:
 
     Raises
     ------
-    InputError : when `out` holds a run with another plan.
+    InputError : when `out` holds a run with another plan, or the plan's processes cannot share a
+        step.
     """
+    for recipe in (plan.sft, plan.grpo):
+        recipe_of_rank(recipe, plan.processes)  # refuses what cannot be divided, before any work
     run = Run(out, plan)
     folder = run.out
     models = {
