@@ -32,6 +32,7 @@ from videothinker.toy.world import WorldSize, make_world
 
 BASE = ROOT / "data" / "tiny-base"
 ENVIRONMENT = os.environ | {
+    "PYTHONPATH": str(Path(__file__).parent),  # of `varied_reward`
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -54,7 +55,7 @@ STAGES: dict[str, dict[str, Any]] = {
     },
     "grpo": {
         "style": "letter",
-        "rewards": ["correct", "format", "soft_length"],
+        "rewards": ["correct", "format", "varied_reward:varied"],
         "train": {
             "num_generations": 2,
             "per_device_train_batch_size": 4,
