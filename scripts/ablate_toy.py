@@ -150,6 +150,8 @@ def main() -> int:
         torch.set_num_threads(args.threads)
         changes = " ".join(args.changes) if args.command == "try" else ARMS[args.name]
         return run_once(args.out, args.name, changes, args.seed, QUICK if args.quick else Size())
+    if args.command == "table" and not args.out.is_dir():
+        raise InputError(f"{args.out} is no folder; give the OUT of `ablate_toy.py run`")
     found = ablation_tables.collected(args.out, ARMS)
     if args.command == "collect":
         if not any(arm["runs"] for arm in found["arms"].values()):

@@ -132,7 +132,11 @@ def main() -> None:
     index = ROOT / "nbs" / "index.ipynb"
     notebook = json.loads(index.read_text(encoding="utf-8"))
     if sys.argv[1:]:
-        fill_in(notebook, json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+        try:
+            summary = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            sys.exit(f"{sys.argv[1]} is no summary.json of a demo run: {error}")
+        fill_in(notebook, summary)
         text = json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
         index.write_text(text, encoding="utf-8")
     text = readme(notebook)
