@@ -44,7 +44,7 @@ ARMS = {  # name → how it differs from the main job; in the order in which the
     "beta-0.01": "grpo.train.beta=0.01",
     "group-4": "grpo.train.num_generations=4",
     "group-16": "grpo.train.num_generations=16",
-    "careless-0": "plan.careless_share=0.0",
+    "stop-0": "plan.stop_rate=0.0",
     "grounding": "grpo.rewards=[correct,format,grounding]",
     "long-grpo": "long=grpo",
     "long-order": "long=grpo order=length",
@@ -61,8 +61,8 @@ ARMS = {  # name → how it differs from the main job; in the order in which the
     "weak-paper": "sft.train.max_steps=260 grpo.rewards=[correct,paper_format]",
     "strict-format": "grpo.rewards=[correct,strict_format]",
     "paper-format": "grpo.rewards=[correct,paper_format]",
-    "careless-0.2": "plan.careless_share=0.2",
-    "careless-0.7": "plan.careless_share=0.7",
+    "stop-0.2": "plan.stop_rate=0.2",
+    "stop-0.5": "plan.stop_rate=0.5",
 }
 BUSY = 75  # exit status of an arm that another process is running
 

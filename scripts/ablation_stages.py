@@ -239,7 +239,7 @@ def first_traces(world: Path, plan: Any, out: Path) -> None:
     clips, questions = read_captions(world / "captions.jsonl"), read_rows(world / "qa.jsonl")
     rows = synthesize(clips, questions, teacher, plan.questions_per_clip, plan.seed)
     write_rows(out / "train.jsonl", rows)
-    write_rows(out / "sft.jsonl", careless_traces(rows, plan.careless_share, plan.seed))
+    write_rows(out / "sft.jsonl", careless_traces(rows, plan.stop_rate, plan.seed))
 
 
 def train(store: Store, recipe: Any, rows: Sequence[Any], world: Path, model: Path) -> Path:

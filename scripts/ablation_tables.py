@@ -25,7 +25,7 @@ GROUPS = {  # question of the chapter → its arms; differences are to the one m
     "groups": "group-4 main* group-16",
     "steps": "lr-7e-6 lr-2e-5 main* lr-1e-4",
     "frames": "frames-8 frames-16 frames-32 main*",
-    "careless": "careless-0 careless-0.2 main* careless-0.7",
+    "stop": "stop-0 stop-0.2 main* stop-0.5",
     "long": "main* order long-grpo long-order long-grounding long-sft long-both",
 }
 ACCURACY = {  # column → figure

@@ -69,7 +69,7 @@ class DemoPlan:
     mistake_rate : probability that the scripted teacher makes a mistake, each attempt.
     check_share : fraction of traces that check the options one by one; the others go straight to
         the letter.
-    careless_share : probability that a trace is cut short for SFT: it stops looking too early.
+    stop_rate : probability that a trace for SFT looks no further, after each segment but the last.
     probe_questions : validation questions per point of a learning curve.
     sft, grpo : recipes of the two trainings.
     sft_probe, grpo_probe : steps between two points.
@@ -83,8 +83,8 @@ class DemoPlan:
     world: WorldSize = field(default_factory=WorldSize)
     questions_per_clip: int = 2
     mistake_rate: float = 0.25
-    check_share: float = 0.35
-    careless_share: float = 0.45
+    check_share: float = 0.5
+    stop_rate: float = 0.35
     probe_questions: int = 100
     sft: Recipe = field(default_factory=lambda: Recipe("sft"))
     grpo: Recipe = field(default_factory=lambda: Recipe("grpo"))
@@ -112,12 +112,12 @@ def make_plan(seed: int = 0, quick: bool = False) -> DemoPlan:
 
 def planted_weaknesses(plan: DemoPlan) -> list[str]:
     """What was planted in the traces, in sentences: a report says so before it shows a gain."""
-    careless, direct, wrong = (
-        f"{100 * share:.0f} %"
-        for share in (plan.careless_share, 1 - plan.check_share, plan.mistake_rate)
+    stops, direct, wrong = (
+        f"{100 * share:.0f} %" for share in (plan.stop_rate, 1 - plan.check_share, plan.mistake_rate)
     )
     return [
-        f"Of the traces that SFT sees, {careless} stop looking early and conclude all the same.",
+        f"In the traces that SFT sees the teacher looks no further with {stops} after each segment "
+        "but the last, and concludes all the same.",
         f"Of all traces, {direct} go straight to the letter; the others check every option.",
         f"A mistake stands in {wrong} of the teacher's attempts; curation is to find it.",
     ]
@@ -244,7 +244,7 @@ def make_traces(world: Path, plan: DemoPlan, out: Path) -> dict[str, Any]:
     order = named_rng(plan.seed, "rows").permutation(len(rows))
     rows = [rows[i] for i in order]
     write_rows(out / "train.jsonl", rows)
-    for_sft = careless_traces(rows, plan.careless_share, plan.seed)
+    for_sft = careless_traces(rows, plan.stop_rate, plan.seed)
     write_rows(out / "sft.jsonl", for_sft)
     careless = sum(a.process != b.process for a, b in zip(for_sft, rows, strict=True))
     return report.to_dict() | {"careless": careless, "note": SOLVER_NOTE}

@@ -415,30 +415,33 @@ def _spoilt(
     return spoil_tags(text, rng) if kind == "broken tags" else text
 
 # %% ../../nbs/8_toy/03_teacher.ipynb #lt-02
-def careless_traces(rows: Sequence[Sample], share: float, seed: int = 0) -> list[Sample]:
-    """The rows, some with a trace that stops looking early and concludes all the same.
+def careless_traces(rows: Sequence[Sample], stop_rate: float, seed: int = 0) -> list[Sample]:
+    """The rows, many with a trace that stops looking early and concludes all the same.
 
     Parameters
     ----------
     rows : with traces, as curation kept them.
-    share : probability that a trace is cut: to a random number of its blocks, at least one and not
-        all. A trace of one block stays whole.
+    stop_rate : probability, after each block but the last, that the trace looks no further. Every
+        trace keeps its first block.
     seed : the draw depends on this and the row alone.
 
     Raises
     ------
-    InputError : when `share` is not between 0 and 1.
+    InputError : when `stop_rate` is not between 0 and 1.
     """
-    if not 0 <= share <= 1:
-        raise InputError(f"careless_share={share} is a probability: give a number from 0 to 1")
-    return [_cut_short(row, share, named_rng(seed, "careless", sample_id(row))) for row in rows]
+    if not 0 <= stop_rate <= 1:
+        raise InputError(f"stop_rate={stop_rate} is a probability: give a number from 0 to 1")
+    return [_cut_short(row, stop_rate, named_rng(seed, "careless", sample_id(row))) for row in rows]
 
 
-def _cut_short(row: Sample, share: float, rng: np.random.Generator) -> Sample:
+def _cut_short(row: Sample, stop_rate: float, rng: np.random.Generator) -> Sample:
     trace = parse_trace(row.process or "")
-    if rng.random() >= share or len(trace.blocks) < 2:
+    n = 1
+    while n < len(trace.blocks) and rng.random() >= stop_rate:
+        n += 1
+    looked_at = trace.blocks[:n]
+    if len(looked_at) == len(trace.blocks):
         return row
-    looked_at = trace.blocks[: int(rng.integers(1, len(trace.blocks)))]
     text = render_trace(looked_at, trace.conclusion, row.answer)
     return replace(row, process=split_trace(text, row.solution))
 
