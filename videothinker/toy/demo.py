@@ -113,7 +113,8 @@ def make_plan(seed: int = 0, quick: bool = False) -> DemoPlan:
 def planted_weaknesses(plan: DemoPlan) -> list[str]:
     """What was planted in the traces, in sentences: a report says so before it shows a gain."""
     stops, direct, wrong = (
-        f"{100 * share:.0f} %" for share in (plan.stop_rate, 1 - plan.check_share, plan.mistake_rate)
+        f"{100 * share:.0f} %"
+        for share in (plan.stop_rate, 1 - plan.check_share, plan.mistake_rate)
     )
     return [
         f"In the traces that SFT sees the teacher looks no further with {stops} after each segment "
@@ -227,8 +228,8 @@ SOLVER_NOTE = (
 def make_traces(world: Path, plan: DemoPlan, out: Path) -> dict[str, Any]:
     """Synthesize and curate the training rows of a toy world.
 
-    Writes `out/train.jsonl` (the rows kept, in a seeded order), `out/sft.jsonl` (the same, a share
-    of the traces cut short) and `out/curation.jsonl` (the journal).
+    Writes `out/train.jsonl` (the rows kept, in a seeded order), `out/sft.jsonl` (the same, many of
+    the traces cut short) and `out/curation.jsonl` (the journal).
 
     Returns
     -------
