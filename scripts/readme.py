@@ -29,6 +29,27 @@ LOOKING = {  # column of the second table → key of `looking`
 SAMPLED = ("model", "sampled accuracy", "pass@k", "maj@k", *LOOKING)
 STAGES = {"base": "base", "sft": "after SFT", "grpo": "after GRPO"}
 SPLITS = {"id": "in domain", "ood": "out of domain"}
+BADGES = " ".join(  # on the README alone: the site asks no other host for anything
+    f"[![{text}](https://{picture})](https://{link})"
+    for text, picture, link in (
+        (
+            "tests",
+            "github.com/videothinker/videothinker/actions/workflows/test.yaml/badge.svg",
+            "github.com/videothinker/videothinker/actions/workflows/test.yaml",
+        ),
+        (
+            "Python 3.11 to 3.13",
+            "img.shields.io/badge/python-3.11_|_3.12_|_3.13-blue",
+            "github.com/videothinker/videothinker/blob/main/pyproject.toml",
+        ),
+        (
+            "Apache 2.0",
+            "img.shields.io/badge/license-Apache_2.0-blue",
+            "github.com/videothinker/videothinker/blob/main/LICENSE",
+        ),
+        ("arXiv", "img.shields.io/badge/arXiv-2510.23473-b31b1b", "arxiv.org/abs/2510.23473"),
+    )
+)
 DIRECTIVE = re.compile(r"^#\| *\w[\w_-]*:?.*\n", re.M)
 
 
@@ -51,7 +72,10 @@ def relink(link: re.Match[str]) -> str:
 
 
 def readme(notebook: dict) -> str:
-    """Return the README: the notebook as Markdown, its links as from the top of the repository."""
+    """Return the README: the notebook as Markdown, its links as from the top of the repository.
+
+    Badges follow the heading.
+    """
     first = "".join(notebook["cells"][0]["source"])
     if not re.match(r"# .+\n+> .+", first):
         raise ValueError(
@@ -64,7 +88,8 @@ def readme(notebook: dict) -> str:
     body, _ = MarkdownExporter().from_notebook_node(node)
     body = re.sub(r"\]\((?!\w+:|#)([^)\s#]+)", relink, body)
     body = "\n".join(line.rstrip() for line in body.splitlines())
-    return re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
+    heading, _, rest = re.sub(r"\n{3,}", "\n\n", body).strip().partition("\n")
+    return f"{heading}\n\n{BADGES}\n{rest}\n"
 
 
 def percent(scores: dict[str, Any], key: str) -> str:

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,6 +66,16 @@ def command() -> str:
     path = Path(sys.executable).parent / "videothinker"
     assert path.exists(), f"{path} is missing: pip install -e ."
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documentation site, built once by the command that publishes it."""
+    out = tmp_path_factory.mktemp("site") / "docs"
+    args = [sys.executable, "scripts/build_docs.py", str(out), "--check"]
+    done = subprocess.run(args, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
 
 
 @pytest.fixture(scope="session")

@@ -1,39 +1,324 @@
-"""The documentation site, and what it is made of: pages, links, no network, lines that fit."""
+"""The documentation site and what it is made of: chapters, entries of names, links, lines."""
 
 from __future__ import annotations
 
 import ast
+import base64
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
+import yaml
 from conftest import ROOT, load_script, notebooks
 
+build_docs = load_script("build_docs")  # and with it scripts/ is on the path
+from docs_site import api, chapters, links, markup, pages  # noqa: E402
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built once."""
-    out = tmp_path_factory.mktemp("site") / "docs"
-    args = [sys.executable, "scripts/build_docs.py", str(out), "--check"]
-    done = subprocess.run(args, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return out
+
+def code(source: str, **more) -> dict:
+    """A code cell of a notebook file."""
+    return {"cell_type": "code", "source": source, "outputs": [], **more}
+
+
+def text(source: str) -> dict:
+    """A Markdown cell of a notebook file."""
+    return {"cell_type": "markdown", "source": source}
+
+
+def draw(tmp_path: Path, cells: list[dict], path: str = "5_training/16_x.ipynb") -> str:
+    """The page of a project that has one notebook more than its first page."""
+    first = {"cells": [text("# Start\n\n> Begin here")]}
+    for name, notebook in {"index.ipynb": first, path: {"cells": cells}}.items():
+        file = tmp_path / "nbs" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(notebook))
+    site = pages.Site(
+        tmp_path, tmp_path / "out", "T", "d", "1", "https://e.org/r/blob/main", "pack"
+    )
+    site.build()
+    assert links.problems(site.out) == []
+    page = chapters.page_path(Path(path)).with_suffix(".html")
+    return (site.out / page).read_text(encoding="utf-8")
+
+
+# What the site says
 
 
 def page_of(notebook: Path, site: Path) -> Path:
     """The page of a notebook."""
     path = notebook.relative_to(ROOT / "nbs").with_suffix(".html")
-    return site / load_script("build_docs").page(path)
+    return site / chapters.page_path(path)
 
 
 def test_every_notebook_has_a_page(site: Path) -> None:
-    pages = [page_of(path, site) for path in notebooks()]
-    assert len(set(pages)) == len(pages)
-    assert not [page for page in pages if not page.exists()]
-    assert not list(site.glob("[0-9]*"))  # no folder has kept its number
+    found = [page_of(path, site) for path in notebooks()]
+    assert len(set(found)) == len(found)
+    assert not [page for page in found if not page.exists()]
+    assert not list(site.glob("[0-9]*_*"))  # no folder has kept its number
+
+
+def test_every_exported_name_has_an_entry(site: Path) -> None:
+    """Against the package itself, which is made by another tool."""
+    wanted = 0
+    for path in notebooks():
+        module = re.search(r"#\| default_exp ([\w.]+)", path.read_text(encoding="utf-8"))
+        source = ROOT / "videothinker" / f"{module[1].replace('.', '/')}.py" if module else None
+        if source is None or not source.exists():
+            continue
+        anchors = links.read(page_of(path, site)).anchors
+        for node in ast.parse(source.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                names = [name for name in ast.literal_eval(node.value) if name[0] != "_"]
+                missing = [name for name in names if name not in anchors]
+                assert missing == [], path.name
+                wanted += len(names)
+    assert wanted > 800
+
+
+def test_published_is_what_is_tested() -> None:
+    """GitHub Pages and continuous integration run the command of the `site` fixture."""
+    command = "scripts/build_docs.py _docs --check"
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "docs.yaml").read_text())
+    steps = [step.get("run", "") for step in workflow["jobs"]["build"]["steps"]]
+    assert [step for step in steps if command in step]
+    assert command in (ROOT / ".ci" / "run").read_text()
+    source = (ROOT / "scripts" / "build_docs.py").read_text()
+    assert not re.search("quarto|subprocess|shutil", source)  # one renderer
+
+
+def test_pages_keep_introductions_and_tables(site: Path) -> None:
+    page = (site / "viewer" / "report.html").read_text(encoding="utf-8")
+    assert "What a reader wants to know fits on one page" in page  # of the first cell
+    page = (site / "training" / "grpo.html").read_text(encoding="utf-8")
+    entry = page[page.index('id="VideoGRPOConfig"') :].partition("</section>")[0]
+    assert "rollout_rows" in entry and ">256<" in entry
+    assert "per_device_eval_batch_size" not in entry  # what it inherits stays where it is
+    assert re.search(
+        r'inherited from <a href="https://[^"]+"><code>trl.GRPOConfig</code></a>', entry
+    )
+
+
+def test_the_search_knows_names_and_prose(site: Path) -> None:
+    script = (site / "search.js").read_text(encoding="utf-8")
+    index = json.loads(script.removeprefix("window.searchIndex="))
+    known = {(page, section[0]) for page, _, sections in index for section in sections}
+    assert ("core/trace.html", "parse_trace") in known
+    assert len(index) == len(notebooks())
+    assert len(script.encode()) < 1_000_000
+
+
+def test_site_texts_ask_no_other_server() -> None:
+    for path in (ROOT / "scripts" / "docs_site").glob("*.[chj][stp]*"):
+        source = path.read_text(encoding="utf-8")
+        assert not re.search(r"https?:|@import|\burl\(|\bcdn\b", source), path.name
+        assert max(map(len, source.splitlines())) <= 100, path.name
+
+
+# How pages are made
+
+
+def test_site_links_follow_the_pages() -> None:
+    source, room = "https://e.org/r", Path("7_viewer")
+    for target, made in {
+        "../0_core/02_a.ipynb#x": "../core/a.html#x",
+        "03_b.ipynb": "b.html",
+        "../../data/README.md": "https://e.org/r/data/README.md",
+        "#e": "#e",
+        "https://e.org/../x.html": "https://e.org/../x.html",
+        "/1_video/f.html#g": "../video/f.html#g",
+    }.items():
+        assert pages.site_link(target, room, source) == made
+    for target, made in {
+        "0_core/02_a.ipynb": "core/a.html",
+        "../LICENSE": "https://e.org/r/LICENSE",
+        "images/e.png": "images/e.png",
+    }.items():
+        assert pages.site_link(target, Path(), source) == made
+
+
+def test_rooms_come_in_their_order_then_the_guides() -> None:
+    names = (
+        "tutorials/zoo",
+        "8_toy/10_b",
+        "8_toy/02_a",
+        "tutorials/training",
+        "index",
+        "0_core/01_f",
+    )
+    made = [chapters.Chapter(Path(f"{name}.ipynb"), "", "", "", "") for name in names]
+    assert [c.path.stem for c in sorted(made, key=pages.reading_order)] == [
+        *("index", "01_f", "02_a", "10_b", "training", "zoo")
+    ]
+
+
+def test_checks_are_folded_and_examples_are_not(tmp_path: Path) -> None:
+    page = draw(
+        tmp_path,
+        [
+            text("# X\n\n> About"),
+            code("#| hide\nassert first == 1"),
+            code("#| hide\ntest_eq(second, 2)"),
+            code("example = 1\nassert example"),
+            code("assert a\nassert b\nassert c\nwith pytest.raises(E):\n    d()\nassert wall"),
+            code("#| hide\nimport hidden_module"),
+        ],
+    )
+    folds = re.findall(
+        r"<details class=\"fold \w+\"><summary>(\w+)</summary>(.*?)</details>", page, re.S
+    )
+    words = [
+        (reason, re.findall("first|second|example|wall|hidden_module", body))
+        for reason, body in folds
+    ]
+    assert words == [
+        *(("Checks", ["first", "second"]), ("Checks", ["wall"]), ("Imports", ["hidden_module"]))
+    ]
+    assert "<details" not in page[page.index("example") - 200 : page.index("example")]
+    assert 'class="fold checks" open' not in page
+
+
+def test_headings_never_skip_a_level_and_anchors_are_unique() -> None:
+    outline = markup.Outline()
+    html = markup.Markdown().html("#### Deep\n\n# Deep\n\n##### Deeper `x`", outline)
+    assert [(h.level, h.anchor) for h in outline.headings] == [
+        *((2, "deep"), (2, "deep-1"), (3, "deeper-x"))
+    ]
+    assert '<h2 id="deep">Deep' in html and "</h3>" in html
+
+
+def test_formulas_are_drawn_by_the_browser() -> None:
+    html = markup.Markdown().html("It costs $5 and $10. But $x_i$ and\n\n$$\\frac{a}{b}$$")
+    assert "It costs $5 and $10." in html
+    assert html.count("<math") == 2 and "<mfrac>" in html and 'display="block"' in html
+
+
+DOCUMENTED = '''
+@dataclass
+class Config(trl.Base):
+    """What it is.
+
+    Parameters
+    ----------
+    a, b : first
+        and on
+    **rest : of `trl.Base`.
+
+    Raises
+    ------
+    ValueError : if `a` is wrong.
+    """
+
+    a: int
+    b: list[str] = field(default_factory=list)
+    c: float = 0.5  # a share
+    d: int = field(default=3, metadata={"help": "How many."})
+
+    def step(self, size: int = 1, *, fast: bool = True) -> "Config | None":
+        """Go on.
+
+        Returns
+        -------
+        The next one
+        or None.
+        """
+        return None
+
+    def _private(self): ...
+
+
+def _helper(): ...
+
+
+FAR, NEAR = 2, 1
+_HIDDEN = 0
+'''
+
+
+def test_entries_are_read_from_the_source() -> None:
+    config, *constants = api.exported(DOCUMENTED)
+    assert [(c.name, c.signature) for c in constants] == [
+        *(("FAR", "FAR, NEAR = 2, 1"), ("NEAR", "FAR, NEAR = 2, 1"))
+    ]
+    assert config.signature == "@dataclass\nclass Config(trl.Base)"
+    assert config.text == "What it is."
+    rows = [(row.name, row.type, row.default, row.meaning) for row in config.sections["Fields"]]
+    assert rows == [
+        ("a", "int", "", "first and on"),
+        ("b", "list[str]", "list()", "first and on"),
+        ("c", "float", "0.5", "a share"),
+        ("d", "int", "3", "How many."),
+        ("**rest", "", "", "of `trl.Base`."),
+    ]
+    assert config.sections["Raises"] == [api.Row("ValueError", meaning="if `a` is wrong.")]
+    (step,) = config.members
+    assert (
+        step.signature == 'def step(self, size: int = 1, *, fast: bool = True) -> "Config | None"'
+    )
+    assert [(row.name, row.default) for row in step.sections["Parameters"]] == [
+        *(("size", "1"), ("fast", "True"))
+    ]
+    assert step.sections["Returns"] == [
+        api.Row("", "'Config | None'", meaning="The next one or None.")
+    ]
+
+
+def test_an_entry_on_its_page(tmp_path: Path) -> None:
+    page = draw(
+        tmp_path,
+        [
+            code("#| default_exp training.x"),
+            text("# X\n\n> About\n\nSee `Config.step` and `Config`."),
+            code("#| export\nimport trl"),
+            code("#| export\n" + DOCUMENTED),
+        ],
+    )
+    assert '<a href="#Config.step"><code>Config.step</code></a>' in page
+    assert "Fields and methods of its own only" in page and "huggingface.co/docs/trl" in page
+    assert "<summary>Source</summary>" in page
+    assert re.search(
+        r'<td data-name="Default"><code>0.5</code></td><td data-name="Meaning">a share', page
+    )
+
+
+def test_outputs_in_their_richest_form(tmp_path: Path) -> None:
+    header = b"\x89PNG\r\n\x1a\n" + bytes(8) + (1).to_bytes(4, "big") * 2
+    pixel = base64.b64encode(header).decode()
+    shown = {"output_type": "display_data", "data": {"text/plain": "<Figure>", "image/png": pixel}}
+    widget = {
+        "output_type": "execute_result",
+        "data": {"text/plain": "W", "text/html": ["<b>", "w</b>"]},
+    }
+    stream = {"output_type": "stream", "name": "stdout", "text": "a \x1b[31m<b>\x1b[0m"}
+    cell = code(
+        '#| fig-cap: "Lanes & `tIoU`"\n#| echo: false\nhidden_call()',
+        outputs=[shown, widget, stream],
+    )
+    page = draw(tmp_path, [text("# X\n\n> About"), cell])
+    assert 'alt="Lanes &amp; tIoU" width="1" height="1"' in page
+    assert "<figcaption>Lanes &amp; <code>tIoU</code></figcaption>" in page
+    assert "<b>w</b>" in page and "&lt;Figure" not in page and "hidden_call" not in page
+    assert '<pre class="output">a &lt;b&gt;</pre>' in page
+
+
+def test_the_link_check_finds_what_is_broken(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text(
+        "<p id=x></p><p id=x></p><a href=b.html>1</a><a href=#y>2</a><a href='http://'>3</a>"
+        "<a href=/a.html>4</a><img src=https://e.org/p.png><a href='javascript:x'>5</a>"
+        "<a href=#x>6</a><a href=https://e.org/x#y>7</a><svg><g id=x></g></svg>"
+    )
+    found = [line.removeprefix("a.html:") for line in links.problems(tmp_path)]
+    assert [re.sub(r"^1: ", "", line).strip() for line in found] == [
+        "the anchor #x is there twice",
+        "b.html: leads to nothing",
+        "#y: a.html has no such anchor",
+        "http://: is no address",
+        "/a.html: begins at the server's root, and the site may be anywhere",
+        "https://e.org/p.png: asks another server",
+        "javascript:x: has the scheme javascript",
+    ]
+
+
+# What notebooks say
 
 
 def prose(path: Path) -> str:
@@ -51,41 +336,6 @@ def test_links_between_files_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)\s#]+)", prose(path)):
             if not target.startswith(("http", "mailto")):
                 assert (path.parent / target).exists(), f"{path.relative_to(ROOT)}: {target}"
-
-
-def test_no_page_names_what_is_not_there(site: Path) -> None:
-    for path in site.rglob("*.html"):
-        for link in re.findall(r'href="([^"#:]+\.html)', path.read_text(encoding="utf-8")):
-            assert not link.startswith("/"), f"{path.name} links to {link}: not as a file"
-            assert (path.parent / link).exists(), f"{path.name} links to {link}"
-
-
-def test_pages_keep_introductions_and_docstrings(site: Path) -> None:
-    text = (site / "viewer" / "report.html").read_text(encoding="utf-8")
-    assert "What a reader wants to know fits on one page" in text  # of the first cell
-    assert "<strong>Parameters</strong>" in text
-
-
-@pytest.mark.browser
-def test_pages_open_without_network_or_errors(site: Path, open_page) -> None:
-    for name in ("index.html", "core/trace.html", "viewer/report.html"):
-        page = open_page(site / name)
-        assert page.locator("h1").first.inner_text()
-        assert page.requested == []
-        # opened as a file, a page may not fetch the search index; everything else has to be quiet
-        assert [e for e in page.errors if "search.json" not in e and "file://" not in e] == []
-
-
-CUT_OFF = """() => [...document.querySelectorAll('pre.sourceCode')]
-    .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"""
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("width", [1280, 1600])
-def test_code_is_not_cut_off(site: Path, open_page, width: int) -> None:
-    for name in ("index.html", "training/grpo.html", "viewer/charts.html"):
-        page = open_page(site / name, viewport={"width": width, "height": 900})
-        assert page.evaluate(CUT_OFF) == [], name
 
 
 # The package as people read it

@@ -28,6 +28,7 @@ COMMANDS = {
     "plan": "plan {no}",
     "compare": "compare {no} {no}",
     "push": "push {no} --to me/it",
+    "view": "view {no}",
 }
 SAID_BY_THE_SYSTEM = [
     "eval --data",

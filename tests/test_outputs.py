@@ -38,6 +38,7 @@ COMMANDS = {
     "synthesize --cache": ["synthesize", "--qa", "star.jsonl", "--out", "rows", "--cache", "OUT"],
     "toyworld": ["toyworld", "--out", "OUT"],
     "validate": ["validate", "--eval", "star.jsonl", "--json", "OUT"],
+    "view": ["view", "star.jsonl", "--out", "OUT"],
 }
 FOLDERS = {"demo", "eval", "prepare", "mix", "sft", "toyworld"}  # whose output is a folder
 
@@ -136,8 +137,10 @@ def test_an_answer_is_printed_even_when_its_page_cannot_be_saved(
     settings = SimpleNamespace(sampling=None, style="paper")
     monkeypatch.setattr("videothinker.model.qwen.Settings.of", lambda *_: settings)
     monkeypatch.setattr("videothinker.model.encoder.Encoder", lambda *_: None)
-    monkeypatch.setattr(models, "answer_view", lambda *_: SimpleNamespace(trace_text=trace))
-    monkeypatch.setattr("videothinker.viewer.viewer.view_html", lambda view: "page")
+    view = SimpleNamespace(predictions=[SimpleNamespace(trace_text=trace)])
+    monkeypatch.setattr(models, "answer_view", lambda *_: view)
+    monkeypatch.setattr("videothinker.viewer.page.check_playable", lambda _: "video/mp4")
+    monkeypatch.setattr("videothinker.viewer.viewer.view_html", lambda view, path: "page")
     monkeypatch.setattr("videothinker.files.atomic_write", refuse)
     out = tmp_path / "page.html"
     with pytest.raises(SystemExit) as stop:

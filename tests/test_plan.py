@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from conftest import ROOT, load_script
 
 from videothinker.training.plan import CostEstimate, plan_training
 from videothinker.training.recipes import apply_overrides, read_recipe
@@ -108,3 +109,9 @@ def test_what_a_recipe_says_about_memory_is_heard() -> None:
     exact = plan(name, gpus, "train.bf16=false")
     assert exact.memory["16-bit copies"] == 0
     assert exact.memory["activations"] > usual.memory["activations"]
+
+
+def test_the_readme_says_what_plan_says() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = load_script("hardware_table").hardware_table()
+    assert table in readme, f"scripts/hardware_table.py prints\n{table}"

@@ -405,7 +405,8 @@ def test_readme_hides_what_is_hidden_and_links_into_the_repository() -> None:
         text("# T\n\n> sub"), code("#| hide\nsecret"), code("#| echo: true\nshown  "), text(links)
     )
     made = make(nb)
-    assert made.startswith("# T\n\n> sub\n")
+    heading, badges, subtitle = made.split("\n\n")[:3]
+    assert (heading, subtitle) == ("# T", "> sub") and badges.startswith("[![tests](https://")
     assert "secret" not in made and "echo" not in made and "```python\nshown\n```" in made
     good = (
         "[a](nbs/7_viewer/02_a.ipynb#x) [b](data/README.md) [c](https://e.org/d.ipynb) "
@@ -452,58 +453,6 @@ def test_check_export_names_modules_that_no_notebook_exports(tmp_path: Path) -> 
     (tmp_path / "nbs" / "2_data" / "01_kept.ipynb").write_text(json.dumps(nb))
     assert leftovers(tmp_path) == ["videothinker/data/gone.py"]
     assert leftovers(ROOT) == []
-
-
-def test_docs_run_only_what_a_page_needs() -> None:
-    from execnb.nbio import dict2nb
-    from nbdev.process import NBProcessor
-
-    docs = load_script("build_docs")
-    sources = [
-        "#| export\nx = 1",
-        "import os",
-        "import os\nos.remove('x')",
-        "y = 2",
-        "#| eval: false\nimport os",
-    ]
-    nb = NBProcessor(nb=dict2nb(notebook(*(code(s) for s in sources)))).nb
-    assert [docs.needed(c) for c in nb.cells] == [True, True, False, False, False]
-
-
-def test_docs_links_follow_the_pages() -> None:
-    docs, source = load_script("build_docs"), "https://e.org/r"
-    links = "[a](../0_core/02_a.ipynb#x) [b](03_b.ipynb) [c](../../data/README.md) [d](#e)"
-    assert docs.relink(links, Path("7_viewer"), source) == (
-        "[a](../core/a.ipynb#x) [b](b.ipynb) [c](https://e.org/r/data/README.md) [d](#e)"
-    )
-    links = "[a](0_core/02_a.ipynb) [b](../LICENSE) [c](/1_video/f.html#g) ![d](images/e.png)"
-    assert docs.relink(links, Path(), source) == (
-        "[a](core/a.ipynb) [b](https://e.org/r/LICENSE) [c](video/f.html#g) ![d](images/e.png)"
-    )
-    links = "[c](/1_video/f.html#g) [d](https://e.org/../x.html)"
-    assert docs.relink(links, Path("8_toy"), source) == (
-        "[c](../video/f.html#g) [d](https://e.org/../x.html)"
-    )
-
-
-def test_docs_sidebar_has_the_rooms_in_order() -> None:
-    names = ("index", "tutorials/data", "8_toy/02_world", "8_toy/01_questions", "0_core/01_files")
-    text = load_script("build_docs").sidebar([Path(f"{name}.ipynb") for name in names])
-    assert yaml.safe_load(text)["website"]["sidebar"]["contents"] == [
-        "index.ipynb",
-        {"section": "Core", "contents": ["core/files.ipynb"]},
-        {"section": "Toy world", "contents": ["toy/questions.ipynb", "toy/world.ipynb"]},
-        {"section": "Guides", "contents": ["tutorials/data.ipynb"]},
-    ]
-
-
-def test_docs_show_the_sections_of_a_docstring() -> None:
-    docstring = "One line.\n\nParameters\n----------\na, b : first\n    and on\n*c : d : e\n"
-    docstring += "\nReturns\n-------\nWords of\ntwo lines."
-    assert load_script("build_docs").sections(docstring) == (
-        "\n\n**Parameters**\n\n- `a, b`: first and on\n- `*c`: d : e"
-        "\n\n**Returns**\n\nWords of\ntwo lines."
-    )
 
 
 def test_dist_check_names_what_is_missing(tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ from typing import Any
 
 from .data import VIDEOS_HELP, positive, positive_seconds, video_roots
 from ..configs import TINY_BASE, model_path
-from ..files import InputError, check_writable
+from ..files import InputError, UserError, check_writable
 
 # %% auto #0
 __all__ = ['RECIPE_HELP', 'checked_roots', 'run_training', 'run_plan', 'own_question', 'default_model', 'answer_view',
-           'run_answer', 'own_view', 'served_view', 'add_data_flags', 'frames_folder', 'add_timeout', 'add_model_flags',
-           'add_device', 'add_recipe_overrides', 'add_training_commands', 'add_served_flags', 'key_variable',
-           'add_asking_commands', 'add_model_commands']
+           'run_answer', 'played_video', 'own_view', 'served_view', 'add_data_flags', 'frames_folder', 'add_timeout',
+           'add_model_flags', 'add_device', 'add_recipe_overrides', 'add_training_commands', 'add_served_flags',
+           'key_variable', 'add_asking_commands', 'add_model_commands']
 
 # %% ../../nbs/9_commands/02_models.ipynb #cmod-09
 def checked_roots(videos: str, rows: Sequence[Any]) -> Any:
@@ -159,9 +159,23 @@ def run_answer(args: argparse.Namespace) -> None:
     sample = own_question(video, args.question, args.options or ())
     probe(args.video, args.timeout)  # a bad file is reported before anything heavy is loaded
     view = served_view(args, sample, video) if args.url else own_view(args, sample, video)
-    print(view.trace_text, flush=True)  # first: it stays on the screen when the page fails
-    atomic_write(args.out, view_html(view))
+    reply = view.predictions[0].trace_text
+    print(reply, flush=True)  # first: it stays on the screen when the page fails
+    view.video = played_video(args.video)
+    atomic_write(args.out, view_html(view, path=args.out))
     print(f"\npage: {args.out}")
+
+
+def played_video(path: str) -> str | None:
+    """The video that the page plays beside the frames; None, with a note, if browsers cannot."""
+    from videothinker.viewer.page import check_playable
+
+    try:
+        check_playable(path)
+    except UserError as error:
+        print(f"the page shows the frames alone: {error}", file=sys.stderr)
+        return None
+    return path
 
 
 def own_view(args: argparse.Namespace, sample: Any, video: Path) -> Any:

@@ -173,6 +173,8 @@ class Verdict:
     process : the accepted trace, as a row keeps it; None if none was.
     planted : for every attempt the mistake that was planted in it (None for a correct trace); empty
         if the teacher does not know.
+    rejected : the text of every rejected attempt, in the order of `history`; empty in journals of
+        versions that did not keep it.
     """
 
     id: str
@@ -182,6 +184,7 @@ class Verdict:
     history: list[str]
     process: str | None = None
     planted: list[dict[str, Any] | None] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
 
 # %% ../../nbs/3_synthesis/06_hindsight_curation.ipynb #c07-022
 def curate_one(
@@ -218,6 +221,7 @@ def curate_one(
             verdict.process = split_trace(text, sample.solution)
             break
         verdict.history.append(verdict.reason)
+        verdict.rejected.append(text)
     return verdict
 
 # %% ../../nbs/3_synthesis/06_hindsight_curation.ipynb #c07-026

@@ -636,7 +636,8 @@ class VideoGRPOTrainer(Trainer):
         self.remember(step_statistics(rollouts))
         if self.args.log_completions and self.launch.rank == 0:
             folder = Path(self.args.output_dir) / "completions"
-            write_completions(rollouts, folder, self.state.global_step + 1)
+            step = self.state.global_step + 1
+            write_completions(rollouts, folder, step, self.encoder.video_root)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the statistics of all processes to what is logged; NaN is not JSON and left out."""

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from ..evaluation.temporal_iou import tiou
 from ..files import InputError
+from ..json_files import dumps
 from ..model.encoder import Encoder, Prompt, video_name
 from ..model.generate import Completion, drawn_logps
-from ..schema import Sample
+from ..schema import Sample, sample_id
 from ..trace import parse_trace
 from .losses import group_advantages
 from .outcome_rewards import RewardFunction
@@ -34,8 +35,8 @@ from .setup import prompt_or_reason
 
 # %% auto #0
 __all__ = ['CONTRACT', 'MET', 'Item', 'Rollout', 'reward_columns', 'RewardLog', 'reward_terms', 'score', 'set_advantages',
-           'is_dead', 'segment_statistics', 'nan_mean', 'step_statistics', 'logp_gap', 'write_completions',
-           'in_step_order', 'StepRow', 'StepRows', 'readable_prompts']
+           'is_dead', 'segment_statistics', 'nan_mean', 'step_statistics', 'logp_gap', 'completion_rows',
+           'write_completions', 'in_step_order', 'StepRow', 'StepRows', 'readable_prompts']
 
 # %% ../../nbs/5_training/14_rollouts.ipynb #c12-035
 @dataclass
@@ -348,31 +349,67 @@ def logp_gap(completions: Sequence[Completion], logps: Tensor, mask: Tensor) -> 
     return float(gaps.max()) if len(gaps) else 0.0
 
 # %% ../../nbs/5_training/14_rollouts.ipynb #c12-046
-def write_completions(rollouts: Sequence[Rollout], folder: Path, step: int) -> None:
+def completion_rows(rollouts: Sequence[Rollout], step: int) -> list[dict[str, Any]]:
+    """What the log of completions says of a step, one entry per completion.
+
+    TRL's columns: step, prompt, completion, advantage, each reward, and what rewards logged under
+    other names (as text, where its entries differ in kind). Ours, where no reward has that name:
+    `id` and `row` (the row as JSON, without its trace), `group` (number of the prompt in the step),
+    `reward` (the weighted sum; None where no function applied), `tokens` and `cut_off`.
+    """
+    rows: list[dict[str, Any]] = []
+    for group, rollout in enumerate(rollouts):
+        row_text = dumps(replace(rollout.sample, process="").to_row())
+        for g, (text, drawn) in enumerate(zip(rollout.texts, rollout.completions, strict=True)):
+            reward = float(rollout.rewards[g])
+            row = {
+                "step": step,
+                "id": sample_id(rollout.sample),
+                "group": group,
+                "prompt": rollout.sample.problem,
+                "completion": text,
+                "reward": None if math.isnan(reward) else reward,
+                "tokens": len(drawn.ids),
+                "cut_off": not drawn.finished,
+                "advantage": float(rollout.advantages[g]),
+                "row": row_text,
+            }
+            row |= {name: float(term[g]) for name, term in rollout.terms.items()}
+            rows.append({name: entries[g] for name, entries in rollout.columns.items()} | row)
+    for name in dict.fromkeys(name for rollout in rollouts for name in rollout.columns):
+        if len({type(row.get(name)) for row in rows} - {type(None)}) > 1:
+            for row in rows:
+                row[name] = None if row.get(name) is None else str(row[name])
+    return rows
+
+
+def write_completions(
+    rollouts: Sequence[Rollout], folder: Path, step: int, video_root: Any = None
+) -> None:
     """Write a step's completions to `folder/completions_STEP.parquet`, one row per completion.
 
-    The columns are TRL's: step, prompt, completion, advantage, each reward, and what rewards logged
-    under other names (as text, where its entries differ in kind). A file that is there is complete
-    (temporary name, then rename); a step that is done again after a kill replaces its file.
+    A file that is there is complete (temporary name, then rename); a step that is done again after
+    a kill replaces its file.
+
+    Parameters
+    ----------
+    rollouts : of the step, with rewards and advantages (see `completion_rows`).
+    folder : of the log.
+    step : number of the optimizer step, from 1.
+    video_root : where the rows' videos are, kept in the file's metadata for who looks at them.
     """
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-    rows = []
-    for rollout in rollouts:
-        for g, text in enumerate(rollout.texts):
-            row = {"step": step, "prompt": rollout.sample.problem, "completion": text}
-            row["advantage"] = float(rollout.advantages[g])
-            row |= {name: float(term[g]) for name, term in rollout.terms.items()}
-            rows.append({name: entries[g] for name, entries in rollout.columns.items()} | row)
-    logged = dict.fromkeys(name for rollout in rollouts for name in rollout.columns)
-    for name in logged:
-        if len({type(row.get(name)) for row in rows} - {type(None)}) > 1:
-            for row in rows:
-                row[name] = None if row.get(name) is None else str(row[name])
+    table = pa.Table.from_pylist(completion_rows(rollouts, step))
+    if video_root is not None:
+        is_map = isinstance(video_root, Mapping)
+        roots = dict(video_root) if is_map else {"default": video_root}
+        absolute = {name: str(Path(root).absolute()) for name, root in roots.items() if root}
+        table = table.replace_schema_metadata({"video_root": dumps(absolute)})
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f".completions_{step:05d}.tmp"
-    pq.write_table(pa.Table.from_pylist(rows), unfinished)
+    pq.write_table(table, unfinished)
     unfinished.rename(folder / f"completions_{step:05d}.parquet")
 
 # %% ../../nbs/5_training/14_rollouts.ipynb #rollouts-081

@@ -6,140 +6,178 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
 import json
+import math
+import os
 import re
-from collections.abc import Sequence
+import shlex
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from importlib.resources import files
+from pathlib import Path
 from string import Template
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
-from ..evaluation.temporal_iou import tiou
-from ..schema import Segment
+from ..files import InputError
+from ..schema import Segment, option_letters
 from ..trace import parse_range
 from ..video.frames import Frames
+from ..video.reader import probe
 
 # %% auto #0
-__all__ = ['MAX_WIDTH', 'PICTURES', 'TRACE_LIMIT', 'JS', 'CSS', 'frame_data', 'segment_data', 'trace_data', 'static_text',
-           'script_json', 'page_script', 'page_html']
+__all__ = ['PICTURES', 'WIDTH', 'SPRITE_BYTES', 'TRACE_LIMIT', 'PAGE_VIDEO', 'CSS', 'JS', 'sprite_data', 'frame_data',
+           'segment_data', 'segment_rows', 'trace_data', 'option_data', 'lane_data', 'check_playable', 'video_data',
+           'static_text', 'script_json', 'viewer_script', 'sayable', 'plain', 'page_html', 'cell_html']
 
 # %% ../../nbs/7_viewer/01_page.ipynb #c15-007
-MAX_WIDTH = 160  # pixels; wider frames are made smaller
 PICTURES = 64  # of a clip; the strip shows no more
+WIDTH = 160  # pixels of a picture of 16:9; larger frames are made smaller, to its area
+SPRITE_BYTES = 200_000  # a sprite is saved more coarsely until it is no larger, down to a limit
+_QUALITIES = (85, 75, 65, 50)  # of the JPEG
+_SHEET_WIDTH = 1280  # pixels
 
 
-def _jpeg(pixels: np.ndarray, width: int) -> str:
-    """Encode a frame ([H, W, 3], uint8) as a JPEG data URI of at most this width in pixels."""
+def _tile_size(height: int, width: int, wide: int = WIDTH) -> tuple[int, int]:
+    """Height and width of a picture in the sprite: as it is if small, else whole JPEG blocks.
+
+    Sides in multiples of 16 pixels keep one picture's colours out of the next.
+    """
+    area = wide * wide * 9 // 16
+    if height * width <= area:
+        return height, width
+    scale = math.sqrt(area / (height * width))
+    return max(16, 16 * round(height * scale / 16)), max(16, 16 * round(width * scale / 16))
+
+
+def _sheet(pictures: Sequence[np.ndarray], height: int, width: int, columns: int) -> np.ndarray:
+    """Lay pictures ([H, W, 3], uint8) out row by row, each resized, on a sheet of some columns."""
     from PIL import Image
 
-    image = Image.fromarray(pixels)
-    if image.width > width:
-        height = max(1, round(image.height * width / image.width))
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    rows = -(-len(pictures) // columns)
+    sheet = np.zeros((rows * height, columns * width, 3), np.uint8)
+    for k, picture in enumerate(pictures):
+        image = Image.fromarray(picture)
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        top, left = height * (k // columns), width * (k % columns)
+        sheet[top : top + height, left : left + width] = np.asarray(image)
+    return sheet
+
+# %% ../../nbs/7_viewer/01_page.ipynb #vpy-01
+def _jpeg(sheet: np.ndarray, fine_colours: bool) -> bytes:
+    """Encode a sheet as JPEG, the finest of the qualities that is not above `SPRITE_BYTES`."""
+    from PIL import Image
+
+    image = Image.fromarray(sheet)
+    for quality in _QUALITIES:
+        buffer = io.BytesIO()
+        subsampling = 0 if fine_colours else 2  # 4:4:4 or 4:2:0
+        image.save(buffer, "JPEG", quality=quality, subsampling=subsampling)
+        if buffer.tell() <= SPRITE_BYTES:
+            break
+    return buffer.getvalue()
 
 
-def frame_data(
-    frames: Frames, pictures: int = PICTURES, width: int = MAX_WIDTH
-) -> list[dict[str, Any]]:
-    """Frames as JSON, one entry for each distinct time.
+def sprite_data(pixels: np.ndarray, pictures: Sequence[int], wide: int = WIDTH) -> dict[str, Any]:
+    """Some frames as one JPEG.
+
+    Parameters
+    ----------
+    pixels : all frames ([T, H, W, 3], uint8).
+    pictures : which of them, at least one.
+    wide : pixels of a picture of 16:9; larger frames are made smaller, to its area.
+
+    Returns
+    -------
+    `src`, a data URI; `columns` of the sheet; `width` and `height` of one picture in it, pixels.
+    """
+    shape = pixels.shape[1:3]
+    height, width = _tile_size(shape[0], shape[1], wide)
+    columns = max(1, min(len(pictures), _SHEET_WIDTH // width))
+    sheet = _sheet([pixels[k] for k in pictures], height, width, columns)
+    code = base64.b64encode(_jpeg(sheet, (height, width) == shape)).decode()
+    src = f"data:image/jpeg;base64,{code}"
+    return {"src": src, "columns": columns, "width": int(width), "height": int(height)}
+
+# %% ../../nbs/7_viewer/01_page.ipynb #vpy-02
+def frame_data(frames: Frames, pictures: int = PICTURES, width: int = WIDTH) -> dict[str, Any]:
+    """Frames as JSON: every distinct time, and pictures of some.
 
     Parameters
     ----------
     frames : what the model saw, times in order.
     pictures : the most that are made.
-    width : in pixels; wider frames are made smaller.
+    width : pixels of a picture of 16:9; larger frames are made smaller, to its area.
 
     Returns
     -------
-    For each distinct time: `time` in seconds, `index` of its first frame, `count` of frames, and
-    of at most `pictures` of them, spread evenly, `src`, a JPEG data URI.
+    `times` (seconds, distinct, in order); `counts` (frames of each time); `shape` (height and width
+    of a frame in pixels); `sprite`, None without frames, else as from `sprite_data` with
+    `pictures`, the indices into `times` of what is on the sheet, spread evenly.
     """
-    entries: list[dict[str, Any]] = []
-    for index, time in enumerate(frames.times.tolist()):
-        if entries and entries[-1]["time"] == time:
-            entries[-1]["count"] += 1
-        else:
-            entries.append({"time": time, "index": index, "count": 1})
-    count = min(len(entries), pictures)
-    for k in range(count):
-        entry = entries[k * len(entries) // count]
-        entry["src"] = _jpeg(frames.pixels[entry["index"]], width)
-    return entries
+    times, first, counts = np.unique(frames.times, return_index=True, return_counts=True)
+    n = min(len(times), pictures)
+    chosen = [k * len(times) // n for k in range(n)]
+    sprite = None
+    if chosen:
+        indices = [int(first[k]) for k in chosen]
+        sprite = {**sprite_data(frames.pixels, indices, width), "pictures": chosen}
+    return {
+        "times": times.tolist(),
+        "counts": counts.tolist(),
+        "shape": [int(side) for side in frames.pixels.shape[1:3]],  # of [T, H, W, 3]
+        "sprite": sprite,
+    }
 
-# %% ../../nbs/7_viewer/01_page.ipynb #c15-010
-def _flag(segment: Segment, duration: float) -> str:
-    """Return what is wrong with a segment's times, in words; "" if nothing is."""
-    if segment.end < segment.start:
-        return "ends before it starts"
-    if segment.start >= duration:
-        return "lies after the end of the clip"
-    return "clipped at the end of the clip" if segment.end > duration + 0.5 else ""
+# %% ../../nbs/7_viewer/01_page.ipynb #vpy-03
+def segment_data(segments: Sequence[Segment], lane: str = "") -> list[dict[str, Any]]:
+    """Segments as JSON: `start`, `end` (seconds) and `caption`, in the order given.
 
-# %% ../../nbs/7_viewer/01_page.ipynb #c15-012
-def _inside_clip(segment: Segment, duration: float) -> tuple[float, float]:
-    """The ends of a segment (seconds), moved into the clip and put in order."""
-    left = min(max(segment.start, 0.0), duration)
-    right = min(max(segment.start, segment.end, 0.0), duration)
-    return left, right
+    Raises
+    ------
+    InputError : a time is not a finite number; names the `lane` and the segment.
+    """
+    for number, segment in enumerate(segments, 1):
+        if not (math.isfinite(segment.start) and math.isfinite(segment.end)):
+            times = f"{segment.start} to {segment.end}"
+            raise InputError(f"segment '{lane} {number}': {times} is no range of seconds")
+    return [{"start": float(s.start), "end": float(s.end), "caption": s.caption} for s in segments]
 
-
-def _sub_lanes(segments: Sequence[Segment], duration: float) -> list[int]:
-    """Pack segments into sub-lanes in which nothing overlaps; return the sub-lane of each."""
-    rows = [0] * len(segments)
-    free_from: list[float] = []  # where each sub-lane is free again
-    order = sorted(range(len(segments)), key=lambda i: (segments[i].start, segments[i].end))
-    for i in order:
-        left, right = _inside_clip(segments[i], duration)
-        # what lies after the end is drawn as a mark at the end
-        drawn_from = left if left < duration else 0.84 * duration
-        drawn_to = max(right, left + 0.02 * duration)
-        row = next((r for r, free in enumerate(free_from) if free <= drawn_from), len(free_from))
-        free_from[row : row + 1] = [drawn_to]
-        rows[i] = row
-    return rows
-
-# %% ../../nbs/7_viewer/01_page.ipynb #c15-058
-def segment_data(
-    segments: Sequence[Segment], others: Sequence[Segment], duration: float
-) -> list[dict[str, Any]]:
-    """Segments of one lane as JSON, ready to be drawn.
+# %% ../../nbs/7_viewer/01_page.ipynb #vpy-14
+def segment_rows(segments: Any) -> list[dict[str, Any]]:
+    """Segments in the form of the trait `segments`.
 
     Parameters
     ----------
-    segments, others : one lane and the lane it is compared with, in seconds.
-    duration : of the clip, seconds.
+    segments : `Segment`s, or mappings with `start`, `end` (seconds) and perhaps `caption`.
 
-    Returns
-    -------
-    In the order of `segments`: `start`, `end` as given; `left`, `right` inside the clip; `row`, a
-    sub-lane such that nothing overlaps; `caption`; `flag`; `match` (index in `others`, or -1) and
-    `tiou` with it.
+    Raises
+    ------
+    ValueError : something is neither, or a time is no finite number; says which.
     """
-    data = []
-    for s, row in zip(segments, _sub_lanes(segments, duration), strict=True):
-        left, right = _inside_clip(s, duration)
-        best = max(range(len(others)), key=lambda j: tiou(s, others[j]), default=-1)
-        overlap = tiou(s, others[best]) if best >= 0 else 0.0
-        data.append(
-            {
-                "start": s.start,
-                "end": s.end,
-                "left": left,
-                "right": right,
-                "row": row,
-                "caption": s.caption,
-                "flag": _flag(s, duration),
-                "match": best if overlap else -1,
-                "tiou": round(overlap, 3),
-            }
-        )
-    return data
+    rows = []
+    for number, segment in enumerate(segments, 1):
+        row = vars(segment) if isinstance(segment, Segment) else segment
+        if not isinstance(row, Mapping) or not {"start", "end"} <= row.keys():
+            raise ValueError(f"segment {number} is no Segment and has no 'start' and 'end'")
+        for name in ("start", "end"):
+            value = row[name]
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"segment {number}: {name} {value!r} is no number of seconds")
+            if not math.isfinite(value):
+                raise ValueError(f"segment {number}: {name} is not finite")
+        caption = row.get("caption") or ""
+        if not isinstance(caption, str):
+            raise ValueError(f"segment {number}: the caption {caption!r} is no text")
+        rows.append({"start": float(row["start"]), "end": float(row["end"]), "caption": caption})
+    return rows
 
 # %% ../../nbs/7_viewer/01_page.ipynb #c15-015
 _ELEMENT = re.compile(r"<(time|caption|think|answer)>(.*?)</\1>", re.DOTALL)
@@ -183,14 +221,111 @@ def trace_data(text: str, segments: Sequence[Segment]) -> list[dict[str, Any]]:
     add("", text[end:])
     return tokens
 
+# %% ../../nbs/7_viewer/01_page.ipynb #vpy-13
+def option_data(view: Any) -> list[dict[str, Any]]:
+    """Options of a `View` as `viewer.js` reads them: `text`, `letter`, whether it is `right`."""
+    letters = option_letters(view.options) or view.options
+    return [
+        {"text": line, "letter": letter, "right": bool(view.answer) and letter == view.answer}
+        for letter, line in zip(letters, view.options, strict=True)
+    ]
+
+
+def lane_data(lane: Any, verdict: str = "") -> dict[str, Any]:
+    """A `Lane` as `viewer.js` reads it, with what is to be said of its answer."""
+    return {
+        "name": lane.name,
+        "kind": lane.kind,
+        "answer": lane.answer,
+        "verdict": verdict,
+        "facts": {str(name): str(value) for name, value in lane.facts.items()},
+        "segments": segment_data(lane.segments, lane.name),
+        "trace": trace_data(lane.trace_text, lane.segments),
+    }
+
+# %% ../../nbs/7_viewer/01_page.ipynb #vpy-05
+_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".webm": "video/webm"}
+_CODECS = ("h264", "vp8", "vp9", "vpx", "av1", "dav1d")  # in the names of their decoders
+
+
+def check_playable(path: str | os.PathLike[str]) -> str:
+    """Check that browsers play a video file.
+
+    Parameters
+    ----------
+    path : of a local file.
+
+    Returns
+    -------
+    Its MIME type.
+
+    Raises
+    ------
+    InputError : browsers do not play such a file; says how to convert it.
+    VideoError : it cannot be read; of the kind that says why.
+    """
+    path = Path(path)
+    codec = probe(path).codec
+    kind = _TYPES.get(path.suffix.lower(), "")
+    if not kind or not any(name in codec for name in _CODECS):
+        target = path.with_name(f"{path.stem}-web.mp4").name
+        raise InputError(
+            f"{path}: browsers do not play {codec} in a {path.suffix or 'nameless'} file; leave it "
+            "out (the frames show without it) or convert it: "
+            f"ffmpeg -i {shlex.quote(path.name)} -c:v libx264 -pix_fmt yuv420p -an "
+            f"-movflags +faststart {shlex.quote(target)}"
+        )
+    return kind
+
+# %% ../../nbs/7_viewer/01_page.ipynb #vpy-07
+PAGE_VIDEO = 8_000_000  # bytes; a larger file is not put into a page
+
+
+def video_data(
+    path: str | os.PathLike[str], page: str | os.PathLike[str] = "", limit: int = PAGE_VIDEO
+) -> dict[str, Any] | None:
+    """A video file as JSON, for a page without a kernel.
+
+    Parameters
+    ----------
+    path : of a video whose first frame is the clip's.
+    page : where the page is saved; "" if that is not known.
+    limit : bytes; a larger file is not put into the page.
+
+    Returns
+    -------
+    `src` (a data URI, or a path relative to the page's folder), `start` (of the clip in the file,
+    seconds) and `type` (MIME); None for a large file and an unknown page.
+
+    Raises
+    ------
+    InputError, VideoError : as `check_playable`.
+    """
+    path = Path(path)
+    kind = check_playable(path)
+    if path.stat().st_size <= limit:
+        src = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    elif page:
+        src = quote(os.path.relpath(path, Path(page).parent).replace(os.sep, "/"))
+    else:
+        return None
+    return {"src": src, "start": 0.0, "type": kind}
+
 # %% ../../nbs/7_viewer/01_page.ipynb #c15-048
 def static_text(name: str) -> str:
     """Read a file of `videothinker/viewer/static`, as `"viewer.js"` or `"page.html"`."""
     return (files("videothinker.viewer") / "static" / name).read_text(encoding="utf-8")
 
 
-JS = static_text("viewer.js")
+def _joined(js: str, css: str) -> str:
+    """The viewer's two files as one script, without the comments and the indentation."""
+    css = re.sub(r"\s*\n\s*", "", re.sub(r"/\*.*?\*/", "", css, flags=re.DOTALL))
+    js = re.sub(r"^\s*(//.*)?\n?|\s+// .*$", "", js, flags=re.MULTILINE)
+    return js.replace('"viewer.css";', f"{json.dumps(css)};", 1)
+
+
 CSS = static_text("viewer.css")
+JS = _joined(static_text("viewer.js"), CSS)
 
 # %% ../../nbs/7_viewer/01_page.ipynb #c15-040
 def script_json(data: Any) -> str:
@@ -212,30 +347,81 @@ def script_json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 # %% ../../nbs/7_viewer/01_page.ipynb #c15-054
-def page_script(run: str) -> str:
-    """The viewer's file as a `<script>` element of a page.
+def viewer_script(run: str) -> str:
+    """The viewer's file as a classic script.
 
     Parameters
     ----------
-    run : JavaScript that runs after it, with `mount(host, data)` and `mountNamed(name, data)` at
-        hand.
+    run : JavaScript that runs after it, with `mount(host, data)` at hand.
 
     Returns
     -------
-    HTML; its names are not seen by other scripts.
+    JavaScript; its names are not seen by other scripts.
     """
     functions, export, _ = JS.rpartition("\nexport default ")
     assert export, "viewer.js has lost its `export default`"
-    return f"<script>(() => {{\n{functions}\n{run}\n}})();</script>"
+    return f"(function page() {{\n{functions}\n// == The page ==\nkeepText(page);\n{run}\n}})();"
 
 # %% ../../nbs/7_viewer/01_page.ipynb #c15-056
-def page_html(title: str, css: str, body: str) -> str:
-    """A whole HTML page that forbids itself any request.
+def sayable(text: str) -> str:
+    """A text that UTF-8 can say: half a pair of surrogates becomes U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def plain(text: str) -> str:
+    """A text as HTML without markup."""
+    return html.escape(sayable(text))
+
+
+def page_html(title: str, css: str, body: str, script: str = "") -> str:
+    """A whole HTML page that forbids itself any request and any script but its own.
 
     Parameters
     ----------
     title : plain text.
     css, body : style and HTML of the page, as they are.
+    script : JavaScript that runs at the end of the page.
+
+    Raises
+    ------
+    ValueError : the script holds what would end or hide it.
     """
-    page = Template(static_text("page.html"))
-    return page.substitute(title=html.escape(title), css=css, body=body)
+    if re.search(r"</script|<!--", script, re.IGNORECASE):
+        raise ValueError("a script in a page must hold neither '</script' nor '<!--'")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return Template(static_text("page.html")).substitute(
+        title=plain(title),
+        css=css,
+        body=sayable(body),
+        allowed=f"'sha256-{digest}'" if script else "'none'",
+        script=f"<script>{script}</script>" if script else "",
+    )
+
+# %% ../../nbs/7_viewer/01_page.ipynb #vpy-11
+@lru_cache(maxsize=1)
+def _packed() -> tuple[str, str]:
+    """The viewer's script for cells, deflated and in base64, and the name it leaves `mount` by."""
+    name = "videothinker" + hashlib.blake2b(JS.encode(), digest_size=6).hexdigest()
+    script = viewer_script(f"window.{name} = mount;")
+    return base64.b64encode(zlib.compress(script.encode(), 9)).decode(), name
+
+
+def cell_html(data: Any, words: str) -> str:
+    """A view as the output of a notebook's cell.
+
+    Parameters
+    ----------
+    data : as for `viewer.js`.
+    words : HTML shown until the script has run, and for good where scripts are not allowed.
+
+    Returns
+    -------
+    HTML that needs nothing else; the same for the same data, byte for byte.
+    """
+    packed, mount = _packed()
+    text = script_json(data)
+    name = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    run = Template(static_text("cell.js")).substitute(
+        packed=packed, mount=mount, name=name, data=text
+    )
+    return f'<div class="vt-host" data-view="{name}">{words}</div><script>{run}</script>'
