@@ -39,6 +39,7 @@ def test_controls_in_jupyterlab(browser, jupyter) -> None:
     assert "A still picture" in bundle[0]["data"]["text/html"]  # what is saved beside the widget
     area = lab.page.locator("textarea").first
     editor, explorer = (lab.page.locator(".vtc").nth(k) for k in (0, 1))
+    explorer_page = lab.page.locator(".vt-control").last
     editor.get_by_text("no reward changes").wait_for()
 
     # typed: the rewards change, Python has the text, the viewer's lanes follow
@@ -64,6 +65,14 @@ def test_controls_in_jupyterlab(browser, jupyter) -> None:
     explorer.get_by_text("tIoU 0.60").wait_for()
     lab.tell("explorer.inputs['predicted'].value = (6.0, 10.0)")
     explorer.get_by_text("tIoU 1.00").wait_for()
+
+    # by keyboard: the arrows move what has the focus, and are no command of the notebook
+    start = explorer_page.get_by_role("slider").last
+    start.focus()
+    for _ in range(4):
+        start.press("ArrowLeft")
+    explorer.get_by_text("tIoU 0.90").wait_for()
+    assert lab.ask("explorer.values['predicted']") == [6, pytest.approx(9.6)]
 
     # an error is a sentence, and passes
     lab.tell("explorer.draw = lambda **values: [][0]\nexplorer.redraw()")

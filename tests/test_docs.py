@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import base64
+import html
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import yaml
 from conftest import ROOT, load_script, notebooks
 
 build_docs = load_script("build_docs")  # and with it scripts/ is on the path
-from docs_site import api, chapters, links, markup, pages  # noqa: E402
+from docs_site import api, chapters, commands, gaps, links, markup, pages  # noqa: E402
 
 
 def code(source: str, **more) -> dict:
@@ -32,9 +36,8 @@ def draw(tmp_path: Path, cells: list[dict], path: str = "5_training/16_x.ipynb")
         file = tmp_path / "nbs" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(notebook))
-    site = pages.Site(
-        tmp_path, tmp_path / "out", "T", "d", "1", "https://e.org/r/blob/main", "pack"
-    )
+    source, parser = "https://e.org/r/blob/main", argparse.ArgumentParser()
+    site = pages.Site(tmp_path, tmp_path / "out", "T", "d", "1", source, "pack", parser)
     site.build()
     assert links.problems(site.out) == []
     page = chapters.page_path(Path(path)).with_suffix(".html")
@@ -65,7 +68,8 @@ def test_every_exported_name_has_an_entry(site: Path) -> None:
         source = ROOT / "videothinker" / f"{module[1].replace('.', '/')}.py" if module else None
         if source is None or not source.exists():
             continue
-        anchors = links.read(page_of(path, site)).anchors
+        page = page_of(path, site).read_text(encoding="utf-8")
+        anchors = set(re.findall(r'<h\d id="([^"]+)"', page))
         for node in ast.parse(source.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
                 names = [name for name in ast.literal_eval(node.value) if name[0] != "_"]
@@ -103,8 +107,32 @@ def test_the_search_knows_names_and_prose(site: Path) -> None:
     index = json.loads(script.removeprefix("window.searchIndex="))
     known = {(page, section[0]) for page, _, sections in index for section in sections}
     assert ("core/trace.html", "parse_trace") in known
-    assert len(index) == len(notebooks())
+    assert ("commands.html", "grpo") in known
+    assert len(index) == len(notebooks()) + 1  # and the commands
     assert len(script.encode()) < 1_000_000
+
+
+def test_the_commands_are_the_programs_own(site: Path) -> None:
+    page = (site / "commands.html").read_text(encoding="utf-8")
+    known = commands.subparsers(build_docs.build_parser())
+    assert re.findall(r'<h2 id="([\w-]+)"', page) == list(known)
+    parts = dict(zip(known, page.split("<h2 ")[1:], strict=True))
+    for name, parser in known.items():
+        flags = {flag for a in parser._actions for flag in a.option_strings}
+        shown = re.findall(r'<td data-name="Name"><code>(-[\w-]+)', parts[name])
+        assert sorted(shown) == sorted(flags - {"-h", "--help", "--debug"}), name
+    assert '<a href="commands/models.html#run_training">' in parts["grpo"]
+    assert "commands.html" in (site / "core" / "trace.html").read_text(encoding="utf-8")
+
+
+def test_the_site_is_built_without_the_libraries_of_training() -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'scripts'); import build_docs;"
+        "build_docs.project_site(build_docs.ROOT);"
+        "print({'torch', 'numpy', 'transformers'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
 
 
 def test_site_texts_ask_no_other_server() -> None:
@@ -184,6 +212,20 @@ def test_headings_never_skip_a_level_and_anchors_are_unique() -> None:
         *((2, "deep"), (2, "deep-1"), (3, "deeper-x"))
     ]
     assert '<h2 id="deep">Deep' in html and "</h3>" in html
+
+
+def test_code_has_spans_where_the_style_sheet_has_colours() -> None:
+    html = markup.code_block("@f\nx = g(1, 'a') if None else b  # c < d\n")
+    assert html == (
+        '<pre class="code"><code><span class="nd">@f</span>\nx = g(<span class="mi">1</span>, '
+        '<span class="s1">\'a\'</span>) <span class="k">if</span> '
+        '<span class="kc">None</span> <span class="k">else</span> b  '
+        '<span class="c1"># c &lt; d</span></code></pre>\n'
+    )
+    assert "<code>a &lt;b&gt;</code>" in markup.code_block("a <b>", "no-such")
+    sheet = (ROOT / "scripts" / "docs_site" / "site.css").read_text(encoding="utf-8")
+    lists = re.findall(r"^pre :is\((.*?)\)", sheet, re.M)
+    assert set(", ".join(lists).replace(".", "").split(", ")) == markup.COLOURED
 
 
 def test_formulas_are_drawn_by_the_browser() -> None:
@@ -298,6 +340,46 @@ def test_outputs_in_their_richest_form(tmp_path: Path) -> None:
     assert "<figcaption>Lanes &amp; <code>tIoU</code></figcaption>" in page
     assert "<b>w</b>" in page and "&lt;Figure" not in page and "hidden_call" not in page
     assert '<pre class="output">a &lt;b&gt;</pre>' in page
+
+
+def test_arguments_of_a_command() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--version", action="version", version="1")
+    sub = parser.add_subparsers().add_parser("cut", description="cut it", epilog="a & b")
+    sub.add_argument("clip", nargs="?")
+    sub.add_argument("--at", type=int, nargs="+", required=True, help="seconds")
+    sub.add_argument("--by", choices=["a", "b"], default="b", help="%(default)s or <a>")
+    sub.add_argument_group("more", "of it").add_argument("--fast", action="store_true")
+    outline = markup.Outline()
+    page = commands.commands_page(parser, markup.Markdown(), outline)
+    assert [(h.text, h.anchor) for h in outline.headings] == [("videothinker cut", "cut")]
+    lines = html.unescape(re.sub("<[^>]+>", "", page.replace("</td>", " | "))).splitlines()
+    assert [line.strip(" |") for line in lines[lines.index("Cut it.") :] if line] == [
+        "Cut it.",
+        "videothinker cut [CLIP] --at AT … [FLAGS]",
+        *("Arguments", "Name", "CLIP"),
+        *("Flags", "NameTakesDefaultMeaning"),
+        "--at | AT … |  | required: seconds",
+        "--by | a|b | b | b or <a>",
+        *("More (of it)", "Name", "--fast"),
+        "A & b.",
+    ]
+
+
+def test_gaps_are_pictures_and_parameters_without_words() -> None:
+    picture = [{"output_type": "display_data", "data": {"image/png": "", "text/plain": ""}}]
+    cells = [
+        code("#| fig-alt: words\nf()", outputs=picture),
+        code("f()", outputs=picture),
+        code("#| export\n" + DOCUMENTED),
+    ]
+    chapter = chapters.Chapter(
+        Path("x.ipynb"), "", "X", "", "x", [chapters.Cell.read(cell) for cell in cells]
+    )
+    assert gaps.gaps([chapter]) == [
+        "x.ipynb: 1 pictures without fig-alt or fig-cap",
+        "x.ipynb: Config.step: size, fast",
+    ]
 
 
 def test_the_link_check_finds_what_is_broken(tmp_path: Path) -> None:

@@ -223,10 +223,18 @@ TURNED = """() => {
 }"""
 
 
+# Drawn again after the window has another size.
+SETTLED = "new Promise(go => requestAnimationFrame(() => requestAnimationFrame(() => go())))"
+
+
 def assert_unharmed(page: Watched) -> None:
+    """Nothing has run; on a narrow screen and on a wide one all is where it belongs."""
+    for width in (320, 1200):
+        page.page.set_viewport_size({"width": width, "height": 900})
+        page.page.evaluate(SETTLED)
+        assert page.page.evaluate(OUTSIDE) == [], width
+        assert page.page.evaluate(TURNED) == [], width
     assert page.page.evaluate(TRACES) == [None, []]
-    assert page.page.evaluate(OUTSIDE) == []
-    assert page.page.evaluate(TURNED) == []
     assert page.errors == [] and page.elsewhere == []
 
 
@@ -247,10 +255,9 @@ def watched(browser):
         page.close()
 
 
-@pytest.mark.parametrize("width", [320, 1200])
-def test_view_of_hostile_texts(watched, tmp_path, width):
+def test_view_of_hostile_texts(watched, tmp_path):
     (tmp_path / "view.html").write_text(view_html(hostile_view(HOSTILE)), encoding="utf-8")
-    page = watched(tmp_path / "view.html", viewport={"width": width, "height": 900})
+    page = watched(tmp_path / "view.html")
     page.viewer.get_by_role("slider").wait_for()
     assert_unharmed(page)
     page.viewer.get_by_role("slider").focus()
@@ -295,18 +302,16 @@ def test_every_hostile_text_as_title_question_option_lane_and_answer(watched, tm
     assert page.elsewhere == []
 
 
-@pytest.mark.parametrize("width", [320, 1200])
-def test_a_megabyte_of_text_is_cut(watched, tmp_path, width):
+def test_a_megabyte_of_text_is_cut(watched, tmp_path):
     view = hostile_view(MEGABYTE)
     (tmp_path / "view.html").write_text(view_html(view), encoding="utf-8")
-    page = watched(tmp_path / "view.html", viewport={"width": width, "height": 900})
+    page = watched(tmp_path / "view.html")
     page.viewer.get_by_role("slider").wait_for()
     assert_unharmed(page)
     assert page.page.evaluate("document.documentElement.scrollHeight") < 30_000
 
 
-@pytest.mark.parametrize("width", [320, 1200])
-def test_exported_page_of_hostile_texts(watched, tmp_path, width):
+def test_exported_page_of_hostile_texts(watched, tmp_path):
     (tmp_path / "view.html").write_text(view_html(hostile_view(HOSTILE)), encoding="utf-8")
     page = watched(tmp_path / "view.html", viewport={"width": 1200, "height": 900})
     page.viewer.get_by_text("Export", exact=True).click()
@@ -321,13 +326,12 @@ def test_exported_page_of_hostile_texts(watched, tmp_path, width):
     assert policy < text.index("<title") and policy < text.index("<script")
     scripts = text[policy:].split("script-src ")[1].split(";")[0]
     assert "unsafe" not in scripts and ("nonce-" in scripts or "sha256-" in scripts)
-    export = watched(tmp_path / "export.html", viewport={"width": width, "height": 900})
+    export = watched(tmp_path / "export.html")
     export.viewer.get_by_role("slider").wait_for()
     assert_unharmed(export)
 
 
-@pytest.mark.parametrize("width", [320, 1200])
-def test_report_of_hostile_texts(watched, tmp_path, width):
+def test_report_of_hostile_texts(watched, tmp_path):
     views = [hostile_view(HOSTILE[k : k + 12]) for k in range(0, len(HOSTILE), 12)]
     evil = dict(zip(named(HOSTILE), HOSTILE, strict=True))
     summary = {
@@ -338,12 +342,11 @@ def test_report_of_hostile_texts(watched, tmp_path, width):
         "versions": evil,
     }
     write_report(tmp_path / "report.html", summary, {}, views)
-    page = watched(tmp_path / "report.html", viewport={"width": width, "height": 900})
+    page = watched(tmp_path / "report.html")
     assert_unharmed(page)
 
 
-@pytest.mark.parametrize("width", [320, 1200])
-def test_evaluation_page_of_hostile_texts(watched, tmp_path, width):
+def test_evaluation_page_of_hostile_texts(watched, tmp_path):
     records, samples = [], []
     for k, text in enumerate(named(HOSTILE)):
         name = f"{text} {k}"  # also of the file
@@ -368,12 +371,11 @@ def test_evaluation_page_of_hostile_texts(watched, tmp_path, width):
         records.append(record)
     run = PageRun(records, samples, HOSTILE[0], HOSTILE[1], HOSTILE[2], None, {})
     path = write_evaluation_page(tmp_path / "evaluation.html", [run])
-    page = watched(path, viewport={"width": width, "height": 900})
+    page = watched(path)
     assert_unharmed_when_opened(page)
 
 
-@pytest.mark.parametrize("width", [320, 1200])
-def test_rollouts_page_of_hostile_texts(watched, tmp_path, width):
+def test_rollouts_page_of_hostile_texts(watched, tmp_path):
     folder = tmp_path / "<img src=x onerror='window.hacked=1'>" / "completions"
     folder.mkdir(parents=True)
     with (folder / "step.jsonl").open("w", encoding="utf-8") as log:
@@ -387,7 +389,7 @@ def test_rollouts_page_of_hostile_texts(watched, tmp_path, width):
                 row |= {"completion": reply, "reward": reward, text or "-": reward}
                 print(json.dumps({**row, "row": json.dumps(sample.to_row())}), file=log)
     path = write_browser_page(tmp_path / "rollouts.html", RolloutBook(folder), pictures=0)
-    assert_unharmed_when_opened(watched(path, viewport={"width": width, "height": 900}))
+    assert_unharmed_when_opened(watched(path))
 
 
 def assert_unharmed_when_opened(page: Watched) -> None:

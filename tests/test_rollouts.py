@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
-import threading
-import time
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -16,17 +16,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from hosts import faults, open_notebook
 from test_browser import make_clip
+from test_evaluation_page import EVIL, ROWS, choose, wait_for
 
 from videothinker.json_files import dumps
+from videothinker.model.encoder import Prompt
+from videothinker.model.generate import Completion
 from videothinker.schema import Sample, Segment, write_rows
+from videothinker.training.rollouts import Rollout, completion_rows, write_completions
 from videothinker.video.frames import Frames
 from videothinker.viewer.books import open_book
 from videothinker.viewer.browser import (
     Book,
     Column,
+    Desk,
     _widget_class,
     browser_page,
+    page_frame,
     reply_lane,
     row_view,
     write_browser_page,
@@ -34,8 +42,7 @@ from videothinker.viewer.browser import (
 from videothinker.viewer.rollouts import CompletionLog, RolloutBook
 from videothinker.viewer.server import BookServer
 
-EVIL = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
-STATUS, ROWS = ".vb-status", ".vb-list > tbody > tr:not(.vb-detail)"
+pytest_plugins = ["hosts"]
 VIEWER = "[data-testid=videothinker-viewer]"
 TRACES = {
     "B": "<time>00:01-00:05</time> <caption>a square moves left</caption> <think>first</think> "
@@ -60,40 +67,29 @@ def make_row(k: int) -> Sample:
     )
 
 
-def step_rows(step: int, groups: int = 3, letters: str = "ABBA", **texts: str) -> list[dict]:
-    """A step as training logs it; in its last group all earn the same."""
-    rows = []
+def step_rollouts(step: int, groups: int = 3, letters: str = "ABBA", text: str = "") -> list:
+    """The groups of a step as the trainer has them; in the last one all earn the same."""
+    rollouts = []
     for k in range(groups):
-        for g, letter in enumerate("BBBB" if k == groups - 1 else letters):
-            row = make_row(k)
-            rows.append(
-                {
-                    "step": step,
-                    "id": row.id,
-                    "group": k,
-                    "prompt": row.problem,
-                    "completion": texts.get("text", TRACES[letter]),
-                    "reward": 1.0 + (letter == "B"),
-                    "tokens": 20 + 10 * step + g,
-                    "cut_off": g == 3,
-                    "advantage": (0.87 if letter == "B" else -0.87) if k < groups - 1 else 0.0,
-                    "row": dumps(row.to_row()),
-                    "correct": float(letter == "B"),
-                    "format": 1.0,
-                }
-            )
-    return rows
+        drawn = "BBBB" if k == groups - 1 else letters
+        right = torch.tensor([float(letter == "B") for letter in drawn])
+        prompt = Prompt(torch.zeros(3, dtype=torch.long), None, None, ())
+        tokens = [Completion([7] * (20 + 10 * step + g), [], g != 3) for g in range(len(drawn))]
+        texts = [text or TRACES[letter] for letter in drawn]
+        terms = {"correct": right, "format": torch.ones(len(drawn))}
+        advantages = (1.74 * (right - 0.5)) * (k < groups - 1)
+        rollouts.append(Rollout(make_row(k), prompt, tokens, texts, 1.0 + right, terms, advantages))
+    return rollouts
+
+
+def step_rows(step: int, **more) -> list[dict]:
+    return completion_rows(step_rollouts(step, **more), step)
 
 
 def write_step(run: Path, step: int, videos: Path | None = None, **more) -> None:
+    """Log a step by what training logs it with."""
     folder = run / "checkpoints" / "completions"
-    folder.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pylist(step_rows(step, **more))
-    if videos:
-        table = table.replace_schema_metadata({"video_root": dumps({"default": str(videos)})})
-    unfinished = folder / f".completions_{step:05d}.tmp"
-    pq.write_table(table, unfinished)
-    unfinished.rename(folder / f"completions_{step:05d}.parquet")
+    write_completions(step_rollouts(step, **more), folder, step, videos)
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +272,28 @@ def test_the_server_answers_its_page_and_nobody_else(served):
     assert ask(served.address, "HEAD") == (200, "")
     assert ask(f"{served.address}record?number=99")[0] == 400
     assert json.loads(ask(f"{served.address}record?number=x")[1])["error"]
+    options = json.loads(ask(f"{served.address}find?words=B.%20THE%20DISC")[1])
+    assert options == list(range(12))
+
+
+def test_a_log_that_goes_while_it_is_read_is_said(served, monkeypatch):
+    def gone() -> None:
+        raise FileNotFoundError(2, "no such file", "completions_00001.parquet")
+
+    monkeypatch.setattr(served.desk.book, "refresh", gone)
+    status, said = ask(f"{served.address}data?since=3")
+    assert status == 400 and "completions_00001.parquet" in said
+
+
+def test_a_run_that_nobody_writes_is_not_live(run):
+    book = RolloutBook(run, cache_dir=None)
+    assert book.is_live
+    for path in [run, *run.rglob("*")]:
+        os.utime(path, (1e9, 1e9))
+    assert not book.is_live
+    write_step(run, 5)
+    book.refresh()
+    assert book.is_live
 
 
 def test_the_command_says_its_address_and_ends_by_ctrl_c(command, run):
@@ -294,17 +312,6 @@ def test_the_command_says_its_address_and_ends_by_ctrl_c(command, run):
 
 
 # == In a browser ==
-
-
-def choose(page, name: str, words: str) -> None:
-    """Choose a value of a filter by its name; the number in brackets changes."""
-    labels = page.locator(f"select[name={name}] option").all_text_contents()
-    label = next(label for label in labels if re.fullmatch(rf"{words}( \([\d,]+\))?", label))
-    page.locator(f"select[name={name}]").select_option(label=label)
-
-
-def wait_for(page, start: str) -> None:
-    page.locator(STATUS, has_text=re.compile(f"^{start}")).wait_for()
 
 
 @pytest.fixture
@@ -387,18 +394,20 @@ def test_the_keyboard_is_enough(open_page, offline):
 @pytest.mark.browser
 def test_a_page_follows_a_training_that_writes(open_page, offline, served, run, videos):
     page = open_page(offline)  # the fixture's listeners; then the served page
+    page.set_default_timeout(180_000)  # the writer has to load PyTorch first
     page.goto(served.address)
     wait_for(page, "12 of 12 groups")
     assert "live" in page.locator(".vb-live").text_content()
     page.locator(".vb-row").nth(1).click()
     page.locator(VIEWER).wait_for()
     page.evaluate("document.querySelector('.vb-viewer').mark = 'the same'")
-    writer = threading.Thread(
-        target=lambda: [write_step(run, step, videos) or time.sleep(0.05) for step in range(5, 15)]
+    code = (
+        "import sys, pathlib, test_rollouts as t\nrun, videos = map(pathlib.Path, sys.argv[1:])\n"
     )
-    writer.start()
+    code += "for step in range(5, 15): t.write_step(run, step, videos)"
+    writer = subprocess.Popen([sys.executable, "-c", code, run, videos], cwd=Path(__file__).parent)
     wait_for(page, "42 of 42 groups")
-    writer.join()
+    assert writer.wait(60) == 0
     assert page.evaluate("document.querySelector('.vb-viewer').mark") == "the same"
     assert page.evaluate("document.activeElement.dataset.record") == "1"
     assert "14" in page.locator(".vb-grid svg").first.locator(".vb-axis").last.text_content()
@@ -406,9 +415,22 @@ def test_a_page_follows_a_training_that_writes(open_page, offline, served, run, 
     page.locator(".vb-live:not(:has(button))").wait_for(state="attached")
     assert page.errors == []
     assert all(url.startswith(served.address) for url in page.requested)
-    write_step(run, 3, videos, groups=2)  # a log whose past changed is read anew
-    page.reload()
-    wait_for(page, "41 of 41 groups")
+
+
+@pytest.mark.browser
+def test_a_log_whose_past_changes_is_shown_anew(open_page, offline, served, run):
+    page = open_page(offline)
+    page.goto(served.address)
+    page.locator(".vb-row").nth(1).click()
+    page.locator(VIEWER).wait_for()
+    page.locator("input[name=text]").fill("question 1")
+    wait_for(page, "4 of 12 groups")
+    assert "A" in page.locator(".vb-lanes tbody tr").first.text_content()
+    write_step(run, 1, letters="BAAA")
+    page.locator(".vb-lanes tbody tr").first.locator("td", has_text=re.compile("^B$")).wait_for()
+    wait_for(page, "4 of 12 groups")  # the words are still looked for
+    assert page.locator("input[name=text]").input_value() == "question 1"
+    assert page.errors == []
 
 
 FAKE = """async () => {
@@ -515,8 +537,14 @@ def test_a_curation_shows_its_attempts(open_page, tmp_path):
             }
         )
     path = tmp_path / "train.jsonl.journal"
-    path.write_text("".join(dumps(line) + "\n" for line in journal))
+    path.write_text(dumps(journal[0]) + "\n")
     book = open_book(path, tmp_path / "rows.jsonl")
+    desk = Desk(book)
+    assert desk.data()["rows"] == [] and book.is_live
+    with path.open("a") as file:
+        file.writelines(dumps(line) + "\n" for line in journal[1:])
+    more = desk.data(0)  # what a page asks that has none yet
+    assert len(more["rows"]) == 4 and more["words"]["outcome"] == ["kept", "dropped"]
     assert not book.is_live
     page = open_page(write_browser_page(tmp_path / "curation.html", book))
     wait_for(page, "4 of 4 samples, 75.0 % kept")
@@ -530,15 +558,59 @@ def test_a_curation_shows_its_attempts(open_page, tmp_path):
     assert "the solution is B" in page.locator(".vb-lanes").text_content()
     heads = page.locator(".vb-two thead th").all_text_contents()
     assert heads == ["", "kept", "attempt 2"]
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert faults(page) == []
     assert page.errors == [] and page.requested == []
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1300), ("dark", 320)])
-def test_the_page_does_not_scroll_sideways(open_page, offline, scheme, width):
+def test_the_page_is_whole_and_without_faults(open_page, offline, scheme, width):
     page = open_page(offline, color_scheme=scheme, viewport={"width": width, "height": 800})
     page.locator(".vb-row").first.click()
     page.locator(".vb-two").wait_for()
+    page.locator(".vb-figures summary").click()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     box = page.locator(".vb-viewer").bounding_box()
     assert box["width"] <= width  # the viewer is as wide as the page, not as the list
+    assert faults(page) == []
+
+
+@pytest.mark.browser
+def test_the_output_of_a_cell_saves_what_it_shows(open_page, run, tmp_path):
+    frame = tmp_path / "cell.html"
+    frame.write_text(page_frame(RolloutBook(run, cache_dir=None), 0))
+    page = open_page(frame)
+    inside = page.frame_locator("iframe")
+    inside.locator(".vb-row").first.click()
+    inside.get_by_text("Export", exact=True).click()
+    with page.expect_download() as saved:
+        inside.get_by_role("button", name="CSV", exact=True).click()
+    assert "a square" in Path(saved.value.path()).read_text()
+
+
+@pytest.mark.browser
+def test_jupyterlab_follows_a_run_in_its_theme(browser, jupyter, run):
+    cell = (
+        f"from videothinker.viewer.rollouts import rollout_browser\nrollout_browser({str(run)!r})"
+    )
+    name = jupyter.write("rollouts.ipynb", [cell])
+    lab = open_notebook(browser, jupyter, name, viewport={"width": 1400, "height": 1300})
+    lab.run(0)
+    wait_for(lab.page, "12 of 12 groups")
+    lab.page.locator(".vb-row").first.click()
+    lab.viewer.locator('[data-segment="4 1"]').first.wait_for()
+    assert lab.page.locator(".vb-detail .vb-lanes tbody tr").count() == 4
+    write_step(run, 5)
+    wait_for(lab.page, "15 of 15 groups")  # by itself: the kernel is idle
+    lab.page.locator("th[data-key=tokens] button").click()
+    lab.viewer.get_by_text("Export", exact=True).click()
+    with lab.page.expect_download() as saved:
+        lab.viewer.get_by_role("button", name="HTML", exact=True).click()
+    assert "a square moves left" in Path(saved.value.path()).read_text()
+    lab.set_theme(dark=True)
+    lab.page.locator(".vb.vb-dark").wait_for()
+    assert faults(lab.page, ".jp-OutputArea-output") == []
+    assert lab.errors == [] and lab.elsewhere == []
+    lab.page.close()

@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,8 +193,6 @@ def test_quick_commands_run_as_they_are_shown(
 ) -> None:
     words = QUICK[line].words
     if words[0] == "python":
-        import sys
-
         subprocess.run([sys.executable, *words[1:]], cwd=ROOT, check=True, capture_output=True)
         return
     monkeypatch.chdir(tmp_path)

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -341,14 +342,14 @@ def test_json_comes_back_and_what_is_no_export_is_told(tmp_path):
 
 
 def test_a_video_that_browsers_do_not_play_says_how_to_convert_it(tmp_path, monkeypatch):
-    info = SimpleNamespace(codec="hevc")
+    info = SimpleNamespace(codec="hevc", start_time=0.0)
     monkeypatch.setattr("videothinker.viewer.page.probe", lambda path: info)
     (tmp_path / "a b.mp4").write_bytes(b"x" * 50)
     with pytest.raises(InputError, match=r"do not play hevc in a \.mp4 file.*ffmpeg -i 'a b.mp4'"):
         check_playable(tmp_path / "a b.mp4")
     for codec, name, kind in (("h264", "a.MP4", "mp4"), ("libdav1d", "a.webm", "webm")):
         info.codec = codec
-        assert check_playable(name) == f"video/{kind}"
+        assert check_playable(name) == {"type": f"video/{kind}", "start": 0.0}
     with pytest.raises(InputError, match="in a .avi file"):
         check_playable("a.avi")
     data = video_data(tmp_path / "a b.mp4", tmp_path / "pages" / "x.html", limit=10)
@@ -356,9 +357,27 @@ def test_a_video_that_browsers_do_not_play_says_how_to_convert_it(tmp_path, monk
     assert video_data(tmp_path / "a b.mp4", limit=10) is None
 
 
+def test_a_clip_begins_where_its_file_says(tmp_path):
+    """A player counts from the file's zero, and a part that was cut out seldom begins there."""
+    av = pytest.importorskip("av")
+    path = tmp_path / "cut.webm"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for k in range(5):
+            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = 20 + k, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert video_data(path)["start"] == pytest.approx(2.0, abs=0.01)
+    viewer = trace_viewer(View("t", "q", [], FRAMES, video=path))
+    assert viewer.data["video"]["start"] == pytest.approx(2.0, abs=0.01)
+
+
 def test_a_live_widget_gets_the_bytes_and_refuses_too_many(tmp_path, monkeypatch):
     pytest.importorskip("anywidget")
-    monkeypatch.setattr("videothinker.viewer.viewer.check_playable", lambda path: "video/mp4")
+    facts = {"type": "video/mp4", "start": 0.0}
+    monkeypatch.setattr("videothinker.viewer.viewer.check_playable", lambda path: facts)
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(b"a film")
     view = View("t", "q", [], FRAMES, video=clip)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import itertools
 import json
 import random
 import re
@@ -120,7 +121,7 @@ def focus(page) -> None:
 def test_the_script_is_small_and_whole():
     assert len(JS.encode()) < 60_000  # with the style
     assert "</script" not in JS and "<!--" not in JS
-    assert "viewer.css" not in JS and "all: initial" in JS
+    assert "viewer.css" not in JS and "all:initial" in JS
     if node := shutil.which("node"):
         check = [node, "--input-type=module", "--check", "-"]
         subprocess.run(check, input=JS, text=True, check=True)
@@ -282,6 +283,71 @@ def test_edit_by_pointer_and_by_typing(open_viewer):
     assert page.errors == []
 
 
+def test_a_click_leaves_nothing_over_the_buttons_and_no_ring(open_viewer):
+    page = open_viewer(make_data(), viewport={"width": 320, "height": 900})
+    bar = page.locator('.vt-seg[data-segment="predicted 2"]')
+    bar.click()
+    hover = page.locator(".vt-hover")
+    assert not hover.is_visible()
+    assert not page.locator(".vt-axis").evaluate("axis => axis.matches(':focus')")
+    page.keyboard.press("ArrowRight")  # the keys are the viewer's all the same
+    assert state(page, "time") == [9.0]
+    box = bar.bounding_box()
+    page.mouse.move(box["x"] + 3, box["y"] + 3)
+    assert "predicted 2" in hover.text_content() and hover.is_visible()
+    inside, board = hover.bounding_box(), page.locator(".vt-board").bounding_box()
+    assert inside["y"] >= board["y"] and inside["x"] >= board["x"]
+    assert inside["x"] + inside["width"] <= board["x"] + board["width"]
+    assert not inside["x"] <= box["x"] + 3 <= inside["x"] + inside["width"]  # beside the pointer
+
+
+def test_no_line_of_the_trace_is_cut_at_the_top(open_viewer):
+    segments = [(k, k + 1, f"event {k}, " + "said at length " * (k % 4)) for k in range(11)]
+    lanes = [lane("true", segments[:2], "true"), lane("predicted", segments)]
+    page = open_viewer(make_data(lanes), viewport={"width": 800, "height": 900})
+    cut = """() => {
+        const root = document.querySelector('.vt-shell').shadowRoot;
+        const top = root.querySelector('.vt-trace-body').getBoundingClientRect().top;
+        const boxes = [...root.querySelectorAll('.vt-block')].map(e => e.getBoundingClientRect());
+        return boxes.filter(box => box.top < top - 1 && box.bottom > top + 1).length;
+    }"""
+    for k in range(11):
+        page.evaluate("name => model.set('selected', name)", f"predicted {k + 1}")
+        page.evaluate("time => model.set('time', time)", k)
+        assert page.locator(".vt-block.on").count() == 1
+        assert page.evaluate(cut) == 0
+
+
+def test_python_sets_segments_while_one_is_dragged(open_viewer):
+    page = open_viewer(make_data())
+    box = page.locator('.vt-seg[data-segment="true 2"]').bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 40, y)
+    page.evaluate("model.set('segments', [{start: 0, end: 3, caption: 'new'}])")
+    page.mouse.move(x + 80, y)
+    page.mouse.up()
+    ends = "model.get('segments').map(({ start, end, caption }) => [start, end, caption])"
+    assert page.evaluate(ends) == [[0, 3, "new"]]
+    page.get_by_role("button", name="Undo").click()  # the drag is no part of what was before
+    assert page.evaluate(ends) == [[1, 5, "a square moves left"], [6, 10, "a disc moves up"]]
+    page.evaluate("model.set('segments', [{start: 0, end: 2, caption: 'newer'}])")
+    assert page.get_by_role("button", name="Redo").is_disabled()
+    assert page.errors == []
+
+
+def test_a_trace_follows_its_segments_through_edits_and_export(open_viewer, open_page, tmp_path):
+    page = open_viewer(make_data(editable="predicted"))
+    page.locator('.vt-row[data-segment="predicted 1"]').click()
+    page.keyboard.press("Delete")
+    download(page, "HTML", tmp_path / "edited.html")
+    for opened in (page, open_page(tmp_path / "edited.html")):
+        opened.locator('.vt-seg[data-segment="predicted 1"]').click()
+        said = opened.locator(".vt-block.on .vt-caption").all_text_contents()
+        assert said == ["the disc"]
+
+
 def test_python_sets_segments_and_undo_brings_the_old_ones_back(open_viewer):
     page = open_viewer(make_data())
     page.evaluate("model.set('segments', [{start: 0, end: 3, caption: 'new'}])")
@@ -323,6 +389,8 @@ def test_sixteen_rollouts_and_whose_trace_is_shown(open_viewer):
     page.locator(".vt-name", has_text=re.compile(r"^5\b")).click()
     assert "by 5" in page.locator(".vt-trace-body").text_content()
     assert "reward: 0.50" in page.locator(".vt-trace-body").text_content()
+    page.locator('.vt-seg[data-segment="5 1"]').click()
+    assert "selected rollout 5 segment 1" in page.locator(".vt-status").text_content()
     page.get_by_label("whose trace is shown").select_option("7")
     assert "by 7" in page.locator(".vt-trace-body").text_content()
     overlaps = """() => [...document.querySelector('.vt-shell').shadowRoot
@@ -435,33 +503,74 @@ def test_zoom_and_pan(open_viewer):
     assert page.errors == []
 
 
-def test_the_strip_is_whole_and_segments_without_frames_are_flagged(open_viewer):
-    lanes = [lane("true", [(1.2, 1.8, "between two frames")], "true")]
-    page = open_viewer(make_data(lanes))
-    assert "no sampled frame inside" in page.locator(".vt-row").first.text_content()
-    page.wait_for_function(
-        """() => {
-        const canvas = document.querySelector('.vt-shell').shadowRoot.querySelector('.vt-strip');
-        const { width, height } = canvas;
-        const ratio = width / canvas.clientWidth;
-        const bottom = Math.floor((canvas.clientHeight - 11) * ratio); // above the ticks
-        const column = Math.round(width * 11.2 / 12);  // of the last frame
-        const at = y => [...canvas.getContext('2d').getImageData(column, y, 1, 1).data];
-        return at(2)[3] === 255 && Math.abs(at(2)[0] - at(bottom)[0]) < 6;
-    }"""
-    )
+# Red and opacity of each column of the strip, ten pixels below its top.
+STRIP = """() => {
+    const canvas = document.querySelector('.vt-shell').shadowRoot.querySelector('.vt-strip');
+    const { width } = canvas;
+    const { data } = canvas.getContext('2d').getImageData(0, 10, width, 1);
+    return [...Array(width).keys()].map(x => [data[4 * x], data[4 * x + 3]]);
+}"""
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [320, 800])
-def test_no_width_scrolls_sideways(open_viewer, width, scheme):
+def strip_frames(page, n: int) -> list[int]:
+    """The frame that each column of the strip shows, of n that differ in their grey."""
+    page.wait_for_function(f"({STRIP})().every(([, opacity]) => opacity > 0)")
+    columns = page.evaluate(STRIP)
+    assert {opacity for _, opacity in columns} == {255}, "a column is empty or pale"
+    return [min(range(n), key=lambda k: abs(40 + 200 * k // n - grey)) for grey, _ in columns]
+
+
+def test_the_strip_is_even_when_zoomed_out_and_true_to_time_when_zoomed_in(open_viewer):
+    n = 30
+    page = open_viewer(make_data(n=n))
+    shown = strip_frames(page, n)
+    tiles = [(k, len(list(run))) for k, run in itertools.groupby(shown)]
+    lengths = [length for _, length in tiles]
+    assert len(tiles) > 8 and max(lengths) - min(lengths) <= 1
+    starts = itertools.accumulate(lengths, initial=0)
+    for (k, length), start in zip(tiles, starts, strict=False):
+        middle = (start + length / 2) / len(shown) * n  # in frames
+        assert -0.1 < middle - k < 1.1
+    focus(page)
+    for _ in range(3):
+        page.keyboard.press("+")
+    shown = strip_frames(page, n)
+    for x, k in enumerate(shown):  # each frame from its own time on
+        at = (x + 0.5) / len(shown) * n / 8
+        assert k == int(at) or abs(at - round(at)) < 0.02
+
+
+def test_segments_that_reach_out_of_what_was_seen_are_flagged(open_viewer):
+    ranges = [(1.2, 1.8), (-5, -2), (-1, 3), (13, 15), (11, 14), (5, 4)]
+    page = open_viewer(make_data([lane("true", [(*ends, "x") for ends in ranges], "true")]))
+    rows = page.locator(".vt-row").all_text_contents()
+    words = ["no sampled frame inside", "lies before the start", "clipped at the start"]
+    words += ["lies after the end", "clipped at the end", "ends before it starts"]
+    assert [word in row for word, row in zip(words, rows, strict=True)] == [True] * 6
+    # whatever a key does to one, it is then a range of the clip
+    for name in range(1, 7):
+        page.evaluate("name => model.set('selected', name)", f"true {name}")
+        focus(page)
+        for key in (",", "<", ">", ".", "Alt+ArrowLeft"):
+            page.keyboard.press(key)
+            edited = state(page, "segments")[0][name - 1]
+            assert 0 <= edited["start"] < edited["end"] <= 12, (name, key)
+            page.keyboard.press("Control+z")
+    assert page.errors == []
+
+
+@pytest.mark.parametrize("width", [240, 320, 800])
+def test_no_width_scrolls_sideways(open_viewer, width):
     data = make_data(title="t" * 300, question="q" * 500)
     data["lanes"][1]["segments"][0]["caption"] = "c" * 900
-    page = open_viewer(data, viewport={"width": width, "height": 700}, color_scheme=scheme)
+    page = open_viewer(data, viewport={"width": width, "height": 700})
     for key in ("c", "?", "]"):
         focus(page)
         page.keyboard.press(key)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    page.locator(".vt-menu summary").click()
+    menu = page.locator(".vt-menu-list").bounding_box()
+    assert menu["x"] >= 0 and menu["x"] + menu["width"] <= width
     inner = """() => { const root = document.querySelector('.vt-shell').shadowRoot;
         const main = root.querySelector('.vt');
         return main.scrollWidth <= main.clientWidth; }"""
@@ -497,6 +606,13 @@ def test_a_video_that_does_not_play_gives_way_to_the_frames(open_viewer):
     page.locator(".vt-bar").get_by_role("button", name="Play").click()
     page.wait_for_function("model.get('time') > 0.2")
     assert page.locator(".vt-picture").is_visible()
+
+
+def test_a_video_beside_the_page_is_not_in_the_exported_one(open_viewer, tmp_path):
+    page = open_viewer(make_data(video={"src": "clip.mp4", "start": 0}))
+    html = download(page, "HTML", tmp_path / "x.html")
+    assert '"video":null' in html
+    assert "no video" in page.locator(".vt-status").text_content()
 
 
 def small_video(path: Path) -> str:
@@ -559,6 +675,8 @@ WIDGET = """async source => {
         const el = document.body.appendChild(document.createElement('div'));
         return [model, module.default.render({ model, el }), el];
     };
+    window.again = model => module.default.render({ model,
+        el: document.body.appendChild(document.createElement('div')) });
 }"""
 
 
@@ -585,6 +703,36 @@ def test_a_widget_run_fifty_times_leaves_nothing(open_page, tmp_path):
     assert left == [0, 0, 0, 0, 0]
 
 
+def test_two_drawings_of_one_widget_play_at_one_speed(open_page, tmp_path):
+    (tmp_path / "empty.html").write_text("<!doctype html><title>empty</title>", encoding="utf-8")
+    page = open_page(tmp_path / "empty.html")
+    page.evaluate(WIDGET, {"esm": JS, "data": make_data()})
+    page.evaluate("""() => {
+        [window.model] = start();
+        again(model);
+        window.end = again(model);
+        window.began = performance.now();
+    }""")
+    page.wait_for_function("model.state.time > 0.5")
+    rate = "1000 * model.state.time / (performance.now() - began)"
+    assert page.evaluate(rate) < 1.4
+    page.locator(".vt-bar").nth(1).get_by_role("button", name="Pause").click()
+    page.locator(".vt-bar").nth(2).get_by_role("button", name="Play").click()
+    page.evaluate("[model.state.time, window.began] = [0, performance.now()]")
+    page.wait_for_function("model.state.time > 0.5")
+    assert page.evaluate(rate) < 1.4
+    page.evaluate("end()")  # of those that are left one goes on
+    page.evaluate("model.state.time = 0")
+    page.wait_for_function("model.state.time > 0.2")
+    page.locator(".vt-bar").nth(0).get_by_role("button", name="Pause").click()
+    page.evaluate("model.set('segments', model.state.segments.map(one => ({ ...one })))")
+    assert page.get_by_role("button", name="Undo").first.is_disabled()  # nothing is new
+    page.evaluate("model.set('time', 0)")
+    page.keyboard.press("j")  # nothing is before the clip
+    page.wait_for_function("!model.state.playing")
+    assert page.evaluate("model.state.time") == 0
+
+
 def test_a_widget_reports_back(open_page, tmp_path):
     (tmp_path / "empty.html").write_text("<!doctype html><title>empty</title>", encoding="utf-8")
     page = open_page(tmp_path / "empty.html")
@@ -601,8 +749,10 @@ def test_a_widget_reports_back(open_page, tmp_path):
 
 def test_a_thousand_segments_are_a_page_of_a_hundred(open_viewer):
     segments = [(3.6 * k, 3.6 * k + 5, f"event {k}") for k in range(1000)]
-    lanes = [lane("true", segments, "true"), lane("predicted", segments)]
+    runaway = lane("runaway", [(k / 10, 3000, "all at once") for k in range(1000)])
+    lanes = [lane("true", segments, "true"), lane("predicted", segments), runaway]
     page = open_viewer(make_data(lanes, duration=3600.0, n=64))
+    assert page.locator(".vt-board").bounding_box()["height"] < 500
     assert page.locator(".vt-list").first.locator(".vt-row").count() == 100
     page.evaluate("model.set('selected', 'predicted 950')")
     row = page.locator('.vt-row[data-segment="predicted 950"]')

@@ -1,4 +1,4 @@
-"""The viewer's work is bounded: per step of a scrub, per view drawn again, per byte of a page.
+"""The viewer's work is bounded: per step of a scrub, and per view drawn again.
 
 What is counted here does not depend on how busy the machine is; `scripts/bench_viewer.py` prints
 the times.
@@ -11,9 +11,7 @@ import pytest
 from conftest import load_script
 from hosts import Watched
 
-from videothinker.video.frames import Frames
-from videothinker.viewer.report import write_report
-from videothinker.viewer.viewer import View, trace_viewer, view_html
+from videothinker.viewer.viewer import trace_viewer, view_html
 
 pytestmark = pytest.mark.browser
 
@@ -73,20 +71,3 @@ def test_a_view_drawn_fifty_times_leaves_nothing_behind(browser, tmp_path):
     assert page.page.evaluate("Object.values(heard).every(one => one.length === 0)")
     assert page.errors == []
     page.page.close()
-
-
-def busy_frames(n: int) -> Frames:
-    """Frames 448 pixels wide, about as hard to compress as a film's."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:252, :448]
-    coarse = rng.integers(0, 255, (32, 56, 3)).repeat(8, 0).repeat(8, 1)[:252, :448]
-    picture = (0.6 * coarse + 0.4 * np.stack([x / 2, y, (x + y) / 3], -1)).astype(np.uint8)
-    rolled = [np.roll(picture, (k, 2 * k), (0, 1)) for k in range(32)]
-    return Frames(np.stack(rolled)[np.arange(n) % 32], np.arange(n) / 2, n / 2)  # [T, H, W, 3]
-
-
-def test_sizes_of_a_long_view_and_of_a_long_report(tmp_path):
-    view = View("long", "Which?", ["A. x", "B. y"], busy_frames(768))
-    assert len(view_html(view)) < 3_000_000
-    path = write_report(tmp_path / "report.html", {}, {}, [view] * 40)
-    assert path.stat().st_size < 30_000_000

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from .markup import Heading, Markdown, Outline, anchor_link, code_block
+from .markup import Heading, Markdown, Outline, anchor_link, code_block, parameter_table
 
 SECTION = re.compile(r"^(\w[\w ]*)\n-{3,}\n", re.M)
 ENTRY = re.compile(r"^(\*{0,2}\w[\w.*, ]*?) : (.*)", re.S)
@@ -154,14 +154,13 @@ def with_meanings(rows: Sequence[Row], told: Sequence[Row]) -> list[Row]:
     [Row(name='a', type='int', default='', meaning='seconds'), Row(name='b', …meaning='seconds')]
     """
     meanings = {name.strip(): row.meaning for row in told for name in row.name.split(",")}
-    found = [replace(row, meaning=row.meaning or meanings.get(row.name, "")) for row in rows]
-    # `rows` may be written without the stars that the signature has
-    bare = {row.name.lstrip("*") for row in rows}
+    bare = {name.lstrip("*"): meaning for name, meaning in meanings.items()}
+    names = [row.name.lstrip("*") for row in rows]  # the docstring may leave the stars out
     found = [
-        row if row.meaning else replace(row, meaning=meanings.get(row.name.lstrip("*"), ""))
-        for row in found
+        replace(row, meaning=row.meaning or bare.get(name, ""))
+        for name, row in zip(names, rows, strict=True)
     ]
-    more = [Row(name, meaning=m) for name, m in meanings.items() if name.lstrip("*") not in bare]
+    more = [Row(name, meaning=m) for name, m in meanings.items() if name.lstrip("*") not in names]
     return found + more
 
 
@@ -302,20 +301,7 @@ class Reference:
         if title == "Raises":
             columns = {"Error": [self._code(row.name) for row in rows]} | columns
             del columns["Name"]
-        columns = {name: cells for name, cells in columns.items() if any(cells)}
-        head = "".join(f'<th scope="col">{name}</th>' for name in columns)
-        lines = [
-            "".join(
-                f'<td data-name="{name}">{cell}</td>' if cell else "<td></td>"
-                for name, cell in zip(columns, cells, strict=True)
-            )
-            for cells in zip(*columns.values(), strict=True)
-        ]
-        body = "\n".join(f"<tr>{line}</tr>" for line in lines)
-        return (
-            f'<div class="wide"><table class="parameters"><caption>{title}</caption>\n'
-            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n"
-        )
+        return parameter_table(title, columns)
 
     def _code(self, text: str) -> str:
         """A type or default, with links from the names that this site documents."""

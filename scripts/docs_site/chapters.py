@@ -128,7 +128,7 @@ class Chapter:
             path, ".".join(number.groups()) if number else "", title, subtitle, module, cells
         )
 
-    @property
+    @cached_property
     def page(self) -> str:
         """The address of its page on the site."""
         return page_path(self.path).with_suffix(".html").as_posix()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
 
 from latex2mathml.converter import convert
 from markdown_it import MarkdownIt
@@ -13,14 +16,18 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from mdit_py_plugins.footnote import footnote_plugin
-from pygments import highlight
-from pygments.formatters import HtmlFormatter
+from pygments import token as kinds
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours of a terminal
+COLUMNS = re.compile(r"^.*\S {2,}\S.*$", re.M)
 SHELLS = ("bash", "sh", "console", "shell")
-FORMATTER = HtmlFormatter(nowrap=True)
+# The kinds of token that site.css colours, under Pygments' short names for them.
+COLOURED = set(
+    "k kn kd kc kr kt ow s s1 s2 sd sa sh si se sr sx c c1 cm ch cp m mi mf mh il mo"
+    " nf fm nc nb bp nd nn ne".split()
+)
 
 
 def slug(text: str) -> str:
@@ -39,17 +46,56 @@ def plain(text: str) -> str:
 def code_block(source: str, language: str = "python") -> str:
     """Highlighted code; commands wrap, code scrolls within its box."""
     try:
-        body = highlight(source, get_lexer_by_name(language or "text"), FORMATTER)
+        tokens = get_lexer_by_name(language or "text").get_tokens(source)
     except ClassNotFound:
-        body = html.escape(source)
+        tokens = [(kinds.Text, source)]
+    pieces = ((colour(kind), text) for kind, text in tokens)
+    runs = groupby(pieces, key=itemgetter(0))
+    body = "".join(coloured(name, "".join(text for _, text in run)) for name, run in runs)
     kind = "shell" if language in SHELLS else "code"
     return f'<pre class="{kind}"><code>{body.rstrip()}</code></pre>\n'
 
 
+def colour(kind: Any) -> str:
+    """Pygments' short name of a kind of token, "" where the style sheet has no colour for it."""
+    while kind not in kinds.STANDARD_TYPES:
+        kind = kind.parent
+    name = kinds.STANDARD_TYPES[kind]
+    return name if name in COLOURED else ""
+
+
+def coloured(name: str, text: str) -> str:
+    """A piece of code in a span of that name, or as it is."""
+    text = html.escape(text, quote=False)
+    return f'<span class="{name}">{text}</span>' if name else text
+
+
 def output_block(text: str) -> str:
-    """What a cell has printed."""
-    text = html.escape(ESCAPES.sub("", text).rstrip())
-    return f'<pre class="output">{text}</pre>\n' if text else ""
+    """What a cell has printed; columns that are aligned by spaces scroll, other lines wrap."""
+    text = ESCAPES.sub("", text).rstrip()
+    kind = "output aligned" if len(COLUMNS.findall(text)) > 2 else "output"
+    return f'<pre class="{kind}">{html.escape(text)}</pre>\n' if text else ""
+
+
+def parameter_table(caption: str, columns: Mapping[str, Sequence[str]]) -> str:
+    """Names with their meanings as a table, from HTML by column; empty columns are left out.
+
+    On a narrow screen a row becomes a paragraph, and the style sheet knows a cell by its column.
+    """
+    columns = {name: cells for name, cells in columns.items() if any(cells)}
+    head = "".join(f'<th scope="col">{name}</th>' for name in columns)
+    rows = [
+        "".join(
+            f'<td data-name="{name}">{cell}</td>' if cell else "<td></td>"
+            for name, cell in zip(columns, cells, strict=True)
+        )
+        for cells in zip(*columns.values(), strict=True)
+    ]
+    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+    return (
+        f'<div class="wide"><table class="parameters"><caption>{html.escape(caption)}</caption>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n"
+    )
 
 
 def formula(tex: str, display: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import html
 import json
@@ -15,10 +16,12 @@ from pathlib import Path
 
 from . import api
 from .chapters import ROOMS, Chapter, Drawing, page_path
+from .commands import commands_page
 from .markup import Heading, Markdown, Outline, plain, slug
 
 HERE = Path(__file__).parent
-GUIDES = ("house", "training", "evaluation_guide", "own_video", "data")  # in this order, others after them
+GUIDES = ("house", "training", "evaluation_guide", "own_video", "data")  # the others follow
+LOOKUPS = (("commands.html", "Commands"), ("names.html", "All names"))  # behind the chapters
 SCHEME = re.compile(r"^[a-zA-Z][\w+.-]*:")
 PICTURE = re.compile(r"\.(png|jpe?g|gif|svg|webp|mp4|webm|avif)$")
 
@@ -82,6 +85,7 @@ class Site:
     title, description, version : of the project.
     source : address of the repository's files, to which links that leave the site go.
     package : name of the package, the folder of the exported modules.
+    parser : of the package's commands.
     """
 
     root: Path
@@ -91,6 +95,7 @@ class Site:
     version: str
     source: str
     package: str
+    parser: argparse.ArgumentParser
     index: list[list] = field(default_factory=list)  # what the search knows
     entries: list[tuple[str, str, str, str]] = field(default_factory=list)  # of the names' page
 
@@ -160,6 +165,7 @@ class Site:
             shutil.copy(HERE / name, self.out / name)
         for position, chapter in enumerate(self.chapters):
             self._chapter(position, chapter)
+        self._commands_page()
         self._names_page()
         self._lost_page()
         text = json.dumps(self.index, ensure_ascii=False, separators=(",", ":"))
@@ -185,7 +191,9 @@ class Site:
         body = drawing.draw()
         if not chapter.room:
             body += self._contents(chapter.page, drawing.outline)
-        self._learn(chapter, drawing.outline)
+        about = plain(chapter.subtitle)
+        self._learn(chapter.page, chapter.name, about, drawing.outline)
+        self._note_names(chapter, drawing.outline)
         head = self._head(chapter, markdown)
         around = self._neighbours(position, chapter.page)
         self._write(chapter.page, chapter.name, head + body + around, drawing.outline, chapter)
@@ -236,22 +244,26 @@ class Site:
             )
             title = html.escape(self.part_title(room))
             parts.append(f'<h3 id="{anchor}">{title}</h3>\n<ul class="chapters">{items}</ul>\n')
-        return "".join(parts)
+        links = " · ".join(f'<a href="{address}">{name}</a>' for address, name in LOOKUPS)
+        return "".join([*parts, f"<p>To look up: {links}</p>\n"])
 
-    def _learn(self, chapter: Chapter, outline: Outline) -> None:
-        """What the search and the page of names have to know of a chapter."""
-        opening = " ".join([plain(chapter.subtitle), *outline.opening.words])
-        sections = [["", "", 0, words_once(opening)]]
+    def _learn(self, page: str, name: str, about: str, outline: Outline) -> None:
+        """What the search has to know of a page."""
+        sections = [["", "", 0, words_once(" ".join([about, *outline.opening.words]))]]
         for heading in outline.headings:
-            words = " ".join(word for word in heading.words if word)
-            sections.append([heading.anchor, heading.text, int(heading.code), words_once(words)])
-            if heading.code:
-                summary = re.split(r"(?<=[.!?]) ", words, maxsplit=1)[0]
+            words = words_once(" ".join(filter(None, heading.words)))
+            sections.append([heading.anchor, heading.text, int(heading.code), words])
+        self.index.append([page, name, sections])
+
+    def _note_names(self, chapter: Chapter, outline: Outline) -> None:
+        """What the page of names has to know of a chapter: each name and its first sentence."""
+        for heading in outline.headings:
+            if heading.code and "." not in heading.text:
+                docstring = heading.words[0]  # prose may follow, and need not be about the name
+                summary = re.split(r"(?<=[.!?]) ", docstring, maxsplit=1)[0]
+                link = f"{chapter.page}#{heading.anchor}"
                 module = chapter.module or chapter.name
-                self.entries.append(
-                    (heading.text, module, f"{chapter.page}#{heading.anchor}", summary)
-                )
-        self.index.append([chapter.page, chapter.name, sections])
+                self.entries.append((heading.text, module, link, summary))
 
     def _neighbours(self, position: int, page: str) -> str:
         """Links to the chapter before and the chapter after."""
@@ -278,7 +290,7 @@ class Site:
             )
 
         first = next(c for c in self.chapters if not c.room)
-        parts = [f"<ul>{item(first.page, 'Start')}{item('names.html', 'All names')}</ul>\n"]
+        parts = [f"<ul>{item(first.page, 'Start')}</ul>\n"]
         for name, chapters in self.rooms.items():
             opened = " open" if name == room else ""
             items = "".join(item(c.page, c.name) for c in chapters)
@@ -286,7 +298,16 @@ class Site:
             parts.append(
                 f"<details{opened}><summary>{title}</summary>\n<ul>{items}</ul></details>\n"
             )
+        parts.append(f"<ul>{''.join(item(*lookup) for lookup in LOOKUPS)}</ul>\n")
         return "".join(parts)
+
+    def _commands_page(self) -> None:
+        """Every command with its flags."""
+        outline, page = Outline(), "commands.html"
+        markdown = Markdown(name_link=lambda name: self.name_link(name, page))
+        body = commands_page(self.parser, markdown, outline)
+        self._learn(page, "Commands", "Every command with its flags", outline)
+        self._write(page, "Commands", body, outline, None)
 
     def _names_page(self) -> None:
         """Every exported name, by module and alphabet, with the first sentence about it."""
@@ -296,8 +317,7 @@ class Site:
         ]
         letters: dict[str, list[tuple[str, str, str, str]]] = {}
         for entry in sorted(self.entries, key=lambda entry: entry[0].lower()):
-            if "." not in entry[0]:
-                letters.setdefault(entry[0][0].upper(), []).append(entry)
+            letters.setdefault(entry[0][0].upper(), []).append(entry)
         for letter, entries in sorted(letters.items()):
             anchor = outline.add(2, letter, anchor=f"letter-{letter}").anchor
             items = "".join(

@@ -16,13 +16,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .view import add_view_command
-
 from ..claims import claim_output
 from .data import add_data_commands
 from .evaluation import add_evaluation_commands
 from .models import add_model_commands
 from .push import add_push_command
+from .view import add_view_command
 from ..files import UserError, check_writable
 
 # %% auto #0

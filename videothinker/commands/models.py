@@ -17,10 +17,10 @@ from ..configs import TINY_BASE, model_path
 from ..files import InputError, UserError, check_writable
 
 # %% auto #0
-__all__ = ['RECIPE_HELP', 'checked_roots', 'run_training', 'run_plan', 'own_question', 'default_model', 'answer_view',
-           'run_answer', 'played_video', 'own_view', 'served_view', 'add_data_flags', 'frames_folder', 'add_timeout',
-           'add_model_flags', 'add_device', 'add_recipe_overrides', 'add_training_commands', 'add_served_flags',
-           'key_variable', 'add_asking_commands', 'add_model_commands']
+__all__ = ['NO_TRACES', 'RECIPE_HELP', 'checked_roots', 'run_training', 'run_plan', 'own_question', 'default_model',
+           'answer_view', 'run_answer', 'played_video', 'own_view', 'served_view', 'add_data_flags', 'frames_folder',
+           'add_timeout', 'add_model_flags', 'add_device', 'add_recipe_overrides', 'add_training_commands',
+           'add_served_flags', 'key_variable', 'add_asking_commands', 'add_model_commands']
 
 # %% ../../nbs/9_commands/02_models.ipynb #cmod-09
 def checked_roots(videos: str, rows: Sequence[Any]) -> Any:
@@ -118,10 +118,19 @@ def own_question(video: Path, question: str, options: Sequence[str] = ()) -> Any
     return Sample(question, lines, "", path=video.name, problem_type=kind)
 
 # %% ../../nbs/9_commands/02_models.ipynb #c19-015
+NO_TRACES = (
+    "the tiny base model answers: it writes no traces, only a letter; "
+    "`bash scripts/quickstart.sh` trains one that does (--quick: in minutes); --model names another"
+)
+
+
 def default_model() -> str:
-    """The model of the last demo run in this folder, else the tiny base."""
-    trained = Path("runs/demo/grpo/model")
-    return str(trained) if (trained / "config.json").exists() else model_path(TINY_BASE)
+    """The model of the demo run in this folder, else of the quick one, else the tiny base."""
+    for run in ("demo", "demo-quick"):
+        trained = Path("runs", run, "grpo", "model")
+        if (trained / "config.json").exists():
+            return str(trained)
+    return model_path(TINY_BASE)
 
 
 def answer_view(model: Any, encoder: Any, sample: Any, max_new_tokens: int = 1024) -> Any:
@@ -180,10 +189,15 @@ def played_video(path: str) -> str | None:
 
 def own_view(args: argparse.Namespace, sample: Any, video: Path) -> Any:
     """The answer of a model that is loaded here, over the frames."""
+    from transformers import logging
+
     from videothinker.model.encoder import Encoder, EncoderOptions
     from videothinker.model.qwen import Settings, load_model
 
+    logging.set_verbosity_error()  # it warns of a cap on pixels; our frames come in their size
     path = model_path(args.model) if args.model else default_model()
+    if path == model_path(TINY_BASE):
+        print(NO_TRACES, file=sys.stderr)
     model, processor = load_model(path, device=args.device, revision=args.revision)
     settings = Settings.of(path, args.revision)
     options = EncoderOptions(timeout=args.timeout)

@@ -83,6 +83,7 @@ class Import:
     ----------
     source : its name.
     clips, samples, problems : what the rows became, in file order.
+    clip_places, sample_places : file and place in it of each.
     rows : rows seen; a row is what becomes one clip or one sample.
     passed_over : reason → rows that belong to another benchmark in the same file, or are about
         pictures.

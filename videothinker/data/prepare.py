@@ -183,7 +183,7 @@ def _video_files(root: Path) -> Iterator[str]:
 # %% ../../nbs/2_data/15_prepare.ipynb #c04g-011
 @dataclass(frozen=True)
 class Look:
-    """What was seen of a video: `duration` in seconds and `n_frames`; or why it cannot be used."""
+    """What was seen of a video: `duration` (seconds), `n_frames`; or the `reason` not to use it."""
 
     duration: float = 0.0
     n_frames: int = 0

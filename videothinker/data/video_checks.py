@@ -75,7 +75,15 @@ def inspect_video(path: Path, decode: bool = True, timeout: float = 60.0) -> Vid
 def inspect_videos(
     paths: Sequence[Path], decode: bool = True, workers: int = 2, timeout: float = 60.0
 ) -> dict[Path, VideoFacts]:
-    """`inspect_video` of many files in `workers` threads, with a progress bar."""
+    """`inspect_video` of many files, with a progress bar.
+
+    Parameters
+    ----------
+    paths : of the files.
+    decode : look at pictures too, not at the containers only.
+    workers : threads.
+    timeout : seconds that one video may take.
+    """
     from tqdm.auto import tqdm
 
     facts = ordered_map(lambda path: inspect_video(path, decode, timeout), paths, max(1, workers))

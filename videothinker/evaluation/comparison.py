@@ -319,6 +319,11 @@ def questions_needed(
 def design_effect(per_video: float, correlation: float) -> float:
     """How many times the variance of independent questions a mean has.
 
+    Parameters
+    ----------
+    per_video : questions per video.
+    correlation : between two questions about one video.
+
     Raises
     ------
     ValueError : for fewer than one question per video or a correlation outside 0 to 1.
@@ -356,7 +361,10 @@ def detectable_difference(
 ) -> float | None:
     """Smallest difference of two models that so many questions show; None if none would be seen.
 
-    Parameters are those of `questions_needed`.
+    Parameters
+    ----------
+    questions : that are asked.
+    disagreement, per_video, correlation, power, level : as for `questions_needed`.
 
     Raises
     ------
@@ -463,7 +471,14 @@ def _ways(rivals: Sequence[int], silent: int, votes: int, others: int) -> list[i
 
 # %% ../../nbs/6_evaluation/07_comparison.ipynb #cmp-074
 class SampledQuestion(NamedTuple):
-    """The samples of one question: letters, the right letter, and the video."""
+    """The samples of one question.
+
+    Attributes
+    ----------
+    answers : letter of each sample, None where none was read.
+    gold : the right letter.
+    video : which the question is about; intervals are clustered by it.
+    """
 
     answers: Sequence[str | None]
     gold: str

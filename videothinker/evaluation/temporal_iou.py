@@ -139,6 +139,10 @@ def empty_score(pred: Sequence[Interval], true: Sequence[Interval]) -> float | N
 def matched_ious(pred: Sequence[Interval], true: Sequence[Interval]) -> list[float]:
     """IoUs of predictions and annotated segments paired one to one, so that their sum is largest.
 
+    Parameters
+    ----------
+    pred, true : predicted and annotated ranges, seconds.
+
     Returns
     -------
     As many as there are pairs, the number of the fewer; a pair without overlap has IoU 0.
@@ -230,6 +234,10 @@ def first_window(pred: Sequence[Interval], true: Sequence[Interval]) -> dict[str
 # %% ../../nbs/6_evaluation/04_temporal_iou.ipynb #think-216
 def grounding_scores(pred: Sequence[Interval], true: Sequence[Interval]) -> dict[str, float]:
     """All the scores of one sample: `grounding`, `matching` and `first_window` together.
+
+    Parameters
+    ----------
+    pred, true : predicted and annotated ranges, seconds.
 
     Raises
     ------

@@ -246,14 +246,26 @@ def settings_file(model: str | Path, revision: str | None = None) -> Path | None
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is asked: prompt style (a key of `STYLES`) and which frames it is shown."""
+    """How a model is asked.
+
+    Attributes
+    ----------
+    style : of the prompt, a key of `STYLES`.
+    sampling : which frames the model is shown.
+    """
 
     style: str = "video-thinker"
     sampling: Sampling = Sampling(n_frames=16, max_pixels=128 * 28 * 28)
 
     @classmethod
     def of(cls, model_path: str | Path, revision: str | None = None) -> Settings:
-        """Return the settings saved with a model (folder or hub name), or the paper's."""
+        """Return the settings saved with a model, or the paper's.
+
+        Parameters
+        ----------
+        model_path : folder or hub name.
+        revision : branch, tag or commit of a hub model.
+        """
         path = settings_file(model_path, revision)
         if path is None:
             return cls()
@@ -366,7 +378,15 @@ def _text_positions(n: int, start: int) -> Tensor:
 # %% ../../nbs/4_model/01_qwen.ipynb #c08-045
 @dataclass(frozen=True)
 class Family:
-    """Special ids and position constants of a model family: all that building its inputs needs."""
+    """Special ids and position constants of a model family: all that building its inputs needs.
+
+    Attributes
+    ----------
+    video_token : id that stands in a prompt for each embedding of the video.
+    pad_token, eos_token : ids that fill up a batch, and that end a reply.
+    tokens_per_second : positions per second of video.
+    merge : patches per side that become one embedding.
+    """
 
     video_token: int
     pad_token: int

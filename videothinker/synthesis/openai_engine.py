@@ -46,7 +46,16 @@ __all__ = ['LEAST_ANSWER', 'REFUSALS', 'Usage', 'OpenAIEngine']
 # %% ../../nbs/3_synthesis/03_openai_engine.ipynb #seng-016
 @dataclass
 class Usage:
-    """What an engine did since it was opened; tokens are those the server reported."""
+    """What an engine did since it was opened; tokens are those the server reported.
+
+    Attributes
+    ----------
+    sent : requests that went out, repetitions included.
+    answered : replies that were paid for and could be used.
+    from_cache : requests that an earlier answer was found for.
+    failed : requests that were given up.
+    tokens : of prompts and replies together.
+    """
 
     sent: int = 0
     answered: int = 0

@@ -119,7 +119,7 @@ def _captioned(row: Sample, teacher: Teacher) -> list[Segment]:
 # %% ../../nbs/3_synthesis/04_synthesize.ipynb #c06-050
 @dataclass(frozen=True)
 class Failure:
-    """A clip or row that nothing could be made of, and the reason."""
+    """A clip or row (`source`) that nothing could be made of, and the reason."""
 
     source: Clip | Sample
     reason: str
@@ -149,7 +149,8 @@ def synthesize(
 
     Parameters
     ----------
-    clips : caption-labelled clips; each gets up to `questions_per_clip` different questions.
+    clips : caption-labelled clips.
+    questions_per_clip : the most questions, all different, that a clip gets.
     qa_rows : question-labelled rows whose segments have times; those without captions get them.
     teacher : writes questions, captions and traces.
     seed : number of the first question of a clip.

@@ -307,6 +307,11 @@ def zero_stage(deepspeed: Any) -> int:
 def check_groups(args: VideoGRPOConfig, rows: int) -> None:
     """Refuse batch sizes that do not hold whole groups, and too few rows for one micro-batch.
 
+    Parameters
+    ----------
+    args : of the trainer.
+    rows : number of rows to train on.
+
     Raises
     ------
     InputError : names the numbers that do not fit.

@@ -424,7 +424,11 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """The training log in a `trainer_state.json`, or in the last checkpoint below a run's folder.
+    """The training log of a run.
+
+    Parameters
+    ----------
+    path : of a `trainer_state.json`, or of a run's folder, whose last checkpoint is read.
 
     Raises
     ------

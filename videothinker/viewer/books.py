@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +82,20 @@ def _of_folder(place: Path, reader: FrameReader | None) -> Book:
             f"{place}: a training run without a log of completions; GRPO writes one with "
             "log_completions: true in the recipe's train section"
         )
-    journals = [file for file in sorted(place.glob("*.journal")) if is_curation_journal(file)]
-    hint = f"; there is {journals[0]}" if journals else ""
+    inside = next(_inside(place), None)
+    hint = f"; there is {inside}" if inside else ""
     raise InputError(
         f"{place}: nothing to view: no log of completions (checkpoints/completions/), no finished "
         f"evaluation (MODEL/BENCHMARK/COLUMN/summary.json); name a journal or rows as a file{hint}"
     )
+
+
+def _inside(place: Path) -> Iterator[Path]:
+    """What a folder holds that could have been meant: runs, then journals, then rows."""
+    inside = sorted(place.iterdir())
+    yield from (p for p in inside if p.is_dir() and completions_folder(p) is not None)
+    files = [p for p in inside if p.suffix in (".journal", ".jsonl") and p.is_file()]
+    yield from sorted(files, key=lambda path: not is_curation_journal(path))
 
 
 def _curated(journal: Path, data: str | os.PathLike[str] | None) -> Sequence[Sample]:

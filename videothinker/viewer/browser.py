@@ -19,17 +19,16 @@ from typing import Any
 
 from ..files import InputError, UserError, atomic_write
 from ..schema import Sample, Segment
-from ..trace import parse_trace, predicted_letter
 from ..video.frames import Frames
 from videothinker.viewer.page import (
-    JS,
     frame_data,
+    lane_data,
     page_html,
     script_json,
     static_text,
-    trace_data,
     viewer_script,
 )
+from .viewer import Lane
 
 # %% auto #0
 __all__ = ['Bins', 'MAX_BYTES', 'PICTURES', 'LIMITS', 'PAGE_CSS', 'PARTS', 'HELP', 'SAVED_BYTES', 'Column', 'Book', 'Index',
@@ -141,6 +140,10 @@ class Book:
         """
         raise NotImplementedError
 
+    def row(self, number: int) -> Sample | None:
+        """The row that a record is of, for a search in its options."""
+        return None
+
     def frames(self, number: int) -> Frames | None:
         """The frames that the model was shown, for pictures; None where there are none."""
         return None
@@ -153,14 +156,15 @@ class Book:
         return page_frame(self)
 
     def find(self, words: str) -> list[int]:
-        """The numbers of the records with these words in a reply or a text of an entry."""
+        """The numbers of the records with these words in a reply, an option, a text of an entry."""
         wanted = words.strip().lower()
         return [n for n in range(len(self.entries)) if wanted in self._searched(n)]
 
     def _searched(self, number: int) -> str:
-        entry = self.entries[number]
+        entry, row = self.entries[number], self.row(number)
         texts = [str(entry.get(c.key) or "") for c in self.columns if c.is_coded]
-        return "\n".join([*texts, *self.texts(number)]).lower()
+        options = row.option_lines if row else []
+        return "\n".join([*texts, *options, *self.texts(number)]).lower()
 
 # %% ../../nbs/7_viewer/07_browser.ipynb #roll-b09
 class Index:
@@ -254,10 +258,6 @@ def _finite(segments: Iterable[Segment]) -> list[Segment]:
     return [s for s in segments if math.isfinite(s.start) and math.isfinite(s.end)]
 
 
-def _segments_data(segments: Iterable[Segment]) -> list[dict[str, Any]]:
-    return [{"start": s.start, "end": s.end, "caption": s.caption} for s in segments]
-
-
 def shortened(text: str, limit: int) -> str:
     """A text of at most `limit` characters, and how many more there are."""
     if len(text) <= limit:
@@ -282,22 +282,22 @@ def reply_lane(
     sample : the row, for options and the right answer.
     facts : name → value.
     segments : that the reply names; None for those of its trace.
+
+    Returns
+    -------
+    The lane; its verdict is "" where the row has no answer to be judged by.
     """
-    trace = parse_trace(reply)
-    named = _finite(trace.segments if segments is None else segments)
-    answer = predicted_letter(reply, sample.letters) if sample.options else trace.answer
-    verdict = "no answer"
-    if answer is not None:
-        verdict = "" if not sample.answer else "right" if answer == sample.answer else "wrong"
-    return {
-        "name": name,
-        "kind": "predicted",
-        "answer": answer,
-        "verdict": verdict,
-        "facts": {key: str(value) for key, value in facts.items()},
-        "segments": _segments_data(named),
-        "trace": trace_data(shortened(reply, limit), named),
-    }
+    lane = Lane.of_reply(name, sample, reply, **facts)
+    lane.segments = _finite(lane.segments if segments is None else segments)
+    lane.trace_text = shortened(reply, limit)
+    right = sample.answer.strip()
+    if not right:
+        verdict = ""
+    elif lane.answer is None:
+        verdict = "no answer"
+    else:
+        verdict = "right" if lane.answer.strip() == right else "wrong"
+    return lane_data(lane, verdict)
 
 
 def bare_frames(times: Iterable[float] = (), shape: Sequence[int] = (9, 16)) -> dict[str, Any]:
@@ -334,8 +334,7 @@ def row_view(
     annotated : show the row's segments as the lane `true`.
     """
     true = _finite(sample.segments) if annotated else []
-    blank: dict[str, Any] = {"answer": None, "verdict": "", "facts": {}, "trace": []}
-    annotation = {"name": "true", "kind": "true", **blank, "segments": _segments_data(true)}
+    annotation = lane_data(Lane("true", "true", true))
     frames = bare_frames(times)
     ends = [s["end"] for lane in [annotation, *lanes] for s in lane["segments"]]
     known = next((d for d in (duration, sample.duration) if d and math.isfinite(d)), None)
@@ -522,7 +521,8 @@ def page_frame(book: Book, pictures: int = 8, height: int = 720) -> str:
         )
     return (
         f'<iframe srcdoc="{html.escape(page)}" title="{html.escape(book.title)}" '
-        f'sandbox="allow-scripts" style="width: 100%; height: {height}px; border: 0"></iframe>'
+        'sandbox="allow-scripts allow-downloads" '
+        f'style="width: 100%; height: {height}px; border: 0"></iframe>'
     )
 
 # %% ../../nbs/7_viewer/07_browser.ipynb #roll-b21
@@ -542,12 +542,12 @@ class Desk:
         self._lock = threading.Lock()
         self._clips: OrderedDict[tuple[int, int], Any] = OrderedDict()
 
-    def data(self, since: int = 0) -> dict[str, Any]:
-        """The whole index, or what has been added behind the first `since` records."""
+    def data(self, since: int = -1) -> dict[str, Any]:
+        """What has been added behind the first `since` records; the whole index for -1."""
         with self._lock:
             self.book.refresh()
             self.index.update()
-            return self.index.after(since) if since > 0 else self.index.whole()
+            return self.index.after(since) if since >= 0 else self.index.whole()
 
     def record(self, number: int) -> dict[str, Any]:
         """The detail of a record, with pictures where its frames can be read.
@@ -621,8 +621,6 @@ def _widget_class() -> Any:
             "a live widget needs anywidget: pip install 'videothinker[lab]'; "
             "`videothinker view` shows the same in a browser"
         ) from None
-    functions, export, _ = JS.rpartition("\nexport default ")
-    assert export, "viewer.js has lost its `export default`"
     style = json.dumps(static_text("browser.css"))
     run = (
         "render = ({ model, el }) => {\n"
@@ -634,7 +632,7 @@ def _widget_class() -> Any:
         "el.dataset.lmSuppressShortcuts = 'true';\n"
         "return browse(host, kernelSource(model), false);\n};"
     )
-    script = f"{functions}\nlet render;\n{browser_script(run)}\nexport default {{ render }};"
+    script = f"let render;\n{viewer_script(browser_script(run))}\nexport default {{ render }};"
 
     class RecordBrowser(anywidget.AnyWidget):
         """A live list of records; `refresh()` shows at once what has been written."""

@@ -27,6 +27,14 @@ __all__ = ['ORIGINAL', 'checked_segments', 'edited_sample', 'edited_rows', 'segm
 ORIGINAL = "segments_before_edit"  # key of a row's provenance
 
 
+def _rows(segments: Iterable[Any]) -> list[dict[str, Any]]:
+    """Segments as `segment_rows`; InputError for what is none."""
+    try:
+        return segment_rows(segments)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
 def checked_segments(segments: Iterable[Any], duration: float | None = None) -> list[Segment]:
     """Segments as an annotation needs them, in the order of their times.
 
@@ -39,12 +47,8 @@ def checked_segments(segments: Iterable[Any], duration: float | None = None) -> 
     ------
     InputError : a segment has no duration, leaves the clip, or its caption holds a control token.
     """
-    try:
-        rows = segment_rows(segments)
-    except ValueError as error:
-        raise InputError(str(error)) from None
     checked = []
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(_rows(segments), 1):
         segment = Segment(row["start"], row["end"], row["caption"].strip())
         if not 0 <= segment.start < segment.end:
             problem = "a segment starts at 0 or later and ends after its start"
@@ -77,10 +81,13 @@ def edited_sample(sample: Sample, segments: Iterable[Any], duration: float | Non
     ------
     InputError : as `checked_segments`.
     """
-    checked = checked_segments(segments, duration or sample.duration)
+    rows = _rows(segments)
+    before = segment_data(sample.segments)
+    if rows == before:  # as it came, in whatever order and state
+        return replace(sample)
+    checked = checked_segments(rows, duration or sample.duration)
     if checked == sample.segments:
         return replace(sample)
-    before = segment_data(sample.segments)
     return replace(sample, segments=checked, provenance={ORIGINAL: before, **sample.provenance})
 
 

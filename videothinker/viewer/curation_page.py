@@ -77,6 +77,10 @@ class RowBook(Book):
             "video": row.video_id or row.path,
         }
 
+    def row(self, number: int) -> Sample:
+        """The row."""
+        return self.rows[number]
+
     def texts(self, number: int) -> list[str]:
         """The trace of a row."""
         return [whole_trace(self.rows[number])]
@@ -205,10 +209,12 @@ class CurationBook(Book):
             values = values[1:]
         for verdict in read_verdicts(values, str(self.path)).values():
             self.verdicts.append(verdict)
-            self.entries.append(_entry(verdict, self._row(verdict)))
+            self.entries.append(_entry(verdict, self.row(len(self.entries))))
 
-    def _row(self, verdict: Verdict) -> Sample:
-        return self._rows.get(verdict.id) or Sample(verdict.id, [], "", id=verdict.id)
+    def row(self, number: int) -> Sample:
+        """The row that a verdict is of; only its id where the rows are not at hand."""
+        name = self.verdicts[number].id
+        return self._rows.get(name) or Sample(name, [], "", id=name)
 
     def texts(self, number: int) -> list[str]:
         """The attempts, the kept one last."""
@@ -218,7 +224,7 @@ class CurationBook(Book):
     def view(self, number: int, limit: int) -> dict[str, Any]:
         """A lane for each attempt whose text is known, with why it was rejected."""
         verdict = self.verdicts[number]
-        row = self._row(verdict)
+        row = self.row(number)
         attempts = []
         for k, text in enumerate(verdict.rejected):
             attempts.append((f"attempt {k + 1}", text, verdict.history[k], k))
@@ -229,9 +235,6 @@ class CurationBook(Book):
             reply_lane(name, text, row, self._facts(verdict, reason, k), limit)
             for name, text, reason, k in attempts
         ]
-        if not row.solution:
-            for lane in lanes:
-                lane["verdict"] = ""
         meta = {"outcome": KEPT[not verdict.kept], "attempts": verdict.attempts}
         note = ""
         if len(verdict.rejected) < len(verdict.history):
@@ -250,4 +253,4 @@ class CurationBook(Book):
 
     def frames(self, number: int) -> Frames | None:
         """Some frames of the clip, evenly spread."""
-        return read_clip(self._reader, self._row(self.verdicts[number]))
+        return read_clip(self._reader, self.row(number))

@@ -217,6 +217,10 @@ class EvaluationBook(Book):
         self.entries = [_entry(*record) for record in self.records]
         self.runs = runs
 
+    def row(self, number: int) -> Sample:
+        """The question's row."""
+        return self.records[number][1]
+
     def texts(self, number: int) -> list[str]:
         """The reply."""
         return [self.records[number][0].text]

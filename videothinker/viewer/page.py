@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
+from numbers import Real
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -34,7 +35,7 @@ from ..video.reader import probe
 # %% auto #0
 __all__ = ['PICTURES', 'WIDTH', 'SPRITE_BYTES', 'TRACE_LIMIT', 'PAGE_VIDEO', 'CSS', 'JS', 'sprite_data', 'frame_data',
            'segment_data', 'segment_rows', 'trace_data', 'option_data', 'lane_data', 'check_playable', 'video_data',
-           'static_text', 'script_json', 'viewer_script', 'sayable', 'plain', 'page_html', 'cell_html']
+           'static_text', 'script_json', 'viewer_script', 'widget_module', 'sayable', 'plain', 'page_html', 'cell_html']
 
 # %% ../../nbs/7_viewer/01_page.ipynb #c15-007
 PICTURES = 64  # of a clip; the strip shows no more
@@ -169,7 +170,7 @@ def segment_rows(segments: Any) -> list[dict[str, Any]]:
             raise ValueError(f"segment {number} is no Segment and has no 'start' and 'end'")
         for name in ("start", "end"):
             value = row[name]
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's too
                 raise ValueError(f"segment {number}: {name} {value!r} is no number of seconds")
             if not math.isfinite(value):
                 raise ValueError(f"segment {number}: {name} is not finite")
@@ -248,7 +249,7 @@ _TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".webm"
 _CODECS = ("h264", "vp8", "vp9", "vpx", "av1", "dav1d")  # in the names of their decoders
 
 
-def check_playable(path: str | os.PathLike[str]) -> str:
+def check_playable(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Check that browsers play a video file.
 
     Parameters
@@ -257,7 +258,8 @@ def check_playable(path: str | os.PathLike[str]) -> str:
 
     Returns
     -------
-    Its MIME type.
+    Its MIME `type`, and the `start` of its first frame on its own clock, which is the player's too
+    (seconds; a part that was cut out without encoding seldom starts at 0).
 
     Raises
     ------
@@ -265,7 +267,8 @@ def check_playable(path: str | os.PathLike[str]) -> str:
     VideoError : it cannot be read; of the kind that says why.
     """
     path = Path(path)
-    codec = probe(path).codec
+    info = probe(path)
+    codec = info.codec
     kind = _TYPES.get(path.suffix.lower(), "")
     if not kind or not any(name in codec for name in _CODECS):
         target = path.with_name(f"{path.stem}-web.mp4").name
@@ -275,7 +278,7 @@ def check_playable(path: str | os.PathLike[str]) -> str:
             f"ffmpeg -i {shlex.quote(path.name)} -c:v libx264 -pix_fmt yuv420p -an "
             f"-movflags +faststart {shlex.quote(target)}"
         )
-    return kind
+    return {"type": kind, "start": info.start_time}
 
 # %% ../../nbs/7_viewer/01_page.ipynb #vpy-07
 PAGE_VIDEO = 8_000_000  # bytes; a larger file is not put into a page
@@ -302,14 +305,14 @@ def video_data(
     InputError, VideoError : as `check_playable`.
     """
     path = Path(path)
-    kind = check_playable(path)
+    facts = check_playable(path)
     if path.stat().st_size <= limit:
-        src = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+        src = f"data:{facts['type']};base64,{base64.b64encode(path.read_bytes()).decode()}"
     elif page:
         src = quote(os.path.relpath(path, Path(page).parent).replace(os.sep, "/"))
     else:
         return None
-    return {"src": src, "start": 0.0, "type": kind}
+    return {"src": src, **facts}
 
 # %% ../../nbs/7_viewer/01_page.ipynb #c15-048
 def static_text(name: str) -> str:
@@ -318,9 +321,12 @@ def static_text(name: str) -> str:
 
 
 def _joined(js: str, css: str) -> str:
-    """The viewer's two files as one script, without the comments and the indentation."""
-    css = re.sub(r"\s*\n\s*", "", re.sub(r"/\*.*?\*/", "", css, flags=re.DOTALL))
+    """The viewer's two files as one script, without comments and indentation."""
+    css = re.sub(r"/\*.*?\*/|\s+", " ", css, flags=re.DOTALL)
+    css = re.sub(r" *([{};,]) *", r"\1", css).replace(";}", "}").replace(": ", ":")
     js = re.sub(r"^\s*(//.*)?\n?|\s+// .*$", "", js, flags=re.MULTILINE)
+    js = re.sub(r" (=|=>|===|&&) ", r"\1", js)  # none stands in a text
+    js = js.encode("ascii", "backslashreplace").decode()  # a browser keeps it in half the memory
     return js.replace('"viewer.css";', f"{json.dumps(css)};", 1)
 
 
@@ -362,6 +368,16 @@ def viewer_script(run: str) -> str:
     assert export, "viewer.js has lost its `export default`"
     return f"(function page() {{\n{functions}\n// == The page ==\nkeepText(page);\n{run}\n}})();"
 
+
+def widget_module() -> str:
+    """The viewer's file as the module of a widget.
+
+    A page never forgets a module, and each widget brings one: the first one works for all.
+    """
+    name = "globalThis.videothinker" + hashlib.blake2b(JS.encode(), digest_size=6).hexdigest()
+    run = f"{name} = {{ render: ({{ model, el }}) => draw(el, model), mount, tiou }};"
+    return f"if (!{name}) {viewer_script(run)}\nexport default {name};"
+
 # %% ../../nbs/7_viewer/01_page.ipynb #c15-056
 def sayable(text: str) -> str:
     """A text that UTF-8 can say: half a pair of surrogates becomes U+FFFD."""
@@ -401,7 +417,7 @@ def page_html(title: str, css: str, body: str, script: str = "") -> str:
 @lru_cache(maxsize=1)
 def _packed() -> tuple[str, str]:
     """The viewer's script for cells, deflated and in base64, and the name it leaves `mount` by."""
-    name = "videothinker" + hashlib.blake2b(JS.encode(), digest_size=6).hexdigest()
+    name = "videothinkerMount" + hashlib.blake2b(JS.encode(), digest_size=6).hexdigest()
     script = viewer_script(f"window.{name} = mount;")
     return base64.b64encode(zlib.compress(script.encode(), 9)).decode(), name
 

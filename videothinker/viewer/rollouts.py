@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -26,7 +27,7 @@ from ..video.frames import Frames, Sampling
 from .browser import Book, Column, record_browser, reply_lane, row_view
 
 # %% auto #0
-__all__ = ['OWN', 'Group', 'group_rows', 'make_group', 'reward_names', 'Tail', 'CompletionLog', 'completions_folder',
+__all__ = ['OWN', 'QUIET', 'Group', 'group_rows', 'make_group', 'reward_names', 'Tail', 'CompletionLog', 'completions_folder',
            'RolloutBook', 'rollout_browser']
 
 # %% ../../nbs/7_viewer/09_rollouts.ipynb #roll-r05
@@ -388,6 +389,9 @@ def _entry(group: Group) -> dict[str, Any]:
     }
 
 
+QUIET = 3600  # seconds without a word after which nobody is taken to be writing
+
+
 class RolloutBook(Book):
     """The groups of a GRPO run, as `browser` shows them; grows with the run.
 
@@ -433,8 +437,11 @@ class RolloutBook(Book):
 
     @property
     def is_live(self) -> bool:  # type: ignore[override]
-        """Return True while the run has not saved its model."""
-        return not (self.run / "model").exists()
+        """Return True until the run has saved its model, if it was heard of within an hour."""
+        if (self.run / "model").exists():
+            return False
+        written = (_mark(path) for path in (self.run, self.run / "run.json", *self._log.files()))
+        return time.time() - max(mark[1] for mark in written if mark) / 1e9 < QUIET
 
     def refresh(self) -> None:
         """Read the steps that have been written since; from the first if one was done again."""
@@ -458,6 +465,10 @@ class RolloutBook(Book):
         self.groups.clear()
         self.entries.clear()
 
+    def row(self, number: int) -> Sample:
+        """The row of a group."""
+        return self.groups[number].sample
+
     def texts(self, number: int) -> list[str]:
         """The completions of a group."""
         return self.groups[number].texts
@@ -469,9 +480,6 @@ class RolloutBook(Book):
             reply_lane(str(g + 1), text, group.sample, _facts(group, g), limit)
             for g, text in enumerate(group.texts)
         ]
-        if not group.sample.solution:
-            for lane in lanes:
-                lane["verdict"] = ""
         best, worst = group.extremes
         meta = {
             "step": group.step,
@@ -516,7 +524,7 @@ def _facts(group: Group, g: int) -> dict[str, str]:
     """What is known of a completion."""
 
     def told(value: float | None, digits: int) -> str:
-        return "–" if value is None else f"{value:.{digits}f}"
+        return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # no -0.000
 
     facts = {"reward": told(group.rewards[g], 3)}
     facts |= {name: told(values[g], 3) for name, values in group.terms.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
+import sys
 import threading
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -54,9 +55,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(HTTPStatus.NOT_FOUND, {"error": "not found"})
         value = parse_qs(parts.query, keep_blank_values=True).get(QUESTIONS[name], [""])[0]
         try:
-            self._send(HTTPStatus.OK, self.server.desk.answer(name, value))
-        except (UserError, ValueError) as error:
-            self._send(HTTPStatus.BAD_REQUEST, {"error": str(error)})
+            told, status = self.server.desk.answer(name, value), HTTPStatus.OK
+        except (UserError, OSError, ValueError) as error:  # a log may go while it is read
+            told, status = {"error": str(error)}, HTTPStatus.BAD_REQUEST
+        self._send(status, told)
 
     do_HEAD = do_GET
 
@@ -88,7 +90,7 @@ class BookServer(ThreadingHTTPServer):
 
     Raises
     ------
-    InputError : the port is taken.
+    InputError : the port is taken, or is none.
     """
 
     daemon_threads = True
@@ -99,14 +101,20 @@ class BookServer(ThreadingHTTPServer):
         self.page = served_page(book)
         try:
             super().__init__(("127.0.0.1", port), _Handler)
-        except OSError as error:
-            raise InputError(f"--port {port}: {error.strerror}; choose another") from None
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or "ports go from 0 to 65535"
+            raise InputError(f"--port {port}: {why}; choose another") from None
         self.hosts = {f"127.0.0.1:{self.server_port}", f"localhost:{self.server_port}"}
 
     @property
     def address(self) -> str:
         """The address of the page, with its token."""
         return f"http://127.0.0.1:{self.server_port}/{self.token}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a browser that has gone away while it was answered."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
     def start(self) -> None:
         """Answer in a thread of its own, until `shutdown`."""

@@ -25,7 +25,6 @@ from videothinker.viewer.corrections import (
     segments_webvtt,
 )
 from videothinker.viewer.page import (
-    JS,
     PAGE_VIDEO,
     cell_html,
     check_playable,
@@ -38,6 +37,7 @@ from videothinker.viewer.page import (
     segment_rows,
     video_data,
     viewer_script,
+    widget_module,
 )
 
 # %% auto #0
@@ -364,7 +364,7 @@ def _live_data(view: View) -> dict[str, Any]:
     """The traits that show a view: its data, the segments that can be edited, the video's bytes."""
     video, content = None, b""
     if view.video:
-        video = {"src": "", "start": 0.0, "type": check_playable(view.video)}
+        video = {"src": "", **check_playable(view.video)}
         if (size := os.stat(view.video).st_size) > WIDGET_VIDEO:
             raise InputError(
                 f"{view.video}: {size / 1e6:.0f} MB are too many for a live widget (at most "
@@ -400,13 +400,13 @@ def _widget_class() -> Any:
         playing, loop : whether it plays, and repeats the selected segment.
         """
 
-        _esm = JS
+        _esm = widget_module()
         data: Any = traitlets.Dict().tag(sync=True)
-        time: Any = traitlets.Float(0.0).tag(sync=True)
-        selected: Any = traitlets.Unicode("").tag(sync=True)
-        segments: Any = traitlets.List().tag(sync=True)
-        playing: Any = traitlets.Bool(False).tag(sync=True)
-        loop: Any = traitlets.Bool(False).tag(sync=True)
+        time: Any = traitlets.Float(0.0).tag(sync=True, echo_update=False)
+        selected: Any = traitlets.Unicode("").tag(sync=True, echo_update=False)
+        segments: Any = traitlets.List().tag(sync=True, echo_update=False)
+        playing: Any = traitlets.Bool(False).tag(sync=True, echo_update=False)
+        loop: Any = traitlets.Bool(False).tag(sync=True, echo_update=False)
         video_bytes: Any = traitlets.Bytes(b"").tag(sync=True)
         _events: Any = traitlets.Instance(CallbackDispatcher, ())
 

@@ -5,11 +5,14 @@
 
 const PAGE = 100; // rows that are drawn at a time, whatever the list holds
 const PAUSE = 2000; // milliseconds between two looks at a log that grows
+const LONGEST = 200; // characters of a text in the list
 
+// Texts of the data go through `plain`, which shows the characters that one does not see.
 function make(tag, className, ...children) {
   const node = document.createElement(tag);
   if (className) node.className = className;
-  node.append(...children.filter(child => child !== null && child !== undefined));
+  const there = children.filter(child => child !== null && child !== undefined);
+  node.append(...there.map(child => (child instanceof Node ? child : plain(child))));
   return node;
 }
 
@@ -18,6 +21,15 @@ function makeButton(className, words, act) {
   button.type = "button";
   button.onclick = act;
   return button;
+}
+
+// A table that scrolls sideways where it does not fit: by keys, too, so it can have the focus.
+function wide(label, table) {
+  const node = make("div", "vb-wide", table);
+  node.tabIndex = 0;
+  node.setAttribute("role", "region");
+  node.setAttribute("aria-label", label);
+  return node;
 }
 
 const thousands = number => number.toLocaleString("en");
@@ -37,9 +49,11 @@ function blockSource() {
     return { ...found, view: { ...found.view, frames: block("vb-clips")[found.clip] } };
   };
   let texts = null;
+  const listed = i => block("vb-index").columns.flatMap(({ words }, k) =>
+    (words ? [block("vb-index").rows[i][k]].flat().map(code => words[code]) : []));
   const find = words => {
-    const all = block("vb-details");
-    texts ??= all.map(one => (one ? textOf(one.view) : "").toLowerCase());
+    texts ??= block("vb-details").map((one, i) =>
+      [...listed(i), one ? textOf(one.view) : ""].join("\n").toLowerCase());
     return new Set(texts.flatMap((text, i) => (text.includes(words) ? [i] : [])));
   };
   const later = (act, input) => Promise.resolve().then(() => act(input));
@@ -65,21 +79,24 @@ function servedSource() {
     return value;
   };
   return {
-    index: () => ask("data?since=0"),
+    index: () => ask("data?since=-1"),
     more: since => ask("data?since=" + since),
     detail: i => ask("record?number=" + i),
     find: words => ask("find?words=" + encodeURIComponent(words)).then(list => new Set(list)),
   };
 }
 
-// A notebook: questions go to the kernel, which answers when it is idle.
+// A notebook: questions go to the kernel, which answers when it is idle. All views of a widget hear
+// each answer, so the numbers of this one begin with a word of its own.
 function kernelSource(model) {
   const waiting = new Map();
+  const own = crypto.getRandomValues(new Uint32Array(2)).join("-");
   let count = 0;
   const ask = (what, value) => new Promise((done, fail) => {
     count += 1;
-    waiting.set(count, [done, fail]);
-    model.send({ ask: what, value, number: count });
+    const number = own + "-" + count;
+    waiting.set(number, [done, fail]);
+    model.send({ ask: what, value, number });
   });
   let onRefresh = () => {};
   const receive = message => {
@@ -91,7 +108,7 @@ function kernelSource(model) {
   };
   model.on("msg:custom", receive);
   return {
-    index: () => ask("data", 0),
+    index: () => ask("data", -1),
     more: since => ask("data", since),
     detail: i => ask("record", i),
     find: words => ask("find", words).then(list => new Set(list)),
@@ -226,7 +243,9 @@ class Records {
       }
       if (more) continue;
       if (!failed) matching.push(i);
-      if (!limits.every(([values, low, high]) => values[i] >= low && values[i] <= high)) continue;
+      const isWithin = ([values, low, high]) =>
+        values[i] !== null && values[i] >= low && values[i] <= high;
+      if (!limits.every(isWithin)) continue;
       if (failed) count(failed, i);
       else {
         shown.push(i);
@@ -293,6 +312,7 @@ function browse(host, source, inPage) {
     search.type = "search";
     search.name = "text";
     search.placeholder = "question, option, reply, id";
+    search.value = state.words;
     let waiting = 0;
     search.oninput = () => {
       clearTimeout(waiting);
@@ -302,7 +322,7 @@ function browse(host, source, inPage) {
   }
 
   function option(value, words) {
-    const node = make("option", "", words);
+    const node = make("option", "", cut(words, LONGEST));
     node.value = value;
     return node;
   }
@@ -411,7 +431,7 @@ function browse(host, source, inPage) {
 
   function drawCell(column, i) {
     if (column.type === "spark") return sparkOf(column, i);
-    const text = column.text(i, state.variant);
+    const text = cut(column.text(i, state.variant), LONGEST);
     if (column.marks) {
       return make("span", "vb-outcome", make("b", "", column.marks[text] || ""), text);
     }
@@ -419,9 +439,11 @@ function browse(host, source, inPage) {
     const button = makeButton("vb-row", text, () => toggle(i));
     button.dataset.record = i;
     button.setAttribute("aria-expanded", state.open === i);
-    button.title = records.names ? records.by[records.names].text(i, 0) : "";
+    button.title = cut(nameOf(i), LONGEST);
     return button;
   }
+
+  const nameOf = i => (records.names ? records.by[records.names].text(i, 0) : "");
 
   // The values of a group as one line of bars, lowest to highest, in the range of all records.
   function sparkOf(column, i) {
@@ -593,7 +615,7 @@ function browse(host, source, inPage) {
       return make("tr", "", first, make("td", "", lane.answer ?? "none"), verdict, ...facts);
     });
     const lines = make("table", "vb-lanes", make("thead", "", header), make("tbody", "", ...rows));
-    return make("div", "vb-wide", lines);
+    return wide("figures of each " + titles[0], lines);
   }
 
   function toggle(i) {
@@ -653,7 +675,9 @@ function browse(host, source, inPage) {
       failures = 0;
     } catch (error) {
       failures += 1;
-      if (failures > 2) return report("nothing answers any more; the list stays as it is");
+      const isSilent = error instanceof TypeError; // what fetch throws when nobody is there
+      if (!isSilent) report(error); // the log cannot be read now; it may again
+      else if (failures > 2) return report("nothing answers any more; the list stays as it is");
     }
     if (records.live) timer = setTimeout(poll, PAUSE);
     else live.replaceChildren();
@@ -661,16 +685,15 @@ function browse(host, source, inPage) {
 
   async function fetchMore() {
     const part = await source.more(records.count);
-    if (part.version !== records.version) {
-      start(await source.index());
-      return showLive();
-    }
-    records.live = part.live;
-    if (part.rows.length) {
-      records.addPart(part);
-      if (state.words) state.found = await source.find(state.words);
+    const isAnother = part.version !== records.version;
+    if (isAnother) start(await source.index());
+    else if (part.rows.length) records.addPart(part);
+    if (isAnother || part.rows.length) {
+      const asked = state.words, found = asked ? await source.find(asked) : null;
+      if (asked === state.words) state.found = found;
       update();
     }
+    records.live = part.live;
     showLive();
   }
 
@@ -688,10 +711,17 @@ function browse(host, source, inPage) {
     button.textContent = state.paused ? "go on" : "pause";
   }
 
+  // Show an index from its beginning. What is open is drawn anew, if its number still means it.
   function start(index) {
+    const was = state.open < 0 ? "" : nameOf(state.open);
+    closeDetail();
     records = new Records(index);
+    if (state.open >= records.count || (state.open >= 0 && nameOf(state.open) !== was)) {
+      state.open = -1;
+    }
     state.filters = {};
     state.ranges = {};
+    state.found = null;
     drawHead();
     drawBar();
     charts.replaceChildren();
@@ -710,6 +740,10 @@ function browse(host, source, inPage) {
       : /vscode-dark|vscode-high-contrast|quarto-dark| dark$/.test(marks) || dark.matches;
     root.classList.toggle("vb-dark", isDark);
   }
+  const themes = new MutationObserver(showTheme); // a host changes its theme while the page is open
+  for (const node of [document.documentElement, document.body]) {
+    themes.observe(node, { attributeFilter: ["class", "theme", "data-jp-theme-light"] });
+  }
   dark.addEventListener("change", showTheme);
   showTheme();
 
@@ -726,6 +760,7 @@ function browse(host, source, inPage) {
     ended = true;
     clearTimeout(timer);
     dark.removeEventListener("change", showTheme);
+    themes.disconnect();
     closeDetail();
     if (source.close) source.close();
     host.replaceChildren();

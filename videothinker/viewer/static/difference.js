@@ -25,13 +25,6 @@ function blocksOf(lane) {
   return { ...parts, blocks };
 }
 
-function overlap(a, b) {
-  if (a.start === undefined || b.start === undefined) return 0;
-  const both = Math.min(a.end, b.end) - Math.max(a.start, b.start);
-  const all = Math.max(a.end, b.end) - Math.min(a.start, b.start);
-  return both > 0 && all > 0 ? both / all : 0;
-}
-
 const wordsOf = text => text.split(/\s+/).filter(Boolean);
 
 // How well two blocks go together: their times count most, then the words of their captions.
@@ -39,7 +32,7 @@ function likeness(a, b) {
   const first = new Set(wordsOf(a.caption)), second = new Set(wordsOf(b.caption));
   const common = [...first].filter(word => second.has(word)).length;
   const all = first.size + second.size - common;
-  return overlap(a, b) + (all ? 0.6 * common / all : 0);
+  return tiou(a, b) + (all ? 0.6 * common / all : 0);
 }
 
 // Pairs [a, b] in order, null where a block has no partner: the alignment of the greatest likeness.
@@ -161,12 +154,12 @@ function differenceOf(a, b, called) {
   const verdict = lane => (lane.answer ?? "none") + (lane.verdict ? " (" + lane.verdict + ")" : "");
   add("answer", a.answer === b.answer ? "the same" : "", [verdict(a)], [verdict(b)]);
   const common = pairs.filter(([left, right]) => left && right);
-  const close = common.filter(([left, right]) => overlap(left, right) >= 0.5).length;
+  const close = common.filter(([left, right]) => tiou(left, right) >= 0.5).length;
   const told = close + " of " + pairs.length + " blocks agree in time (IoU 0.5 or better), "
     + (pairs.length - common.length) + " stand on one side only. "
     + "+ marks words that only the left one has, − those that only the right one has.";
   const table = make("table", "vb-two", make("thead", "", names), make("tbody", "", ...rows));
-  return [make("p", "vb-note", told), make("div", "vb-wide", table)];
+  return [make("p", "vb-note", told), wide("both, side by side", table)];
 }
 
 function noteOf(left, right) {
@@ -175,7 +168,7 @@ function noteOf(left, right) {
   const shift = right.start - left.start;
   const words = shift ? ", starts " + Math.abs(shift).toFixed(1) + " s "
     + (shift > 0 ? "later" : "earlier") + " on the right" : "";
-  return "tIoU " + overlap(left, right).toFixed(2) + words;
+  return "tIoU " + tiou(left, right).toFixed(2) + words;
 }
 
 function blockCells(left, right) {

@@ -11,7 +11,7 @@ const DASHES = ["", "7 3", "2 3", "9 3 2 3", "1 3"];
 function draw(tag, attributes, ...children) {
   const node = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
+  node.append(...children.map(child => (child instanceof Node ? child : plain(child))));
   return node;
 }
 
@@ -197,11 +197,12 @@ function rolloutPanel(host, records, state, change, setRange) {
       figure(mean(bin.tokens), 1), figure(bin.alike.length ? 100 * mean(bin.alike) : null, 0),
     ].map((text, k) => make("td", k ? "vb-r" : "", text))));
     const table = make("table", "vb-lanes", make("thead", "", head), make("tbody", "", ...rows));
-    figures.replaceChildren(figures.firstChild, make("div", "vb-wide", table));
+    figures.replaceChildren(figures.firstChild, wide("figures by step", table));
   }
 
   function update(numbers) {
     told = binsOf(records, numbers);
+    figures.hidden = !told.bins.length;
     if (!told.bins.length) {
       place.replaceChildren(make("p", "vb-note", records.live
         ? "nothing is logged yet; the first step appears here by itself" : "no groups"));

@@ -14,7 +14,7 @@ const VERDICTS = { right: "✓ right answer", wrong: "✗ wrong answer", "no ans
 // The host's theme where it names one, else the browser's: a style outside the shadow
 // root. (VS Code: in viewer.css.)
 const themed = (names, scheme) => `:is(${names}) .vt-shell { color-scheme: ${scheme} }`;
-const THEMES = ".vt-shell { display: block; min-width: 280px; color-scheme: light dark }"
+const THEMES = ".vt-shell { display: block; min-width: 200px; color-scheme: light dark }"
   + themed("[data-jp-theme-light=true], .quarto-light, [theme=light]", "light")
   + themed("[data-jp-theme-light=false], .quarto-dark, [theme=dark]", "dark");
 
@@ -114,12 +114,14 @@ function clock(time, duration, brief = false) {
   return start + ":" + (seconds < 10 ? "0" : "") + text;
 }
 
+const many = (n, unit) => n + " " + unit + (n === 1 ? "" : "s");
+
 function inWords(time) {
   const exact = millis(time);
   const [hours, minutes] = hoursAndMinutes(exact);
   const parts = [[hours, "hour"], [minutes, "minute"], [millis(exact % 60), "second"]];
   const said = parts.filter(([n, unit]) => n || (unit === "second" && exact < 60));
-  return said.map(([n, unit]) => n + " " + unit + (n === 1 ? "" : "s")).join(" ");
+  return said.map(([n, unit]) => many(n, unit)).join(" ");
 }
 
 // The number of times that are not after this one; `times` in order.
@@ -184,22 +186,30 @@ function pack(items, duration) {
   return max(1, free.length);
 }
 
+// A lane that is called by a number is one of a group.
+const isNumber = lane => /^\d+$/.test(lane.name);
+const labelOf = lane => (isNumber(lane) ? "rollout " : "") + cut(lane.name, 40);
+
 // What is drawn of a lane: its segments inside the clip, with flags, in rows.
 function prepare({ duration, times }, lane) {
   lane.items = lane.segments.map((segment, i) => {
     const { start, end } = segment;
     const left = clamp(start, 0, duration);
     const right = clamp(max(start, end), 0, duration);
-    const frames = countUntil(times, right) - countUntil(times, left - 2e-6);
+    const isBefore = max(start, end) < 0;
+    const frames = isBefore ? 0 : countUntil(times, right) - countUntil(times, left - 2e-6);
     const flags = [
       end < start && "ends before it starts",
+      isBefore && "lies before the start of the clip",
+      start < 0 && !isBefore && "clipped at the start of the clip",
       start >= duration && "lies after the end of the clip",
       start < duration && end > duration + 0.5 && "clipped at the end of the clip",
       times.length && !frames && "no sampled frame inside",
     ];
     const name = lane.name + " " + (i + 1);
+    const said = labelOf(lane) + (isNumber(lane) ? " segment " : " ") + (i + 1);
     const flag = flags.filter(Boolean).join(", ");
-    return { origin: i, ...segment, lane, i, name, left, right, frames, flag };
+    return { origin: i, ...segment, lane, i, name, said, left, right, frames, flag };
   });
   lane.rows = pack(lane.items, duration);
   lane.height = lane.rows < 3 ? 22 : clamp(round(72 / lane.rows), 6, 22); // of a row, pixels
@@ -366,8 +376,16 @@ function drawStage(v) {
   return stage;
 }
 
+// A widget may be drawn more than once: the first of its drawings counts the time while it plays.
+const drawings = new WeakMap();
+
 function addPlayer(v) {
   const { model, duration } = v;
+  const all = drawings.get(model) || [];
+  drawings.set(model, all);
+  all.push(v);
+  const leave = () => all.splice(all.indexOf(v), 1);
+  const lead = () => all.unshift(...leave());
   let request = 0;
   let last = 0;
   const isLive = () => v.video && v.rate > 0; // else the page counts the time itself
@@ -385,7 +403,7 @@ function addPlayer(v) {
     if (v.video) v.video.pause();
   };
   const tick = now => {
-    if (!v.shell.isConnected) return halt();
+    if (!v.shell.isConnected || all[0] !== v) return halt();
     const [from, to] = bounds();
     const isBack = v.rate < 0;
     let time = v.time() + min((now - last) / 1000, 0.25) * v.rate;
@@ -405,12 +423,13 @@ function addPlayer(v) {
   // Bring clock and video to what `playing`, `loop` and the speed say.
   v.run = () => {
     halt();
-    if (model.get("playing")) {
+    if (!all[0].shell.isConnected) lead();
+    if (model.get("playing") && all[0] === v) {
       const [from, to] = bounds();
       const time = v.time();
       const isBack = v.rate < 0;
       const isThere = isBack ? time > from && time <= to : time >= from && time < to - 1e-3;
-      if (!isThere) v.move(isBack ? to : from);
+      if (!isThere && (!isBack || model.get("loop"))) v.move(isBack ? to : from);
       v.seek(v.time());
       if (isLive()) {
         v.video.playbackRate = v.rate;
@@ -424,6 +443,7 @@ function addPlayer(v) {
   v.play = (playing, rate = abs(v.rate)) => {
     const isNew = playing !== model.get("playing");
     v.rate = rate;
+    lead();
     v.set({ playing });
     v.run();
     if (isNew) v.tell(playing ? "play" : "pause", { time: v.time(), rate });
@@ -434,7 +454,11 @@ function addPlayer(v) {
     if (loop) v.play(true);
     else v.run();
   };
-  v.atEnd(halt);
+  v.atEnd(() => {
+    halt();
+    leave();
+    if (all.length) all[0].run();
+  });
 }
 
 // == Pictures ==
@@ -463,32 +487,35 @@ function paint(v, context, k, x, y, width, height, shown = width) {
   context.drawImage(v.image, left, top, w * shown / width, h, x, y, shown, height);
 }
 
-// The frames on the axis, each from its time on, as many as fit; below, a tick for every frame.
+// The pictures on the axis, at full strength in each column; below, a tick for every frame.
+// Zoomed out, an even strip: each tile shows the last frame read at its middle. Zoomed in, each
+// frame's picture from its time on, again and again until the next.
 function drawStrip(v) {
   const canvas = element("canvas.vt-track.vt-strip");
   const { shape } = v.data.frames;
+  const ratio = shape[1] / shape[0];
   v.when("view", () => {
+    if (!v.width) return;
     const times = v.pictureTimes || [];
-    const ratio = shape[1] / shape[0];
-    const height = times.length ? round(clamp(v.width / times.length / ratio, 46, 84)) : 4;
-    const width = height * ratio;
+    const n = times.length;
+    const least = clamp(v.width / max(n, 1) / ratio, 46, 84) * ratio;
+    const width = v.width / max(1, round(v.width / least)); // whole tiles fill the axis
+    const height = n ? round(width / ratio) : 4;
     const context = blank(canvas, v.width, height + 9);
-    const places = []; // [number of the picture, x]
-    times.forEach((time, k) => {
-      const x = v.x(time);
-      const isFree = !places.length || x >= places[places.length - 1][1] + 0.8 * width;
-      if (isFree) places.push([k, x]);
-    });
-    // A picture stands at its frame's time; until the next one it is repeated, faintly.
-    places.forEach(([k, start], i) => {
-      const next = i + 1 < places.length ? places[i + 1][1] : v.width;
-      const unseen = floor(max(0, -start) / width);
-      for (let x = start + unseen * width; v.image && x < min(next, v.width); x += width) {
-        context.globalAlpha = x === start ? 1 : 0.35;
-        paint(v, context, k, x, 0, width, height, min(width, next - x));
+    const end = v.x(v.duration);
+    const tile = (from, to, pictureOf) => {
+      let x = from + max(0, floor(-from / width)) * width;
+      for (; v.image && x < min(to, v.width) - 0.5; x += width) {
+        const left = round(x);
+        const shown = round(min(x + width, to)) - left;
+        paint(v, context, pictureOf(x + width / 2), left, 0, max(width, shown), height, shown);
       }
-    });
-    context.globalAlpha = 1;
+    };
+    const scale = v.width / (v.to - v.from);
+    const gap = n > 1 ? (times[n - 1] - times[0]) / (n - 1) : 0;
+    if (gap * scale < 2 * width) tile(v.x(0), end, x => pictureAt(v, v.from + x / scale));
+    else times.forEach((time, k) =>
+      tile(v.x(k && time), k + 1 < n ? v.x(times[k + 1]) : end, () => k));
     context.fillStyle = COLOURS.tick;
     new Set(v.times.map(time => round(v.x(time)))).forEach(x =>
       context.fillRect(x, height + 2, 1.5, 7));
@@ -529,6 +556,7 @@ function drawLane(v, lane) {
       nodes[i].state = state;
       nodes[i].classList.toggle("on", inside(item, time));
       nodes[i].classList.toggle("picked", item === picked);
+      if (item === picked) track.scrollTop = item.row * (lane.height + 2) - 50;
     });
   };
   v.when("view lanes", () => {
@@ -566,6 +594,7 @@ function drawAxis(v) {
   const axis = element("div.vt-track.vt-axis", { tabIndex: 0, role: "slider", "aria-label": "time",
     "aria-valuemin": 0, "aria-valuemax": v.duration });
   v.when("view", () => {
+    if (!v.width) return;
     const span = v.to - v.from;
     const most = max(2, v.width / (v.duration < 120 ? 70 : 90));
     const step = TICK_STEPS.find(s => span / s <= most) || 3600 * ceil(span / most / 3600);
@@ -625,10 +654,11 @@ function drawOverlay(v) {
   return element("div.vt-over", band, cursor);
 }
 
-// What is at the pointer: the picture and the milliseconds.
+// What is at the pointer: the picture and the milliseconds, beside it and inside the board.
 function addHover(v, board) {
-  const { shape } = v.data.frames;
-  const canvas = element("canvas", { width: 160, height: round(160 * shape[0] / shape[1]) });
+  const { shape: [height, width] } = v.data.frames;
+  const scale = min(128 / width, 80 / height);
+  const canvas = element("canvas", { width: width * scale, height: height * scale });
   const text = element("span");
   const hover = element("div.vt-hover", { hidden: true, "aria-hidden": "true" }, canvas, text);
   v.hover = (event, time, words) => {
@@ -640,11 +670,11 @@ function addHover(v, board) {
     }
     write(text, words);
     hover.hidden = false;
-    const width = hover.offsetWidth;
-    const x = clamp(event.clientX - box.left - width / 2, 0, box.width - width);
-    hover.style.transform = `translateX(${x}px)`;
+    const x = event.clientX - box.left;
+    const room = hover.offsetWidth + 12;
+    hover.style.transform = `translateX(${x + room < box.width ? x + 12 : max(0, x - room)}px)`;
   };
-  board.onpointerleave = () => { hover.hidden = true; };
+  v.unhover = board.onpointerleave = () => { hover.hidden = true; };
   return hover;
 }
 
@@ -677,6 +707,7 @@ function drawBoard(v) {
 function addPointer(v, board) {
   const pointers = new Map(); // number of the pointer → its x
   let grip = null; // what the drag does
+  let still = NaN; // where the last one began
   const part = x => (x - v.axis.getBoundingClientRect().left) / v.width; // of the axis
   const timeAt = x => v.from + clamp(part(x), 0, 1) * (v.to - v.from);
   const kindOf = target =>
@@ -718,12 +749,21 @@ function addPointer(v, board) {
       v.zoom((v.to - v.from) * distance / grip.scale, timeAt(middle));
     },
   };
+  v.letGo = () => { // of a segment that is dragged: it is as it was before
+    if (!grip || !grip.edge) return;
+    const { item: { i }, before: { start, end } } = grip;
+    Object.assign(v.editable.segments[i], { start, end });
+    grip = null;
+    pointers.clear();
+  };
   board.onpointerdown = event => {
     const kind = kindOf(event.target);
     const x = event.clientX;
     if (!kind || event.button) return;
     event.preventDefault();
-    v.axis.focus({ preventScroll: true });
+    board.closest(".vt").focus({ preventScroll: true }); // it draws no ring
+    v.unhover();
+    still = x;
     pointers.set(event.pointerId, x);
     board.setPointerCapture(event.pointerId);
     const item = itemOf(event.target);
@@ -745,19 +785,21 @@ function addPointer(v, board) {
       if (grip.isMoved) drags[grip.kind](x, event);
       return;
     }
+    if (abs(x - still) < 1) return; // nothing over what was clicked
     const item = itemOf(event.target);
     board.dataset.edge = edgeOf(event, item);
-    const name = item ? " · " + cut(item.name, 40) : "";
+    const name = item ? " · " + item.said : "";
     const kind = kindOf(event.target);
     if (kind && kind !== "overview") v.hover(event, timeAt(x), v.clock(timeAt(x)) + name);
   };
   board.onpointerup = board.onpointercancel = event => {
     if (!pointers.delete(event.pointerId) || pointers.size) return;
-    const { kind, item, isMoved, before, range } = grip;
+    const { kind, item, isMoved, range } = grip;
+    v.letGo();
+    grip = null;
     if (drags[kind] === scrub) {
       v.tell("seek", { time: v.time() });
     } else if (range) {
-      Object.assign(v.editable.segments[item.i], { start: before.start, end: before.end });
       v.prepare();
       if (event.type === "pointerup") v.change(item.i, range);
       else v.fire("lanes", "time");
@@ -781,13 +823,20 @@ function addPointer(v, board) {
 
 // == Edits ==
 
-// Move a segment or one of its edges by seconds; it stays in the clip and keeps a length.
-function shifted(v, { start, end }, by, edge) {
-  const least = 0.01;
-  if (edge === "start") return { start: millis(clamp(start + by, 0, end - least)), end };
-  if (edge === "end") return { start, end: millis(clamp(end + by, start + least, v.duration)) };
-  const shift = clamp(by, -start, max(v.duration - end, -start));
-  return { start: millis(start + shift), end: millis(end + shift) };
+// Move a segment or one of its edges by seconds; it comes into the clip and has a length.
+function shifted({ duration }, { start, end }, by, edge) {
+  const least = min(0.01, duration);
+  if (edge === "start") {
+    const fixed = clamp(end, least, duration);
+    return { start: millis(clamp(start + by, 0, fixed - least)), end: fixed };
+  }
+  if (edge === "end") {
+    const fixed = clamp(start, 0, duration - least);
+    return { start: fixed, end: millis(clamp(end + by, fixed + least, duration)) };
+  }
+  const length = clamp(end - start, least, duration);
+  const from = clamp(start + by, 0, duration - length);
+  return { start: millis(from), end: millis(from + length) };
 }
 
 function addEdits(v) {
@@ -796,8 +845,11 @@ function addEdits(v) {
   v.past = [];
   v.future = [];
   if (!editable) return;
-  // `origin` tells which segment of the reply an edited one was.
-  const numbered = segments => segments.map((segment, i) => ({ origin: i, ...segment }));
+  // `origin` tells which segment of the reply an edited one was; -2 for none.
+  const key = segment => JSON.stringify(rowOf(segment));
+  const origins = new Map(editable.segments.map((segment, i) => [key(segment), i]));
+  const numbered = segments => segments.map(segment =>
+    ({ origin: origins.get(key(segment)) ?? -2, ...segment }));
   const given = () => editable.segments.map(rowOf);
   const put = segments => {
     editable.segments = numbered(segments);
@@ -816,8 +868,12 @@ function addEdits(v) {
   };
   put(model.get("segments") || editable.segments);
   v.outside = () => { // Python has set them
+    const segments = model.get("segments");
+    if (JSON.stringify(segments.map(rowOf)) === JSON.stringify(given())) return;
+    v.letGo();
     v.past.push(editable.segments);
-    put(model.get("segments"));
+    v.future = [];
+    put(segments);
     v.fire("lanes", "time");
   };
   v.change = (i, changes) => {
@@ -828,13 +884,13 @@ function addEdits(v) {
   };
   v.setEdge = (i, edge, time) => {
     const { start, end } = { ...editable.items[i], [edge]: millis(time) };
-    v.change(i, { start: min(start, end), end: max(start, end) });
+    v.change(i, shifted(v, { start: min(start, end), end: max(start, end) }, 0, edge));
   };
   v.add = () => {
     const start = millis(min(v.time(), v.duration - 0.01));
     const end = millis(min(start + (v.to - v.from) / 10, v.duration));
     const index = editable.segments.length;
-    const segments = [...editable.segments, { start, end, caption: "", origin: -1 }];
+    const segments = [...editable.segments, { start, end, caption: "", origin: -2 }];
     commit("add", segments, editable.name + " " + (index + 1), { index, start, end });
   };
   v.remove = ({ i }) => {
@@ -879,11 +935,11 @@ function drawDetail(v) {
     drawn = item;
     detail.hidden = !item;
     if (!item) return;
-    const texts = [v.range(item), item.frames + " sampled frames", fitOf(v, item), item.flag];
+    const texts = [v.range(item), many(item.frames, "sampled frame"), fitOf(v, item), item.flag];
     write(facts, texts.filter(Boolean).join(" · "));
     if (isSame) return fields.forEach(field => field.update(item));
     detail.className = "vt-detail vt-mark-" + item.lane.kind;
-    detail.replaceChildren(element("b", cut(item.name, 60)), " ", facts);
+    detail.replaceChildren(element("b", item.said), " ", facts);
     fields = [];
     if (!v.isEditable(item)) return detail.append(words("p.vt-caption", item.caption, 600));
     fields = ["start", "end", "caption"].map(key => drawField(v, item, key));
@@ -1101,9 +1157,9 @@ function drawOptions(v) {
 function fitOf(v, item) {
   const other = item.lane === v.truth ? v.other : v.truth;
   if (!other) return "";
-  const name = cut(other.name, 40);
+  const name = labelOf(other);
   return item.match < 0 ? "overlaps no " + name + " segment"
-    : "tIoU " + item.tiou.toFixed(2) + " with " + name + " " + (item.match + 1);
+    : "tIoU " + item.tiou.toFixed(2) + " with " + other.items[item.match].said;
 }
 
 function drawRow(v, item) {
@@ -1174,7 +1230,7 @@ function drawList(v, laneOf) {
     box.className = "vt-mark-" + lane.kind;
     const style = lane.kind === "true" ? " (solid)" : " (hatched)";
     const none = items.length ? "" : ": none";
-    title.replaceChildren(element("bdi", cut(lane.name, 60)), style + none);
+    title.replaceChildren(element("bdi", labelOf(lane)), style + none);
     const drawItem = i => element("li", { "aria-posinset": i + 1, "aria-setsize": items.length },
       drawRow(v, items[i]));
     const top = rows.length ? rows[0][0].i : 0; // an edit leaves the list where it is
@@ -1226,6 +1282,16 @@ function drawTrace(v) {
     reach(0);
   };
   let last = null; // the segment selected last
+  // Bring a block to the top of the box, or so many before it that the box is full: none is cut.
+  const bring = node => {
+    list.style.paddingBottom = 0;
+    const last = body.scrollHeight - body.clientHeight; // as far as it scrolls
+    if (last <= 0) return;
+    const tops = rows.map(row => row[1].offsetTop - body.offsetTop);
+    const top = tops.find((top, k) => top >= last || rows[k][1] === node);
+    list.style.paddingBottom = max(0, top - last) + "px";
+    body.scrollTop = top;
+  };
   const highlight = () => {
     const picked = v.item();
     const isOurs = picked && picked.lane === v.shown;
@@ -1237,7 +1303,7 @@ function drawTrace(v) {
       const isOn = !!item && (isOurs ? item === picked : inside(item, v.time()));
       if (isOn === node.classList.contains("on")) continue;
       node.classList.toggle("on", isOn);
-      if (isOn) body.scrollTop = node.offsetTop - body.offsetTop - 8;
+      if (isOn) bring(node);
     }
   };
   let drawn = null;
@@ -1306,8 +1372,12 @@ function drawCompare(v) {
 // == Export ==
 
 const rowOf = ({ start, end, caption }) => ({ start, end, caption });
-const currentLanes = v => v.lanes.map((lane, k) =>
-  ({ ...v.data.lanes[k], segments: lane.segments.map(rowOf) }));
+const currentLanes = v => v.lanes.map(({ items }, k) => {
+  const lane = v.data.lanes[k];
+  const trace = lane.trace.map(piece =>
+    ({ ...piece, segment: items.findIndex(({ origin }) => origin === piece.segment) }));
+  return { ...lane, trace, segments: items.map(rowOf) };
+});
 
 function toJson(v) {
   const { title, question, answer, meta } = v.data;
@@ -1350,6 +1420,8 @@ function keepText(page) {
   own.text = text.slice(text.indexOf("\n") + 1, text.indexOf(MARK));
 }
 
+const scriptOf = v => own.text || (v.model.get("_esm") || "").split("\nexport default ")[0];
+
 // The video as it stands in a page of its own: its bytes, where this page has them.
 async function videoData(v) {
   if (!v.file) return v.video && v.video.src.startsWith("data:") ? v.data.video : null;
@@ -1363,10 +1435,11 @@ async function videoData(v) {
 
 // One page that holds all and may ask for nothing; it is drawn by this same file.
 async function toHtml(v) {
-  const data = { ...v.data, lanes: currentLanes(v), video: await videoData(v) };
+  const video = await videoData(v);
+  if (v.data.video && !video) v.say("The saved page has no video: it is a file beside this page.");
+  const data = { ...v.data, lanes: currentLanes(v), video };
   const json = JSON.stringify(data).replace(/[<>&\u2028\u2029]/g, letter =>
     "\\u" + code(letter));
-  const text = own.text || v.model.get("_esm").split("\nexport default ")[0];
   const nonce = crypto.getRandomValues(new Uint8Array(16)).join("");
   return `<!doctype html>
 <html lang="en">
@@ -1383,7 +1456,7 @@ async function toHtml(v) {
 <body>
 <div class="vt-host"></div>
 <script nonce="${nonce}">(function page() {
-${text}${MARK}keepText(page);
+${scriptOf(v)}${MARK}keepText(page);
 mount(document.querySelector(".vt-host"), ${json});
 })();<` + `/script>
 </body>
@@ -1409,8 +1482,8 @@ function drawExport(v) {
   menu.append(element("div.vt-menu-list",
     button("JSON", "all lanes", save("json", toJson)),
     button("CSV", "a table", save("csv", toCsv)),
-    button("WebVTT", "subtitles", save("vtt", toVtt)),
-    button("HTML", "this viewer", save("html", toHtml))));
+    button("WebVTT", "subtitles", save("vtt", toVtt))));
+  if (scriptOf(v)) menu.lastChild.append(button("HTML", "this viewer", save("html", toHtml)));
   return menu;
 }
 
@@ -1419,6 +1492,7 @@ function drawExport(v) {
 // What is at the playhead, in words: a screen reader hears it.
 function drawStatus(v) {
   const status = element("div.vt-status", { role: "status" });
+  v.say = text => write(status, text);
   v.when("time", () => {
     if (v.model.get("playing")) return;
     const time = v.time();
@@ -1426,9 +1500,9 @@ function drawStatus(v) {
     const frame = v.times.length
       ? `frame ${v.firstOf(k)} of ${v.seen} (shown at ${v.clock(v.times[k], true)})` : "no frames";
     const here = v.lanes.flatMap(lane => lane.items.filter(item => inside(item, time)));
-    const names = here.map(item => cut(item.name, 40)).slice(0, 20).join(", ") || "no segment";
-    const picked = v.item() ? " · selected " + cut(v.item().name, 40) : "";
-    write(status, `${v.clock(time, true)}: ${frame} · inside ${names}${picked}`);
+    const names = here.map(item => item.said).slice(0, 20).join(", ") || "no segment";
+    const picked = v.item() ? " · selected " + v.item().said : "";
+    v.say(`${v.clock(time, true)}: ${frame} · inside ${names}${picked}`);
   });
   return status;
 }
