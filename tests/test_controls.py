@@ -6,7 +6,8 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,12 @@ def frames() -> Frames:
 # The mechanism
 
 
+def run_alone(task: Coroutine[Any, Any, None]) -> None:
+    """Run a task in a thread of its own, where no browser's loop is running."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, task).result()
+
+
 def test_a_value_is_drawn_after_a_pause_and_once() -> None:
     drawn: list[float] = []
 
@@ -83,7 +90,7 @@ def test_a_value_is_drawn_after_a_pause_and_once() -> None:
         await asyncio.sleep(0.1)
         assert drawn == [0, 39]
 
-    asyncio.run(drag())
+    run_alone(drag())
 
 
 def test_errors_are_said_in_words_and_pass() -> None:
@@ -175,13 +182,36 @@ def test_text_and_lanes_follow_each_other(frames: Frames) -> None:
     assert len(parse_trace(text.value).blocks) == 1
     viewer.segments = [*viewer.segments, {"start": 11, "end": 12, "caption": "a <think> dot"}]
     assert parse_trace(text.value).blocks[-1].caption == "a dot"
-    text.value = REPLY
+    box.set(text=REPLY)  # drawn at once
     assert [s["start"] for s in viewer.segments] == [1, 6]
-    text.value = "nothing"
+    box.set(text="nothing")  # drawn at once
     assert viewer.segments == [] and viewer.data["lanes"][-1]["segments"] == []
     assert text.value == "nothing"
     box.close()
     assert viewer.comm is None
+
+
+def test_typing_waits_and_encodes_no_picture_again(frames: Frames, monkeypatch) -> None:
+    pytest.importorskip("anywidget")
+    box = controls.trace_editor(SAMPLE, REPLY, {"right": right}, frames)
+    text, viewer = box.inputs["text"], box.viewer
+    sprite, shown = viewer.data["frames"], []
+    monkeypatch.setattr("videothinker.viewer.viewer.frame_data", None)  # would raise if called
+    show = viewer.show
+    object.__setattr__(viewer, "show", lambda view: (shown.append(view), show(view)))
+
+    async def type_a_caption() -> None:
+        viewer.time = 3.0
+        for n in range(1, 11):
+            text.value = REPLY.replace("</caption>", "x" * n + "</caption>", 1)
+        assert shown == []
+        while not shown:
+            await asyncio.sleep(0.05)
+
+    run_alone(type_a_caption())
+    assert len(shown) == 1 and viewer.segments[0]["caption"].endswith("x" * 10)
+    assert viewer.data["frames"] == sprite and viewer.time == 3.0
+    box.close()
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,10 @@ from videothinker.journal import Journal
 from videothinker.json_files import write_json
 from videothinker.schema import Sample, Segment
 from videothinker.video.frames import Frames
+from videothinker.viewer.books import open_book
 from videothinker.viewer.browser import MAX_BYTES
 from videothinker.viewer.evaluation_page import (
+    EvaluationBook,
     PageRun,
     evaluation_page,
     outcome,
@@ -163,6 +165,31 @@ def test_outcomes_by_every_judge():
     assert outcome(make_record(2), "official") == "right"
     assert outcome(make_record(2), "reader") == "unread"
     assert outcome(make_record(5, official_correct=True), "official") == "failed"
+
+
+def test_an_answer_that_nobody_judged_is_no_missing_answer():
+    record = make_record(1, open_ended=True, prediction="the ring", correct=False, score=None)
+    assert record.outcome == "not scored"
+    run = PageRun([record, make_record(2)], [make_sample(1), make_sample(2)])
+    views = [EvaluationBook([run]).view(k, 1000)["view"] for k in (0, 1)]
+    assert [view["lanes"][-1]["verdict"] for view in views] == ["", "no answer"]
+    assert views[0]["lanes"][-1]["answer"] == "the ring"
+    assert [view["meta"].get("not scored") for view in views] == ["yes", None]
+
+
+@pytest.mark.parametrize("up", ["", "eval", "eval/base", "eval/base/id"])
+def test_the_folders_of_the_demo_are_stages_and_clips(tmp_path, up):
+    records = [make_record(k) for k in range(6)]
+    for clips in ("id", "ood"):
+        place = tmp_path / "eval" / "base" / clips
+        write_results(records, [make_sample(k) for k in range(6)], place, "base")
+        with Journal(place / "own.jsonl") as journal:
+            journal.append(*map(asdict, records))
+        write_json(place / "summary.json", {"own": summarise(records)})
+    book = open_book(tmp_path / up)
+    assert book.entries[0]["model"] == "base" and book.entries[0]["benchmark"] == "id clips"
+    assert book.view(0, 1000)["view"]["meta"]["protocol"] == "unnamed"
+    assert "unnamed" in book.tables and ">eval<" not in book.tables
 
 
 def test_a_folder_gives_the_same_files_whatever_order_replies_came_in(tmp_path):

@@ -148,6 +148,28 @@ def test_a_log_of_trl_is_read_without_rows(tmp_path):
     book = RolloutBook(tmp_path, cache_dir=None)
     assert [entry["rewards"] for entry in book.entries] == [[1, 2, 2, 1]] * 2 + [[2] * 4]
     assert book.frames(0) is None and book.entries[0]["question"].startswith("Question 0")
+    assert book.view(0, 1000)["view"]["guessed"]  # the axis ends with the last segment
+
+
+@pytest.mark.browser
+def test_many_parts_are_told_apart_and_an_unknown_length_has_no_chart(open_page, tmp_path):
+    folder = tmp_path / "completions"
+    folder.mkdir()
+    rows = []
+    for step in (1, 2):
+        for row in step_rows(step):
+            del row["tokens"]
+            rows.append(row | {f"part {k}": k / 20 for k in range(18)})  # 20 with the two there
+    pq.write_table(pa.Table.from_pylist(rows), folder / "completions_00001.parquet")
+    path = write_browser_page(tmp_path / "page.html", RolloutBook(tmp_path, cache_dir=None))
+    page = open_page(path)
+    wait_for(page, "6 of 6")
+    titles = page.locator(".vb-grid figcaption").all_text_contents()
+    assert len(titles) == 3 and not any("tokens" in title for title in titles)
+    drawn = page.locator(".vb-legend line").evaluate_all(
+        "all => all.map(e => [getComputedStyle(e).stroke, getComputedStyle(e).strokeDasharray])"
+    )
+    assert len(drawn) == len(set(map(tuple, drawn))) == 20
 
 
 def test_a_step_done_again_starts_the_book_over(run):
@@ -368,8 +390,20 @@ def test_charts_and_filters_lead_to_groups(open_page, offline):
     page.locator("th[data-key=tokens] button").click()
     assert page.locator(ROWS).first.locator("td").nth(1).text_content() == "4"
     page.locator(".vb-figures summary").click()
+    page.locator(".vb-figures tbody tr").first.wait_for()  # drawn once the box is open
     assert page.locator(".vb-figures tbody tr").count() == 4
     assert page.errors == [] and page.requested == []
+
+
+@pytest.mark.browser
+def test_an_address_opens_its_record_in_the_open_page(open_page, offline):
+    page = open_page(offline)
+    wait_for(page, "12 of 12")
+    for number in (7, 2):
+        page.evaluate(f"location.hash = '#record-{number}'")
+        page.locator(f'[data-record="{number - 1}"][aria-expanded=true]').wait_for()
+    page.locator(VIEWER).wait_for()
+    assert page.locator(VIEWER).count() == 1 and page.errors == []
 
 
 @pytest.mark.browser

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from videothinker.evaluation.temporal_iou import tiou
-from videothinker.viewer.page import JS, script_json, viewer_script
+from videothinker.viewer.page import JS, script_json, static_text, viewer_script
 
 pytestmark = pytest.mark.browser
 
@@ -125,6 +125,28 @@ def test_the_script_is_small_and_whole():
     if node := shutil.which("node"):
         check = [node, "--input-type=module", "--check", "-"]
         subprocess.run(check, input=JS, text=True, check=True)
+
+
+def test_packing_changes_no_text():
+    source = static_text("viewer.js").encode("ascii", "backslashreplace").decode()
+    tokens = re.findall(r"""//[^\n]*|"(?:[^"\\\n]|\\.)*"|`[^`]*`""", source)
+    tokens = [re.sub(r"\n\s*", "\n", token) for token in tokens if token[0] != "/"]
+    texts = [text for token in tokens for text in re.split(r"(?s)\$\{.*?\}", token)]
+    assert len(texts) > 600
+    assert [text for text in texts if text not in JS] == ['"viewer.css"']  # the style's place
+
+
+def test_without_an_annotation_nothing_is_said_of_fits(open_viewer):
+    segments = [(1.0, 5.0, "a square"), (6.0, 10.0, "a disc")]
+    lanes = [lane("true", [], "true"), lane("SFT", segments), lane("GRPO", segments[:1])]
+    page = open_viewer(make_data(lanes, guessed=True))
+    page.locator('.vt-seg[data-segment="SFT 1"]').click()
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    assert "overlaps no" not in page.locator(".vt").text_content()
+    assert "length not known" in page.locator(".vt-head").text_content()
+    page.get_by_role("button", name="Compare").click()
+    heads = page.locator(".vt-compare th").all_text_contents()
+    assert heads == ["first", "second", "tIoU", "start", "end"]
 
 
 def test_a_click_on_a_segment_seeks_and_a_second_one_loops(open_viewer):

@@ -26,11 +26,11 @@ from ..files import FormatError, atomic_write
 from ..json_files import read_json
 
 # %% auto #0
-__all__ = ['ABSENT', 'PAPER_BENCHMARKS', 'Marks', 'Compared', 'MARK_NOTE', 'FRAMES', 'PAPER_METRICS', 'FURTHER_METRICS', 'Cell',
-           'Row', 'escape_markdown', 'escape_latex', 'Table', 'Run', 'collect_runs', 'Published', 'published_figures',
-           'accuracy_table', 'compared_runs', 'marks_of', 'comparison_table', 'frames_table', 'Metric',
-           'intrinsic_table', 'trace_table', 'reading_table', 'caveat_table', 'judge_table', 'other_table',
-           'all_tables', 'write_tables']
+__all__ = ['ABSENT', 'UNNAMED', 'PAPER_BENCHMARKS', 'Marks', 'Compared', 'MARK_NOTE', 'FRAMES', 'PAPER_METRICS',
+           'FURTHER_METRICS', 'Cell', 'Row', 'escape_markdown', 'escape_latex', 'Table', 'Run', 'collect_runs',
+           'Published', 'published_figures', 'accuracy_table', 'compared_runs', 'marks_of', 'comparison_table',
+           'frames_table', 'Metric', 'intrinsic_table', 'trace_table', 'reading_table', 'caveat_table', 'judge_table',
+           'other_table', 'all_tables', 'write_tables']
 
 # %% ../../nbs/6_evaluation/23_tables.ipynb #outt-011
 ABSENT = "–"
@@ -308,6 +308,9 @@ class Run:
         return int(number) if house == "house" and number.isdigit() else None
 
 # %% ../../nbs/6_evaluation/23_tables.ipynb #outt-022
+UNNAMED = "unnamed"  # of a protocol
+
+
 def _run(path: Path) -> Run:
     """The run whose `summary.json` this is."""
     summary = read_json(path)
@@ -319,11 +322,16 @@ def _run(path: Path) -> Run:
     summaries = {name: known[name] for name in names if isinstance(known.get(name), dict)}
     more = {k: v for k, v in summary.items() if k not in (*names, "conditions")}
     model, benchmark, column = path.parent.parts[-3:]
+    if not column.startswith(("house", "official")):  # STAGE/CLIPS: a run with one protocol
+        model, benchmark, column = benchmark, f"{column} clips", UNNAMED
     return Run(model, benchmark, column, summaries, more, path.parent)
 
 
 def collect_runs(folder: str | Path) -> list[Run]:
     """All finished runs below a folder, `MODEL/BENCHMARK/COLUMN/summary.json`, by name.
+
+    Columns are called `house…` or `official…`. Any other folder is read as `…/STAGE/CLIPS`, as the
+    toy's demo lays them out: the stage is the model, the clips are the benchmark.
 
     Raises
     ------

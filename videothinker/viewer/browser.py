@@ -329,7 +329,8 @@ def row_view(
     sample : the row.
     lanes : from `reply_lane`, in their order.
     title, meta : shown in the head; what is empty is left out.
-    duration : of the clip, seconds; None for the row's, or the end of the last segment.
+    duration : of the clip, seconds; None for the row's. Where nobody says it, the axis ends with
+        the last segment, and `guessed` is set.
     times : of the frames, seconds.
     annotated : show the row's segments as the lane `true`.
     """
@@ -349,6 +350,7 @@ def row_view(
         ],
         "answer": sample.answer,
         "duration": known or max([1.0, *frames["times"], *ends]),
+        "guessed": not known,
         "meta": {name: str(value) for name, value in meta.items() if value not in ("", None)},
         "frames": frames,
         "video": None,
@@ -569,8 +571,9 @@ class Desk:
         if clip is None:
             return detail
         view = detail["view"]
-        duration = clip["duration"] or view["duration"]
-        return {**detail, "view": {**view, "frames": clip["frames"], "duration": duration}}
+        if clip["duration"]:
+            view = {**view, "duration": clip["duration"], "guessed": False}
+        return {**detail, "view": {**view, "frames": clip["frames"]}}
 
     def _pictures(self, number: int) -> dict[str, Any] | None:
         frames = self.book.frames(number)

@@ -619,7 +619,11 @@ def trace_editor(
     area = widgets.Textarea(value=reply, description="reply", layout=wide, continuous_update=True)
     choice = widgets.Dropdown(options={AS_IT_IS: reply, **edits}, description="edit")
 
+    follow: list[Callable[[str], None]] = []  # what else shows the text, once it stands still
+
     def draw(text: str) -> str:
+        for show in follow:
+            show(text)
         return trace_html(text, reply, sample, rewards, notes, tokenize)
 
     box = control(draw, {"text": area})
@@ -632,7 +636,7 @@ def trace_editor(
             return View.of(sample, frames, text, editable="predicted")
 
         box.viewer = trace_viewer(view_of(reply))
-        _keep_in_step(area, box.viewer, view_of)
+        follow.append(_keep_in_step(area, box.viewer, view_of))
     box.children = [choice, *box.children, *([box.viewer] if box.viewer else [])]
 
     def still() -> str:
@@ -644,20 +648,26 @@ def trace_editor(
     return box
 
 # %% ../../nbs/7_viewer/05_controls.ipynb #ctrl-029
-def _keep_in_step(area: Any, viewer: Any, view_of: Callable[[str], View]) -> None:
-    """Lanes follow the text of an area, and the text follows the segments that are edited."""
+def _keep_in_step(area: Any, viewer: Any, view_of: Callable[[str], View]) -> Callable[[str], None]:
+    """Let the text of an area follow the segments that are edited; returns the way back.
 
-    def to_viewer(change: Any) -> None:
-        if _segments_of(viewer) != list(map(_rounded, parse_trace(area.value).segments)):
-            viewer.show(view_of(area.value))
+    What is returned shows a text in the lanes, at the moment at which the viewer stands.
+    """
+
+    def to_viewer(text: str) -> None:
+        if _segments_of(viewer) != list(map(_rounded, parse_trace(text).segments)):
+            time = viewer.time
+            with viewer.hold_sync(), viewer.hold_trait_notifications():
+                viewer.show(view_of(text))
+                viewer.time = time
 
     def to_text(change: Any) -> None:
         segments = _segments_of(viewer)
         if list(map(_rounded, parse_trace(area.value).segments)) != segments:
             area.value = with_segments(area.value, segments)
 
-    area.observe(to_viewer, "value")
     viewer.observe(to_text, "segments")
+    return to_viewer
 
 
 def _segments_of(viewer: Any) -> list[Segment]:

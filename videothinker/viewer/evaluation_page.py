@@ -173,6 +173,7 @@ def _facts(record: Record, run: PageRun) -> dict[str, str]:
         "cut off": record.cut_off,
         "refused": record.refused,
         "left out by the official rule": record.official_counted is False,
+        "not scored": record.outcome == "not scored",
     }
     facts |= {name: "yes" for name, is_set in flags.items() if is_set}
     facts |= run.known.get(record.id, {})
@@ -233,7 +234,8 @@ class EvaluationBook(Book):
         lane = reply_lane("predicted", record.text, sample, {}, limit, segments)
         lane["answer"] = record.prediction
         # `failed` and `unread` have no answer; the head says what became of them
-        lane["verdict"] = {"right": "right", "wrong": "wrong"}.get(record.outcome, "no answer")
+        verdicts = {"right": "right", "wrong": "wrong", "not scored": ""}
+        lane["verdict"] = verdicts.get(record.outcome, "no answer")
         duration = record.duration or (sample.duration if is_own_clip else None)
         title, facts = sample_id(sample), _facts(record, run)
         view = row_view(sample, [lane], title, facts, duration, record.times, is_own_clip)

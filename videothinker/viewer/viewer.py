@@ -270,13 +270,16 @@ def _view_of(
     )
 
 # %% ../../nbs/7_viewer/03_viewer.ipynb #c15a-009
-def view_data(view: View, video: dict[str, Any] | None = None) -> dict[str, Any]:
+def view_data(
+    view: View, video: dict[str, Any] | None = None, frames: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """A view as plain JSON, everything that `viewer.js` reads.
 
     Parameters
     ----------
     view : what to show.
     video : as from `page.video_data`, or None for the frames alone.
+    frames : the view's as from `frame_data`, where they are made already; None to make them.
 
     Returns
     -------
@@ -295,7 +298,7 @@ def view_data(view: View, video: dict[str, Any] | None = None) -> dict[str, Any]
         "answer": view.answer,
         "duration": view.frames.duration or 1.0,
         "meta": {str(name): str(value) for name, value in view.meta.items()},
-        "frames": frame_data(view.frames),
+        "frames": frames or frame_data(view.frames),
         "video": video,
         "lanes": [lane_data(lane, view.verdict(lane)) for lane in view.lanes],
         "editable": view.editable,
@@ -360,8 +363,11 @@ WIDGET_VIDEO = 64_000_000  # bytes of a video that are sent to the page of a liv
 EVENTS = ("seek", "select", "play", "pause", "loop", "edit", "add", "delete", "undo", "redo")
 
 # %% ../../nbs/7_viewer/03_viewer.ipynb #vpv-13
-def _live_data(view: View) -> dict[str, Any]:
-    """The traits that show a view: its data, the segments that can be edited, the video's bytes."""
+def _live_data(view: View, frames: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The traits that show a view: its data, the segments that can be edited, the video's bytes.
+
+    `frames` as for `view_data`.
+    """
     video, content = None, b""
     if view.video:
         video = {"src": "", **check_playable(view.video)}
@@ -371,7 +377,7 @@ def _live_data(view: View) -> dict[str, Any]:
                 f"{WIDGET_VIDEO / 1e6:.0f}); cut the clip out, or save a page beside it: view.save"
             )
         content = Path(view.video).read_bytes()
-    data = view_data(view, video)
+    data = view_data(view, video, frames)
     edited = [lane["segments"] for lane in data["lanes"] if lane["name"] == view.editable]
     return {"data": data, "segments": edited[0] if edited else [], "video_bytes": content}
 
@@ -417,7 +423,8 @@ def _widget_class() -> Any:
 
         def show(self, view: View) -> None:
             """Show another view in the same place; cursor, selection and edits start anew."""
-            traits = _live_data(view)
+            made = self.data["frames"] if view.frames is self.view.frames else None
+            traits = _live_data(view, made)
             rest = {"time": 0.0, "selected": "", "playing": False}
             with self.hold_sync(), self.hold_trait_notifications():
                 for name, value in {**traits, **rest}.items():

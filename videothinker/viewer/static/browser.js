@@ -745,6 +745,7 @@ function browse(host, source, inPage) {
     themes.observe(node, { attributeFilter: ["class", "theme", "data-jp-theme-light"] });
   }
   dark.addEventListener("change", showTheme);
+  addEventListener("hashchange", openAddressed); // an address typed into the open page
   showTheme();
 
   source.index().then(index => {
@@ -760,6 +761,7 @@ function browse(host, source, inPage) {
     ended = true;
     clearTimeout(timer);
     dark.removeEventListener("change", showTheme);
+    removeEventListener("hashchange", openAddressed);
     themes.disconnect();
     closeDetail();
     if (source.close) source.close();

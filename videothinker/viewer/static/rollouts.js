@@ -6,7 +6,8 @@ const CHART = { width: 330, height: 150, left: 36, right: 8, top: 8, bottom: 20 
 const MOST_BINS = 60, LEVELS = 12;
 // The name of SVG, no address that is asked; in pieces, since no file here holds an address.
 const SVG = ["http", ["", "", "www.w3.org", "2000", "svg"].join("/")].join(":");
-const DASHES = ["", "7 3", "2 3", "9 3 2 3", "1 3"];
+const COLOURS = 5; // in browser.css
+const DASHES = ["", "7 3", "2 3", "9 3 2 3"]; // one less, so no pair comes twice in 20
 
 function draw(tag, attributes, ...children) {
   const node = document.createElementNS(SVG, tag);
@@ -158,13 +159,14 @@ function rolloutPanel(host, records, state, change, setRange) {
     const curves = told.parts.map((part, n) => told.bins.map(bin => mean(bin.parts[n])));
     const { low, high } = ends([0, ...curves.flat()]);
     const marks = curves.flatMap((values, n) =>
-      line(values, low, high, DASHES[n % DASHES.length], "vb-curve vb-colour" + n % 5));
+      line(values, low, high, DASHES[n % DASHES.length], "vb-curve vb-colour" + n % COLOURS));
     const words = told.parts.map((part, n) =>
       describe(part.name, bin => mean(bin.parts[n]), 3)).join("; ");
     const chart = frame("parts of the reward, mean", words, low, high, marks, 2);
     const legend = told.parts.map((part, n) => {
       const sample = draw("line", { x1: 0, x2: 30, y1: 4, y2: 4,
-        class: "vb-curve vb-colour" + n % 5, "stroke-dasharray": DASHES[n % DASHES.length] });
+        class: "vb-curve vb-colour" + n % COLOURS,
+        "stroke-dasharray": DASHES[n % DASHES.length] });
       const value = figure(known(curves[n]).at(-1) ?? null, 2);
       const picture = draw("svg", { viewBox: "0 0 30 8", class: "vb-sample" }, sample);
       return make("span", "", picture, part.name + " " + value);
@@ -208,8 +210,10 @@ function rolloutPanel(host, records, state, change, setRange) {
         ? "nothing is logged yet; the first step appears here by itself" : "no groups"));
       return;
     }
-    place.replaceChildren(heatMap(), partCurves(),
-      oneCurve("length of completions, tokens", bin => mean(bin.tokens), 0, false),
+    const lengths = () =>
+      oneCurve("length of completions, tokens", bin => mean(bin.tokens), 0, false);
+    const hasLengths = told.bins.some(bin => bin.tokens.length); // TRL's own log has none
+    place.replaceChildren(heatMap(), partCurves(), ...(hasLengths ? [lengths()] : []),
       oneCurve("groups in which all earned the same, %", bin => mean(bin.alike), 0, true, true));
     if (figures.open) drawFigures();
   }

@@ -1126,7 +1126,8 @@ function drawHead(v) {
   const right = answered.filter(lane => lane.verdict === "right").length;
   const verdict = answered.length > 1 ? right + " of " + answered.length + " right"
     : answered.map(lane => VERDICTS[lane.verdict])[0];
-  const facts = [v.clock(v.duration, true) + " long", v.seen + " frames seen"];
+  const facts = [data.guessed ? "length not known" : v.clock(v.duration, true) + " long",
+    v.seen + " frames seen"];
   if (factsOf(data.meta)) facts.push(factsOf(data.meta));
   const head = element("div.vt-head", words("strong", data.title, 300));
   if (verdict) head.append(element("span.vt-verdict", verdict));
@@ -1153,10 +1154,15 @@ function drawOptions(v) {
 
 // == Lists ==
 
+// Is there anything to compare with? The lane of an annotation may be empty.
+function isAnnotated(v) {
+  return v.truth && v.truth.items.length;
+}
+
 // How well a segment fits its partner in the other lane, in words.
 function fitOf(v, item) {
   const other = item.lane === v.truth ? v.other : v.truth;
-  if (!other) return "";
+  if (!other || !isAnnotated(v)) return "";
   const name = labelOf(other);
   return item.match < 0 ? "overlaps no " + name + " segment"
     : "tIoU " + item.tiou.toFixed(2) + " with " + other.items[item.match].said;
@@ -1336,7 +1342,7 @@ function drawCompare(v) {
     const texts = [isPair ? overlap.toFixed(2) : a ? "only in the first" : "only in the second",
       isPair ? signed(b.start - a.start) : "", isPair ? signed(b.end - a.end) : ""];
     const fits = [a, b].map(one => !one ? "—" : one.lane === v.truth ? "" : one.tiou.toFixed(2));
-    if (v.truth) texts.push(fits.join(" → "));
+    if (isAnnotated(v)) texts.push(fits.join(" → "));
     return element(overlap > 0.999 ? "tr" : "tr.vt-differs", cell(a), cell(b),
       ...texts.map(text => element("td", text)));
   };
@@ -1359,7 +1365,7 @@ function drawCompare(v) {
       + `${mean.toFixed(2)}), ${first.items.length - both.length} only in the first, `
       + `${second.items.length - both.length} only in the second`;
     const heads = ["first", "second", "tIoU", "start", "end"];
-    if (v.truth) heads.push("tIoU with " + cut(v.truth.name, 20));
+    if (isAnnotated(v)) heads.push("tIoU with " + cut(v.truth.name, 20));
     const table = element("table",
       element("thead", element("tr", ...heads.map(text => element("th", text)))),
       element("tbody", ...rows.slice(0, 3 * LIST).map(drawPair))); // the counts name all
