@@ -46,7 +46,7 @@ cat "$logs/nb"
 
 echo "== tests"
 py_rc=0
-python -m pytest -q --junitxml="$logs/pytest.xml" ${tests[@]+"${tests[@]}"} || py_rc=$?
+python -m pytest -q --durations=15 --junitxml="$logs/pytest.xml" ${tests[@]+"${tests[@]}"} || py_rc=$?
 
 echo
 python scripts/count_tests.py "$logs/nb" "$nb_rc" "$logs/pytest.xml" "$py_rc" "$skip"
