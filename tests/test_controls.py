@@ -61,6 +61,18 @@ def frames() -> Frames:
     return Frames(np.zeros((4, 28, 28, 3), np.uint8), np.arange(4) * 3.0, 12.0)
 
 
+@pytest.fixture(autouse=True)
+def no_running_loop() -> Iterator[None]:
+    """A browser of earlier tests leaves its loop running, and then a control waits before it draws.
+
+    These controls are to draw at once, as in a process without a kernel.
+    """
+    loop = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    yield
+    asyncio._set_running_loop(loop)
+
+
 # The mechanism
 
 
