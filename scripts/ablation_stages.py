@@ -46,7 +46,7 @@ class Setting:
     start : "sft", or "base" for GRPO without SFT.
     curated : False trains SFT on the traces as the teacher wrote them, mistakes and all.
     instead : SFT goes on for the seconds of GRPO, in its place.
-    long : clips of five events among the rows of "sft", "grpo" or "both".
+    long : the clips of five events are among the rows of "both" trainings, "sft", "grpo" or "none".
     order : "length" gives GRPO its rows from short clips to long ones.
     frames : per clip when the main job's models are asked; 0 for as in training.
     """
@@ -57,12 +57,12 @@ class Setting:
     start: str = "sft"
     curated: bool = True
     instead: bool = False
-    long: str = ""
+    long: str = "both"
     order: str = ""
     frames: int = 0
 
     def __post_init__(self) -> None:
-        known = {"start": ("sft", "base"), "long": ("", "sft", "grpo", "both")}
+        known = {"start": ("sft", "base"), "long": ("both", "sft", "grpo", "none")}
         known |= {"order": ("", "length"), "curated": (True, False), "instead": (True, False)}
         for name, values in known.items():
             if (value := getattr(self, name)) not in values:
@@ -94,15 +94,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class Size:
-    """How much is asked of every model, and how many clips of five events there are."""
+    """How much is asked of every model."""
 
     quick: bool = False
     questions: tuple[int, int] = (150, 100)  # in and out of the domain
     samples: int = 4
-    long_clips: int = 200
 
 
-QUICK = Size(quick=True, questions=(8, 6), samples=2, long_clips=6)
+QUICK = Size(quick=True, questions=(8, 6), samples=2)
 
 
 # What is computed once
@@ -175,28 +174,6 @@ def plan_of(setting: Setting, seed: int, size: Size) -> Any:
     return replace(plan, **setting.plan, sft=sft, grpo=with_measures(grpo))
 
 
-def make_clips(world: Path, plan: Any, n_long: int) -> None:
-    """Write the toy world, and in `world/long` captioned clips of five events to train on."""
-    from videothinker.toy.world import draw_scene, encode_scene, make_world, write_lines
-
-    make_world(world, plan.world, plan.seed)
-    captions = []
-    for i in range(n_long):
-        name, seconds = f"long-{i:04d}", (14, 24)  # the bounds out of the domain
-        scene = draw_scene(name, plan.seed, (5,), min_duration=seconds[0], max_duration=seconds[1])
-        path = f"videos/long/{scene.id}.mp4"
-        if not (world / path).exists():
-            encode_scene(scene, world / path)
-        clip = {"video_id": scene.id, "path": path, "duration": float(scene.duration)}
-        times = [[event.start, event.end] for event in scene.events]
-        captions.append(
-            clip | {"timestamps": times, "sentences": [event.caption for event in scene.events]}
-        )
-    (world / "long").mkdir(exist_ok=True)
-    for name, lines in (("captions", captions), ("truth", []), ("qa", [])):
-        write_lines(world / "long" / f"{name}.jsonl", lines)
-
-
 @dataclass(frozen=True)
 class Rows:
     """The rows of GRPO, and those of SFT, a share of whose traces stops looking too early."""
@@ -205,8 +182,8 @@ class Rows:
     sft: list[Any]
 
 
-def traces(store: Store, world: Path, plan: Any, curated: bool) -> tuple[Rows, Rows]:
-    """The rows of the usual clips, and of the clips of five events."""
+def traces(store: Store, world: Path, plan: Any, curated: bool) -> Rows:
+    """The rows of both trainings."""
     from videothinker.schema import read_rows
     from videothinker.toy.demo import make_traces
 
@@ -214,17 +191,17 @@ def traces(store: Store, world: Path, plan: Any, curated: bool) -> tuple[Rows, R
     later |= {"sft_probe", "grpo_probe"}
     decides = {key: value for key, value in asdict(plan).items() if key not in later}
     make = make_traces if curated else first_traces
-
-    def work(folder: Path) -> None:
-        make(world, plan, folder)
-        make(world / "long", plan, folder / "long")
-
-    folder = store.stage("traces", decides | {"world": world.name, "curated": curated}, work)
-    usual, long = (
-        Rows(*(read_rows(place / f"{name}.jsonl") for name in ("train", "sft")))
-        for place in (folder, folder / "long")
+    folder = store.stage(
+        "traces",
+        decides | {"world": world.name, "curated": curated},
+        lambda folder: make(world, plan, folder),
     )
-    return usual, long
+    return Rows(*(read_rows(folder / f"{name}.jsonl") for name in ("train", "sft")))
+
+
+def without_long(rows: Sequence[Any]) -> list[Any]:
+    """The rows that are not about the toy world's `long` clips."""
+    return [row for row in rows if not row.video_id.startswith("long-")]
 
 
 def first_traces(world: Path, plan: Any, out: Path) -> None:
@@ -290,16 +267,20 @@ class Trained:
 def train_arm(store: Store, setting: Setting, seed: int, size: Size) -> Trained:
     """All of an arm but its evaluation."""
     from videothinker.configs import model_path
+    from videothinker.toy.world import make_world
     from videothinker.training.recipes import apply_overrides
 
     plan = plan_of(setting, seed, size)
-    base, n_long = Path(model_path(plan.base)), size.long_clips
-    drawn = {"seed": seed, "size": asdict(plan.world), "long": n_long}
-    world = store.stage("world", drawn, lambda folder: make_clips(folder, plan, n_long))
-    usual, long = traces(store, world, plan, curated=True)
-    taught = usual if setting.curated else traces(store, world, plan, curated=False)[0]
-    sft_rows = taught.sft + (long.sft if setting.long in ("sft", "both") else [])
-    rows = usual.grpo + (long.grpo if setting.long in ("grpo", "both") else [])
+    base = Path(model_path(plan.base))
+    drawn = {"seed": seed, "size": asdict(plan.world)}
+    world = store.stage("world", drawn, lambda folder: make_world(folder, plan.world, plan.seed))
+    kept = traces(store, world, plan, curated=True)
+    rows = kept.grpo
+    sft_rows = (kept if setting.curated else traces(store, world, plan, curated=False)).sft
+    if setting.long in ("sft", "none"):
+        rows = without_long(rows)
+    if setting.long in ("grpo", "none"):
+        sft_rows = without_long(sft_rows)
     if setting.order == "length":
         arguments = plan.grpo.train
         step = arguments["per_device_train_batch_size"] // arguments["num_generations"]

@@ -26,7 +26,7 @@ GROUPS = {  # question of the chapter → its arms; differences are to the one m
     "steps": "lr-7e-6 lr-2e-5 main* lr-1e-4",
     "frames": "frames-8 frames-16 frames-32 main*",
     "stop": "stop-0 stop-0.2 main* stop-0.5",
-    "long": "main* order long-grpo long-order long-grounding long-sft long-both",
+    "long": "main* long-none long-grounding long-grpo long-sft long-order",
 }
 ACCURACY = {  # column → figure
     "sampled": "id.sampled.accuracy",

@@ -46,12 +46,12 @@ def tables(script: ModuleType) -> ModuleType:
 def test_a_setting_is_what_its_words_say(stages: ModuleType) -> None:
     setting = stages.Setting.of(
         "grpo.train.beta=0.0 grpo.rewards=[correct] sft.train.max_steps=9 plan.check_share=0.5 "
-        "curated=false frames=8 long=both"
+        "curated=false frames=8 long=sft"
     )
     assert setting.grpo == ("train.beta=0.0", "rewards=[correct]")
     assert setting.sft == ("train.max_steps=9",)
     assert setting.plan == {"check_share": 0.5}
-    assert (setting.curated, setting.frames, setting.long) == (False, 8, "both")
+    assert (setting.curated, setting.frames, setting.long) == (False, 8, "sft")
     assert stages.Setting.of("") == stages.Setting()
     for wrong in ("frame=8", "grpo", "grpo=1", "other.train.beta=0", "curated"):
         with pytest.raises(InputError, match="known keys"):
@@ -324,8 +324,8 @@ def test_two_arms_share_what_they_have_in_common(
         )
 
     monkeypatch.setattr(demo, "make_plan", tiny)
-    size = stages.Size(quick=True, questions=(3, 2), samples=2, long_clips=2)
-    texts = {"main": "", "mine": "grpo.train.beta=0.0 long=grpo order=length"}
+    size = stages.Size(quick=True, questions=(3, 2), samples=2)
+    texts = {"main": "", "mine": "grpo.train.beta=0.0 long=sft order=length"}
     for name, text in texts.items():
         assert script.run_once(tmp_path, name, text, 0, size) == 0
     made = [path.name.partition("-")[0] for path in (tmp_path / "stages").iterdir()]

@@ -80,7 +80,7 @@ class DemoPlan:
 
     seed: int = 0
     base: str = "tiny-base"
-    world: WorldSize = field(default_factory=WorldSize)
+    world: WorldSize = field(default_factory=lambda: WorldSize(long=200))
     questions_per_clip: int = 2
     mistake_rate: float = 0.25
     check_share: float = 0.5
@@ -103,7 +103,7 @@ def make_plan(seed: int = 0, quick: bool = False) -> DemoPlan:
     few_steps = {"max_steps": 3, "gradient_accumulation_steps": 2}
     return replace(
         plan,
-        world=WorldSize(train=60, val=10, test=16, ood=8),
+        world=WorldSize(train=60, val=10, test=16, ood=8, long=10),
         probe_questions=20,
         sft=replace(sft, train=sft.train | {"max_steps": 30}),
         grpo=replace(grpo, train=grpo.train | few_steps),

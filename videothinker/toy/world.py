@@ -274,17 +274,18 @@ def encode_scene(scene: Scene, path: str | Path) -> None:
     temporary.replace(path)
 
 # %% ../../nbs/8_toy/02_world.ipynb #c03-034
+_LONG: dict[str, Any] = {
+    "n_events": (5,),
+    "min_duration": 14,
+    "max_duration": 24,
+    "variable_rate": True,
+}
 SPLITS: dict[str, dict[str, Any]] = {  # split → how its scenes are drawn
     "train": {},
+    "long": _LONG,
     "val": {},
     "test": {},
-    "ood": {
-        "n_events": (5,),
-        "pairs": PAIRS,
-        "min_duration": 14,
-        "max_duration": 24,
-        "variable_rate": True,
-    },
+    "ood": _LONG | {"pairs": PAIRS},
 }
 
 # %% ../../nbs/8_toy/02_world.ipynb #stoy-world-025
@@ -392,13 +393,17 @@ def to_sample(
 # %% ../../nbs/8_toy/02_world.ipynb #c03-036
 @dataclass(frozen=True)
 class WorldSize:
-    """Numbers of clips in each split, and of questions per clip."""
+    """Numbers of clips in each split, and of questions per clip.
+
+    The `long` clips, captioned like one half of `train`, are to train on too.
+    """
 
     train: int = 800
     val: int = 60
     test: int = 250
     ood: int = 120
     questions: int = 2
+    long: int = 0
 
 # %% ../../nbs/8_toy/02_world.ipynb #stoy-world-028
 def make_world(out: str | Path, size: WorldSize = WorldSize(), seed: int = 0) -> dict[str, Any]:
@@ -429,8 +434,9 @@ def make_world(out: str | Path, size: WorldSize = WorldSize(), seed: int = 0) ->
     }
     videos_sha256 = _write_videos(out, scenes)
     half = size.train // 2  # captions for one half of the training clips, questions for the other
-    captions = list(map(_caption_row, scenes["train"]))
-    write_lines(out / "captions.jsonl", captions[:half])
+    captions = [_caption_row(scene, "train") for scene in scenes["train"]]
+    long = [_caption_row(scene, "long") for scene in scenes["long"]]
+    write_lines(out / "captions.jsonl", captions[:half] + long)
     write_lines(out / "truth.jsonl", captions[half:])
     for name, split, members in (
         ("qa", "train", scenes["train"][half:]),
@@ -477,11 +483,11 @@ def _write_videos(out: Path, scenes: Mapping[str, Sequence[Scene]]) -> str:
     return digest.hexdigest()
 
 # %% ../../nbs/8_toy/02_world.ipynb #stoy-world-030
-def _caption_row(scene: Scene) -> dict[str, Any]:
-    """A training clip as a line of a file of captioned clips."""
+def _caption_row(scene: Scene, folder: str) -> dict[str, Any]:
+    """A clip to train on, below `videos/folder`, as a line of a file of captioned clips."""
     return {
         "video_id": scene.id,
-        "path": f"videos/train/{scene.id}.mp4",
+        "path": f"videos/{folder}/{scene.id}.mp4",
         "duration": float(scene.duration),
         "split": "train",
         "timestamps": [[event.start, event.end] for event in scene.events],
