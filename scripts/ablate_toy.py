@@ -31,10 +31,13 @@ from ablation_stages import QUICK, Size, locked, result_path, run_arm
 from videothinker.files import InputError
 from videothinker.json_files import read_json
 
+_CORRECT = "grpo.rewards=[correct] grpo.train.reward_weights=[1.0]"
+_GROUNDING = "grpo.rewards=[correct,format,grounding] grpo.train.reward_weights=[1.0,2.0,1.0]"
+_WEAK = "sft.train.max_steps=260"
 ARMS = {  # name → how it differs from the main job; in the order in which they are run
     "main": "",
     "no-sft": "start=base",
-    "correct": "grpo.rewards=[correct]",
+    "correct": _CORRECT,
     "no-curation": "curated=false",
     "sft-longer": "instead=true",
     "lr-7e-6": "grpo.train.learning_rate=7e-6",
@@ -45,19 +48,19 @@ ARMS = {  # name → how it differs from the main job; in the order in which the
     "group-4": "grpo.train.num_generations=4",
     "group-16": "grpo.train.num_generations=16",
     "stop-0": "plan.stop_rate=0.0",
-    "grounding": "grpo.rewards=[correct,format,grounding]",
+    "grounding": _GROUNDING,
     "long-none": "long=none",
     "long-sft": "long=sft",
     "long-grpo": "long=grpo",
     "long-order": "order=length",
-    "long-grounding": "long=none grpo.rewards=[correct,format,grounding]",
+    "long-grounding": f"long=none {_GROUNDING}",
     "frames-8": "frames=8",
     "frames-16": "frames=16",
     "frames-32": "frames=32",
-    "weak-format": "sft.train.max_steps=260",
-    "weak-correct": "sft.train.max_steps=260 grpo.rewards=[correct]",
-    "weak-strict": "sft.train.max_steps=260 grpo.rewards=[correct,strict_format]",
-    "weak-paper": "sft.train.max_steps=260 grpo.rewards=[correct,paper_format]",
+    "weak-format": _WEAK,
+    "weak-correct": f"{_WEAK} {_CORRECT}",
+    "weak-strict": f"{_WEAK} grpo.rewards=[correct,strict_format]",
+    "weak-paper": f"{_WEAK} grpo.rewards=[correct,paper_format]",
     "strict-format": "grpo.rewards=[correct,strict_format]",
     "paper-format": "grpo.rewards=[correct,paper_format]",
     "stop-0.2": "plan.stop_rate=0.2",

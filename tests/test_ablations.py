@@ -93,7 +93,7 @@ def test_measures_are_logged_and_weigh_nothing(stages: ModuleType) -> None:
     recipe = stages.plan_of(setting, 0, stages.Size()).grpo
     assert recipe.rewards[:2] == ("correct", "grounding")
     measures = [name.rpartition(":")[2] for name in recipe.rewards[2:]]
-    assert recipe.train["reward_weights"] == [1.0, 1.0] + [0.0] * len(measures)
+    assert recipe.train["reward_weights"] == [1.0, 2.0] + [0.0] * len(measures)
     assert {f"rewards/{name}/mean" for name in measures} <= set(stages.CURVES.values())
 
 
