@@ -8,7 +8,9 @@
 `run` does what is missing, the most important arm first, each in a process of its own, whose words
 go to OUT/logs. Started twice on one OUT, the two share the work; killed, it goes on. What arms have
 in common (clips, traces, an SFT model, an evaluation) is computed once, under a digest of what
-decides it. That does not cover the code: a new version of the toy wants a new OUT.
+decides it. That does not cover the code: a new version of the toy wants a new OUT. A finished run
+of `videothinker demo --seed SEED` in OUT/demo-SEED, or a link to one, spares `run` the main job's
+trainings.
 
 `try` runs an arm that is not in the list. A KEY is a field of `Setting`, `plan.FIELD` of the demo's
 plan, or what `--set` takes behind `sft.` or `grpo.`: `grpo.train.learning_rate=1e-4`.

@@ -219,7 +219,56 @@ def first_traces(world: Path, plan: Any, out: Path) -> None:
     write_rows(out / "sft.jsonl", careless_traces(rows, plan.stop_rate, plan.seed))
 
 
-def train(store: Store, recipe: Any, rows: Sequence[Any], world: Path, model: Path) -> Path:
+@dataclass(frozen=True)
+class DemoRun:
+    """A finished run of `videothinker demo`, whose trainings need not be made again.
+
+    There the processes of a launch make each step together; that is the only difference.
+
+    Attributes
+    ----------
+    folder : of the run.
+    sft, grpo : the main job's recipes, as an arm has them.
+    processes : of the launch.
+    """
+
+    folder: Path
+    sft: Any
+    grpo: Any
+    processes: int
+
+    @classmethod
+    def of(cls, out: Path, seed: int, size: Size) -> DemoRun | None:
+        """The run in `OUT/demo-SEED`; None where there is none, or not of the main job."""
+        from videothinker.toy.demo import make_plan
+
+        folder, plan = out / f"demo-{seed}", make_plan(seed, size.quick)
+        if not (folder / "summary.json").exists():
+            return None
+        planned = read_json(folder / "plan.json")
+        if {key: planned.get(key) for key in asdict(plan)} != json.loads(json.dumps(asdict(plan))):
+            return None
+        main = plan_of(Setting(), seed, size)
+        return cls(folder, main.sft, main.grpo, plan.processes)
+
+    def has(self, recipe: Any, rows: Sequence[Any], model: Path) -> bool:
+        """Whether this very training was made in the run."""
+        from videothinker.training.recipes import rows_digest
+
+        made = read_json(self.folder / recipe.stage / "run.json")
+        same = made["data"] == rows_digest(rows) and made["model"] == weights_digest(model)
+        return bool(same and recipe == getattr(self, recipe.stage))
+
+    def copy(self, stage: str, folder: Path) -> dict[str, Any]:
+        """Copy a training's model; its result, in seconds of all processes, probes included."""
+        shutil.copytree(self.folder / stage / "model", folder / "model", dirs_exist_ok=True)
+        done = read_json(self.folder / "steps" / f"{stage}.json")
+        return {"seconds": done["seconds"] * self.processes, "log": done["result"]["log"]}
+
+
+def train(
+    store: Store, recipe: Any, rows: Sequence[Any], world: Path, model: Path, demo: DemoRun | None
+) -> Path:
     """The folder of a training: `model/`, and seconds (of processor time) and log as its result."""
     from videothinker.toy.demo import frames_of
     from videothinker.training.recipes import make_job, rows_digest, run_job
@@ -228,6 +277,8 @@ def train(store: Store, recipe: Any, rows: Sequence[Any], world: Path, model: Pa
     decides |= {"weights": weights_digest(model), "rows": rows_digest(rows)}
 
     def work(folder: Path) -> dict[str, Any]:
+        if demo and demo.has(recipe, rows, model):
+            return demo.copy(recipe.stage, folder)
         finished = (folder / "checkpoints").glob("checkpoint-*/finished")
         before = max((int(p.parent.name.split("-")[1]) for p in finished), default=0)
         begin = time.process_time()
@@ -286,11 +337,12 @@ def train_arm(store: Store, setting: Setting, seed: int, size: Size) -> Trained:
         step = arguments["per_device_train_batch_size"] // arguments["num_generations"]
         step *= arguments.get("gradient_accumulation_steps", 1)
         rows = from_short_to_long(rows, step * arguments["max_steps"], seed)
+    demo = DemoRun.of(store.out, seed, size)
     before, seconds = base, dict[str, float | None](sft=0.0)
     if setting.start == "sft":
-        sft = train(store, plan.sft, sft_rows, world, base)
+        sft = train(store, plan.sft, sft_rows, world, base, demo)
         before, seconds = sft / "model", {"sft": result_of(sft)["seconds"]}
-    grpo = train(store, plan.grpo, rows, world, before)
+    grpo = train(store, plan.grpo, rows, world, before, demo)
     seconds["grpo"] = result_of(grpo)["seconds"]
     if not setting.instead:
         return Trained(world, before, grpo / "model", seconds, result_of(grpo)["log"])
@@ -301,7 +353,7 @@ def train_arm(store: Store, setting: Setting, seed: int, size: Size) -> Trained:
         )
     steps = round(plan.sft.train["max_steps"] * (1 + seconds["grpo"] / seconds["sft"]))
     longer = apply_overrides(plan.sft, [f"train.max_steps={steps}"])
-    after = train(store, longer, sft_rows, world, base)
+    after = train(store, longer, sft_rows, world, base, demo)
     return Trained(world, before, after / "model", {"sft": result_of(after)["seconds"]}, [])
 
 

@@ -44,7 +44,7 @@ def main(args: list[str]) -> int:
     out = Path(next((a for a in args if not a.startswith("-")), ROOT / "_docs"))
     site = project_site(out)
     if "--gaps" in args:
-        print("\n".join(gaps(site.chapters)))
+        print("\n".join(gaps(site.book.chapters)))
         return 0
     site.build()
     faults = problems(out) if "--check" in args else []

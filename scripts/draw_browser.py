@@ -1,9 +1,10 @@
-"""Draw the pictures of the chapters on rollouts and on the evaluation page from a finished run.
+"""Draw the pictures of the pages that `videothinker view` shows, from a finished run.
 
     python scripts/draw_browser.py RUN [nbs/images]
 
-RUN is the folder of a finished `videothinker demo` (RUN/grpo, RUN/eval). Needs playwright, and
-Chromium where CHROMIUM says (`export CHROMIUM=$(bash scripts/chromium.sh)`).
+RUN is the folder of a finished `videothinker demo` (RUN/grpo, RUN/eval, RUN/curation.jsonl); what
+of these is not there is not drawn. Needs playwright, and Chromium where CHROMIUM says
+(`export CHROMIUM=$(bash scripts/chromium.sh)`).
 """
 
 from __future__ import annotations
@@ -17,13 +18,26 @@ from pathlib import Path
 from PIL import Image
 
 from videothinker.viewer.books import open_book
-from videothinker.viewer.browser import write_browser_page
+from videothinker.viewer.browser import Book, write_browser_page
+from videothinker.viewer.curation_page import CurationBook
 
 WIDTH, COLOURS = 1000, 64  # pixels; colours of a picture
-PICTURES = {  # name → folder of a run, the row that is open, pixels that are shown
+PICTURES = {  # name → what of a run is viewed, the row that is open, pixels that are shown
     "rollouts": ("grpo", 1, 1100),
     "evaluation": ("eval/grpo", 0, 800),
+    "curation": ("curation.jsonl", 0, 785),
 }
+
+
+def opened(run: Path, inside: str) -> Book:
+    """What is viewed; of a curation only the kept samples whose first trace was rejected."""
+    rows = run / "train.jsonl" if inside == "curation.jsonl" else None
+    book = open_book(run / inside, rows, run / "world")
+    if isinstance(book, CurationBook):
+        mended = [v for v in book.verdicts if v.kept and v.history]
+        book.entries = [e for v, e in zip(book.verdicts, book.entries, strict=True) if v in mended]
+        book.verdicts = mended
+    return book
 
 
 def picture(page_file: Path, number: int, height: int) -> Image.Image:
@@ -46,13 +60,15 @@ def picture(page_file: Path, number: int, height: int) -> Image.Image:
 
 
 def main(run: Path, out: Path) -> None:
-    """Write `rollouts.png` and `evaluation.png`."""
+    """Write a PNG for each of `PICTURES`."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         for name, (inside, number, height) in PICTURES.items():
-            book = open_book(run / inside, videos=run / "world")
+            if not (run / inside).exists():
+                continue
+            book = opened(run, inside)
             page = write_browser_page(Path(folder) / f"{name}.html", book, 40)
-            few = picture(page, number, height).quantize(COLOURS, dither=Image.Dither.NONE)
+            few = picture(page, number, height).quantize(COLOURS, Image.Quantize.FASTOCTREE)
             few.save(out / f"{name}.png", optimize=True)
             print(f"{out / name}.png: {(out / f'{name}.png').stat().st_size:,} bytes")
 

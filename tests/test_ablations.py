@@ -5,20 +5,25 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import shutil
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from conftest import ROOT
 
+from videothinker.claims import weights_digest
+from videothinker.configs import model_path
 from videothinker.evaluation.records import Record
 from videothinker.files import InputError
-from videothinker.json_files import write_json
-from videothinker.schema import Sample, Segment
+from videothinker.json_files import read_json, write_json
+from videothinker.schema import Sample, Segment, read_rows
 from videothinker.toy.looking import look_at
 from videothinker.trace import Block, render_trace
+from videothinker.training.recipes import rows_digest
 
 HELD_OUT = ("id", "ood")
 
@@ -340,3 +345,30 @@ def test_two_arms_share_what_they_have_in_common(
     assert found["arms"]["mine"]["means"]["id.sampled.accuracy −"][2] == 1
     with pytest.raises(InputError, match="other settings"):
         script.run_once(tmp_path, "other", "", 0, replace(size, samples=3))
+    of_demo(tmp_path, tmp_path / "second" / "demo-0", tiny(0, True))
+    spared = stages.train_arm(stages.Store(tmp_path / "second"), stages.Setting(), 0, size)
+    assert spared.seconds == {"sft": 14, "grpo": 14} and spared.log == ["grpo"]
+    changed = stages.Setting.of("grpo.train.beta=0.0")
+    trained = stages.train_arm(stages.Store(tmp_path / "second"), changed, 0, size)
+    assert trained.seconds["sft"] == 14 and len(trained.log) > 1
+
+
+def of_demo(out: Path, run: Path, plan: Any) -> None:
+    """Make of the main arm's stages below `out` what a demo of two processes would have left."""
+    (traces,) = (out / "stages").glob("traces-*")
+    models = {"sft": model_path(plan.base)}
+    for stage, rows in (("sft", "sft"), ("grpo", "train")):
+        (done,) = (
+            folder
+            for folder in (out / "stages").glob(f"{stage}-*")
+            if read_json(folder / "done.json")["decides"]["recipe"]["train"].get("beta") != 0.0
+        )
+        shutil.copytree(done / "model", run / stage / "model")
+        claim = {
+            "data": rows_digest(read_rows(traces / f"{rows}.jsonl")),
+            "model": weights_digest(models.get(stage, run / "sft" / "model")),
+        }
+        write_json(run / stage / "run.json", claim)
+        write_json(run / "steps" / f"{stage}.json", {"seconds": 7, "result": {"log": [stage]}})
+    write_json(run / "plan.json", asdict(plan) | {"weights": "of the base"})
+    write_json(run / "summary.json", {})
