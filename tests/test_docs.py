@@ -16,7 +16,7 @@ import yaml
 from conftest import ROOT, load_script, notebooks
 
 build_docs = load_script("build_docs")  # and with it scripts/ is on the path
-from docs_site import api, chapters, commands, gaps, links, markup, pages  # noqa: E402
+from docs_site import api, book, chapters, commands, gaps, links, markup, pages  # noqa: E402
 
 
 def code(source: str, **more) -> dict:
@@ -155,13 +155,13 @@ def test_site_links_follow_the_pages() -> None:
         "https://e.org/../x.html": "https://e.org/../x.html",
         "/1_video/f.html#g": "../video/f.html#g",
     }.items():
-        assert pages.site_link(target, room, source) == made
+        assert book.site_link(target, room, source) == made
     for target, made in {
         "0_core/02_a.ipynb": "core/a.html",
         "../LICENSE": "https://e.org/r/LICENSE",
         "images/e.png": "images/e.png",
     }.items():
-        assert pages.site_link(target, Path(), source) == made
+        assert book.site_link(target, Path(), source) == made
 
 
 def test_rooms_come_in_their_order_then_the_guides() -> None:
@@ -174,7 +174,7 @@ def test_rooms_come_in_their_order_then_the_guides() -> None:
         "0_core/01_f",
     )
     made = [chapters.Chapter(Path(f"{name}.ipynb"), "", "", "", "") for name in names]
-    assert [c.path.stem for c in sorted(made, key=pages.reading_order)] == [
+    assert [c.path.stem for c in sorted(made, key=book.reading_order)] == [
         *("index", "01_f", "02_a", "10_b", "training", "zoo")
     ]
 

@@ -177,7 +177,7 @@ def test_an_answer_that_nobody_judged_is_no_missing_answer():
     assert [view["meta"].get("not scored") for view in views] == ["yes", None]
 
 
-@pytest.mark.parametrize("up", ["", "eval", "eval/base", "eval/base/id"])
+@pytest.mark.parametrize("up", ["", "eval", "eval/base", "eval/base/id", "eval/base/id/own.jsonl"])
 def test_the_folders_of_the_demo_are_stages_and_clips(tmp_path, up):
     records = [make_record(k) for k in range(6)]
     for clips in ("id", "ood"):

@@ -230,6 +230,17 @@ def test_a_saved_notebook_shows_the_page_without_running(browser, jupyter, outpu
     saved.page.close()
 
 
+def test_a_saved_reference_to_a_widget_hides_the_page_beside_it(browser, jupyter, output):
+    """JupyterLab never falls back: the chapter of the viewer says what to do."""
+    reference = {"model_id": "gone", "version_major": 2, "version_minor": 0}
+    bundle = {"text/html": output, "application/vnd.jupyter.widget-view+json": reference}
+    name = jupyter.write("reference.ipynb", ["view"], {0: bundle})
+    saved = open_notebook(browser, jupyter, name)
+    saved.page.get_by_text("model not found").wait_for()
+    assert saved.page.locator(VIEWER).count() == 0
+    saved.page.close()
+
+
 @pytest.fixture
 def plain(browser, tmp_path):
     """Open the example on a bare page, as wide as it is in another."""
@@ -288,7 +299,9 @@ def test_colab_shows_an_output_in_its_frame(browser, output, theme):
 
 def test_colab_runs_the_widget_s_module_in_its_frame(browser):
     state = trace_viewer(example_view()).get_state()
-    traits = {name: state[name] for name in ("_esm", "data", "time", "selected", "segments")}
+    traits = {
+        name: state[name] for name in ("_esm", "_code", "data", "time", "selected", "segments")
+    }
     traits |= {"playing": False, "loop": False}
     colab, frame = open_colab(browser, {"state": traits})
     frame.locator(VIEWER).locator('.vt-seg[data-segment="predicted 2"]').click()

@@ -500,7 +500,7 @@ def test_the_widget_asks_its_kernel(browser, run):
         return json.dumps(sent.pop())
 
     page.expose_function("kernel", kernel)
-    page.expose_function("script", lambda: str(widget._esm))
+    page.expose_function("script", lambda: str(widget._code))
     page.goto("about:blank")
     page.evaluate(FAKE)
     wait_for(page, "12 of 12 groups")
@@ -572,7 +572,7 @@ def test_a_curation_shows_its_attempts(open_page, tmp_path):
         )
     path = tmp_path / "train.jsonl.journal"
     path.write_text(dumps(journal[0]) + "\n")
-    book = open_book(path, tmp_path / "rows.jsonl")
+    book = open_book(path, tmp_path / "rows.jsonl", follow=True)
     desk = Desk(book)
     assert desk.data()["rows"] == [] and book.is_live
     with path.open("a") as file:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from videothinker.evaluation.temporal_iou import tiou
-from videothinker.viewer.page import JS, script_json, static_text, viewer_script
+from videothinker.viewer.page import JS, WIDGET_JS, script_json, static_text, viewer_script
 
 pytestmark = pytest.mark.browser
 
@@ -686,7 +686,7 @@ WIDGET = """async source => {
     window.start = () => {
         const bytes = new DataView(new Uint8Array([1, 2, 3]).buffer);
         const state = { data: source.data, time: 0, selected: '', playing: true, loop: false,
-            segments: source.data.lanes[0].segments, video_bytes: bytes, _esm: source.esm };
+            segments: source.data.lanes[0].segments, video_bytes: bytes, _code: source.esm };
         const listeners = {};
         const model = { state, saved: 0, sent: [], listeners,
             get: k => state[k], save_changes() { this.saved++; },
@@ -697,7 +697,7 @@ WIDGET = """async source => {
         const el = document.body.appendChild(document.createElement('div'));
         return [model, module.default.render({ model, el }), el];
     };
-    window.again = model => module.default.render({ model,
+    window.again = model => module.default.render({ model: { ...model }, // as anywidget does it
         el: document.body.appendChild(document.createElement('div')) });
 }"""
 
@@ -779,4 +779,33 @@ def test_a_thousand_segments_are_a_page_of_a_hundred(open_viewer):
     page.evaluate("model.set('selected', 'predicted 950')")
     row = page.locator('.vt-row[data-segment="predicted 950"]')
     assert row.get_attribute("aria-current") == "true"
+    assert page.errors == []
+
+
+def test_a_page_imports_what_draws_once_and_a_closed_model_is_empty(open_page, tmp_path):
+    (tmp_path / "empty.html").write_text("<!doctype html><title>empty</title>", encoding="utf-8")
+    page = open_page(tmp_path / "empty.html")
+    code = """globalThis.imported = (globalThis.imported || 0) + 1;
+        const render = ({ model, el }) => { el.textContent = model.get('data').word; };
+        export default { render };"""
+    drawn = page.evaluate(
+        """async ([text, code]) => {
+            const texts = [];
+            for (const word of ['first', 'second']) {
+                const file = new Blob([text], { type: 'text/javascript' });
+                const { initialize, render } = (await import(URL.createObjectURL(file))).default;
+                const state = { _code: code, data: { word }, time: 1 };
+                const model = { get: key => state[key], set: more => Object.assign(state, more) };
+                const end = initialize({ model });
+                const el = document.createElement('div');
+                await render({ model, el });
+                end();
+                texts.push(el.textContent, state);
+            }
+            return [...texts, imported];
+        }""",
+        [WIDGET_JS, code],
+    )
+    empty = {"_code": "", "data": None, "segments": None, "video_bytes": None, "time": 1}
+    assert drawn == ["first", empty, "second", empty, 1]
     assert page.errors == []

@@ -47,6 +47,10 @@ def same_text(answer: str, true: str) -> bool:
     """Return True if two short texts agree up to case, white space and a final full stop.
 
     Blank agrees with nothing.
+
+    Parameters
+    ----------
+    answer, true : the answer and the right one, without tags.
     """
     normalised = _normalised(answer)
     return normalised != "" and normalised == _normalised(true)

@@ -51,7 +51,13 @@ class MemoryCache(Generic[Value]):
         return self._values[key]
 
     def put(self, key: str, value: Value) -> None:
-        """Keep a value; the least recently used ones are evicted to make room."""
+        """Keep a value; the least recently used ones are evicted to make room.
+
+        Parameters
+        ----------
+        key : names the value; a value that had it is replaced.
+        value : what to keep; one above the limit is not kept.
+        """
         if key in self._values:
             self.size -= self.size_of(self._values.pop(key))
         if self.size_of(value) > self.limit:
@@ -87,7 +93,12 @@ class DiskCache:
         return self.folder / key[:2] / f"{key}{self.suffix}"
 
     def find(self, key: str) -> Path | None:
-        """The entry's file, None for a miss; from now on it is the most recently used."""
+        """The entry's file, None for a miss; from now on it is the most recently used.
+
+        Parameters
+        ----------
+        key : a digest, as for `path`.
+        """
         try:
             os.utime(self.path(key))
         except OSError:
@@ -95,7 +106,12 @@ class DiskCache:
         return self.path(key)
 
     def get(self, key: str) -> bytes | None:
-        """The entry's content, None when it cannot be had."""
+        """The entry's content, None when it cannot be had.
+
+        Parameters
+        ----------
+        key : a digest, as for `path`.
+        """
         path = self.find(key)
         try:
             return path.read_bytes() if path else None
@@ -103,7 +119,13 @@ class DiskCache:
             return None
 
     def put(self, key: str, data: bytes) -> None:
-        """Write an entry; one that cannot be written is a warning."""
+        """Write an entry; one that cannot be written is a warning.
+
+        Parameters
+        ----------
+        key : a digest, as for `path`.
+        data : the entry's content.
+        """
         try:
             atomic_write(self.path(key), data, durable=False)
         except OSError as error:

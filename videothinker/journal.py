@@ -68,6 +68,10 @@ def read_journal(path: str | os.PathLike[str]) -> list[Any]:
 
     A file that does not exist has no entries.
 
+    Parameters
+    ----------
+    path : of the journal; it is not locked, so a run may be writing to it.
+
     Raises
     ------
     FormatError : names the line that is not JSON.

@@ -25,7 +25,13 @@ def _no_constant(name: str) -> Any:
 
 
 def dumps(obj: Any, indent: int | None = None) -> str:
-    """JSON text of an object, with characters as they are; ValueError for NaN and infinities."""
+    """JSON text of an object, with characters as they are; ValueError for NaN and infinities.
+
+    Parameters
+    ----------
+    obj : what `json.dumps` takes.
+    indent : blanks per level; None for one line.
+    """
     text = json.dumps(obj, ensure_ascii=False, allow_nan=False, indent=indent)
     if text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text):
         return text
@@ -70,7 +76,12 @@ _FOREIGN = (
 
 
 def not_text(data: bytes) -> str:
-    """What the bytes of a file are instead of text in UTF-8, and what to do; "" for text."""
+    """What the bytes of a file are instead of text in UTF-8, and what to do; "" for text.
+
+    Parameters
+    ----------
+    data : the bytes; the first 64 are looked at.
+    """
     head = data[:64].lstrip().lower()
     for mark, problem in _FOREIGN:
         if data.startswith(mark) or mark.startswith((b"<", b"version")) and head.startswith(mark):
@@ -82,6 +93,10 @@ def not_text(data: bytes) -> str:
 
 def read_text(path: str | os.PathLike[str]) -> str:
     """Return the text of a file without byte-order mark.
+
+    Parameters
+    ----------
+    path : of the file.
 
     Raises
     ------
@@ -98,12 +113,23 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 # %% ../nbs/0_core/02_json_files.ipynb #c00-041
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
-    """Write one JSON value, indented, atomically; ValueError for NaN and infinities."""
+    """Write one JSON value, indented, atomically; ValueError for NaN and infinities.
+
+    Parameters
+    ----------
+    path : target; missing folders are made.
+    obj : as for `dumps`.
+    """
     atomic_write(path, dumps(obj, indent=2) + "\n")
 
 # %% ../nbs/0_core/02_json_files.ipynb #c00-042
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read one JSON value; FormatError, naming the file, if it is not UTF-8 or not JSON."""
+    """Read one JSON value; FormatError, naming the file, if it is not UTF-8 or not JSON.
+
+    Parameters
+    ----------
+    path : of the file; OSError if it cannot be read.
+    """
     return loads(read_text(path), str(path))
 
 # %% ../nbs/0_core/02_json_files.ipynb #fread-04
@@ -139,7 +165,13 @@ class JsonScanner:
 
     @classmethod
     def of_file(cls, path: str | os.PathLike[str], strict: bool = True) -> JsonScanner:
-        """The scanner of a file's text, without byte-order mark; FormatError if it is no text."""
+        """The scanner of a file's text, without byte-order mark; FormatError if it is no text.
+
+        Parameters
+        ----------
+        path : of the file.
+        strict : as for the class.
+        """
         data = Path(path).read_bytes()
         if problem := not_text(data):
             raise FormatError(f"{path}: {problem}")
@@ -161,12 +193,23 @@ class JsonScanner:
         return value
 
     def skip_blanks(self, at: int) -> int:
-        """Index of the next character that is not blank."""
+        """Index of the next character that is not blank.
+
+        Parameters
+        ----------
+        at : index in the text.
+        """
         match = _BLANKS.match(self.text, at)
         return match.end() if match else at
 
     def mark(self, at: int, *marks: str) -> tuple[str, int]:
-        """One of these characters, and the index behind it and its blanks; else ValueError."""
+        """One of these characters, and the index behind it and its blanks; else ValueError.
+
+        Parameters
+        ----------
+        at : index in the text.
+        marks : the characters that may stand there.
+        """
         found = self.text[at : at + 1]
         if found not in marks:
             expected = " or ".join(marks)
@@ -258,7 +301,12 @@ class JsonRow:
     is_line: bool = True
 
     def where(self, path: str | os.PathLike[str]) -> str:
-        """`FILE:3` for a line, `FILE: row 3` for an entry, as messages begin."""
+        """`FILE:3` for a line, `FILE: row 3` for an entry, as messages begin.
+
+        Parameters
+        ----------
+        path : of the file that the row was read from.
+        """
         return f"{path}:{self.number}" if self.is_line else f"{path}: row {self.number}"
 
 

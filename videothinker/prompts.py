@@ -68,6 +68,10 @@ def question_text(sample: Sample) -> str:
     """The question and its options, one per line, as the paper puts them (appendix D.1).
 
     Options without letters get theirs; an open question stands alone.
+
+    Parameters
+    ----------
+    sample : the question; its `problem` and `options` are read.
     """
     if not sample.options:
         return sample.problem + "\n"

@@ -570,7 +570,12 @@ def read_each(
 
 # %% ../nbs/0_core/05_schema.ipynb #c00-065
 def to_json_lines(records: Iterable[Any]) -> str:
-    """JSON lines: one line per record, which has a `to_row()`."""
+    """JSON lines: one line per record, which has a `to_row()`.
+
+    Parameters
+    ----------
+    records : samples or clips.
+    """
     return "".join(dumps(record.to_row()) + "\n" for record in records)
 
 # %% ../nbs/0_core/05_schema.ipynb #c00-046
@@ -587,7 +592,13 @@ def read_rows(
 
 
 def write_rows(path: str | os.PathLike[str], samples: Iterable[Sample]) -> None:
-    """Write samples atomically: one JSON list if the name ends in `.json`, JSON lines otherwise."""
+    """Write samples atomically: one JSON list if the name ends in `.json`, JSON lines otherwise.
+
+    Parameters
+    ----------
+    path : target; missing folders are made.
+    samples : in the order of the file.
+    """
     text = to_json_lines(samples)
     if Path(path).suffix == ".json":
         text = "[\n" + text.rstrip("\n").replace("\n", ",\n") + "\n]\n"
@@ -607,7 +618,13 @@ def read_captions(
 
 
 def write_captions(path: str | os.PathLike[str], clips: Iterable[Clip]) -> None:
-    """Write clips as JSON lines, atomically; ValueError for NaN and infinities."""
+    """Write clips as JSON lines, atomically; ValueError for NaN and infinities.
+
+    Parameters
+    ----------
+    path : target, whatever its suffix; missing folders are made.
+    clips : in the order of the file.
+    """
     atomic_write(path, to_json_lines(clips))
 
 # %% ../nbs/0_core/05_schema.ipynb #c00-052

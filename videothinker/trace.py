@@ -254,6 +254,10 @@ def parse_trace(text: str) -> Trace:
     A block needs `<time>`, `<caption>` and `<think>` in this order with nothing but white space
     between, no tag inside them, and a readable time range. What is broken is left out;
     `trace_problems` names it.
+
+    Parameters
+    ----------
+    text : the whole reply of a model.
     """
     blocks = []
     for when, caption, think in _triples(text):
@@ -268,6 +272,10 @@ def structure_problems(text: str) -> list[str]:
     Source: the paper's format reward r_format (section 3.2): consecutive time, caption, think
     blocks, equal counts, one answer, nothing after. Here the tags must also hold something and may
     not be nested.
+
+    Parameters
+    ----------
+    text : the whole reply of a model.
     """
     tags = _tags(text)
     elements = _elements(text, tags)
@@ -370,6 +378,10 @@ def begun_blocks(text: str) -> int:
     """Number of blocks that a reply begins: its most frequent block tag, opened or closed.
 
     Whole blocks count, and so does what is left of a broken one; 0 for a reply without block tags.
+
+    Parameters
+    ----------
+    text : the whole reply of a model.
     """
     counts = Counter((tag[2], tag[1]) for tag in _tags(text) if tag[2] != "answer")
     return max(counts.values(), default=0)
@@ -388,7 +400,13 @@ def _sound_ranges(text: str, duration: float | None) -> list[tuple[float, float]
 
 
 def sound_blocks(text: str, duration: float | None = None) -> int:
-    """Number of sound blocks of a reply, those with one range counted once; see `format_score`."""
+    """Number of sound blocks of a reply, those with one range counted once; see `format_score`.
+
+    Parameters
+    ----------
+    text : the whole reply of a model.
+    duration : of the video, seconds; None if not known.
+    """
     return len(set(_sound_ranges(text, duration)))
 
 

@@ -72,6 +72,10 @@ def video_roots(text: str) -> Any:
 def run_prepare(args: argparse.Namespace) -> None:
     """`videothinker prepare`: annotations of a source to rows, or a mix of prepared rows.
 
+    Parameters
+    ----------
+    args : the flags of `prepare`.
+
     Raises
     ------
     InputError : without a name or annotations.
@@ -95,7 +99,12 @@ def run_prepare(args: argparse.Namespace) -> None:
 
 
 def prepare_source(args: argparse.Namespace) -> None:
-    """The part of `videothinker prepare` that makes rows of one source."""
+    """The part of `videothinker prepare` that makes rows of one source.
+
+    Parameters
+    ----------
+    args : the flags of `prepare`.
+    """
     from videothinker.data.prepare import PrepareSettings, prepare, report_lines
 
     settings = PrepareSettings(
@@ -124,7 +133,12 @@ def print_sources() -> None:
 
 
 def run_mix(args: argparse.Namespace) -> None:
-    """The part of `videothinker prepare` that makes a mix."""
+    """The part of `videothinker prepare` that makes a mix.
+
+    Parameters
+    ----------
+    args : the flags of `prepare`.
+    """
     from videothinker.data.mix import make_mix, read_mix
 
     folder = args.annotations[0] if args.annotations else Path(args.out) / "train"
@@ -144,6 +158,10 @@ def run_validate(args: argparse.Namespace) -> None:
     """`videothinker validate`: check rows, videos, and training against evaluation.
 
     Exits with 1 when something is wrong.
+
+    Parameters
+    ----------
+    args : the flags of `validate`.
 
     Raises
     ------
@@ -178,7 +196,12 @@ def run_validate(args: argparse.Namespace) -> None:
 
 # %% ../../nbs/9_commands/01_data.ipynb #c18a-010
 def run_toyworld(args: argparse.Namespace) -> None:
-    """`videothinker toyworld`: toy videos with captions and questions."""
+    """`videothinker toyworld`: toy videos with captions and questions.
+
+    Parameters
+    ----------
+    args : the flags of `toyworld`.
+    """
     from videothinker.toy.world import WorldSize, make_world
 
     size = WorldSize(args.train, args.val, args.test, args.ood, args.questions)
@@ -219,6 +242,11 @@ def require_servers(args: argparse.Namespace, *roles: str) -> None:
 def make_engine(args: argparse.Namespace, role: str) -> Any:
     """The engine for the server of one role, `teacher` or `reader`.
 
+    Parameters
+    ----------
+    args : the flags of `synthesize` or `curate`.
+    role : `teacher` or `reader`.
+
     Raises
     ------
     InputError : without the name of the model, or when the variable with the key is not set.
@@ -255,7 +283,12 @@ def make_engine(args: argparse.Namespace, role: str) -> Any:
 
 # %% ../../nbs/9_commands/01_data.ipynb #scd-021
 def make_teacher(args: argparse.Namespace) -> Any:
-    """The teacher that the flags ask for: a model behind a server, or the toy world's."""
+    """The teacher that the flags ask for: a model behind a server, or the toy world's.
+
+    Parameters
+    ----------
+    args : the flags of `synthesize` or `curate`.
+    """
     if args.toy:
         return make_toy_teacher(args)
     from videothinker.paths import resolve_path
@@ -276,7 +309,12 @@ def make_teacher(args: argparse.Namespace) -> Any:
 
 
 def make_toy_teacher(args: argparse.Namespace) -> Any:
-    """The scripted teacher of the toy world."""
+    """The scripted teacher of the toy world.
+
+    Parameters
+    ----------
+    args : the flags of `synthesize` or `curate`.
+    """
     from videothinker.schema import read_captions
     from videothinker.toy.teacher import ScriptedTeacher
 
@@ -289,7 +327,12 @@ def make_toy_teacher(args: argparse.Namespace) -> Any:
 
 # %% ../../nbs/9_commands/01_data.ipynb #scd-022
 def make_reader(args: argparse.Namespace) -> Any:
-    """The reader that the flags ask for: a model behind a server, or the toy world's."""
+    """The reader that the flags ask for: a model behind a server, or the toy world's.
+
+    Parameters
+    ----------
+    args : the flags of `curate`.
+    """
     if args.toy:
         from videothinker.toy.teacher import SymbolicReader
 
@@ -301,7 +344,12 @@ def make_reader(args: argparse.Namespace) -> Any:
 # %% ../../nbs/9_commands/01_data.ipynb #scd-023
 @contextmanager
 def using(judge: Any) -> Iterator[Any]:
-    """A teacher or reader whose engine, if it has one, is closed at the end."""
+    """A teacher or reader whose engine, if it has one, is closed at the end.
+
+    Parameters
+    ----------
+    judge : a teacher or reader; None for none.
+    """
     try:
         yield judge
     finally:
@@ -312,6 +360,11 @@ def using(judge: Any) -> Iterator[Any]:
 # %% ../../nbs/9_commands/01_data.ipynb #scd-024
 def refuse_foreign_rows(args: argparse.Namespace, rows: Sequence[Any]) -> None:
     """With `--toy`, refuse rows and clips of any other world, before anything is written.
+
+    Parameters
+    ----------
+    args : the flags of `synthesize` or `curate`.
+    rows : `Sample`s and `Clip`s.
 
     Raises
     ------
@@ -346,12 +399,22 @@ ADVICE = {
 
 
 def advice(reason: str) -> str:
-    """The flag that helps against a failure, as "; …"; "" where none is known."""
+    """The flag that helps against a failure, as "; …"; "" where none is known.
+
+    Parameters
+    ----------
+    reason : of the failure.
+    """
     return next((f"; {text}" for words, text in ADVICE.items() if re.search(words, reason)), "")
 
 
 def check_outputs(args: argparse.Namespace, *suffixes: str) -> None:
     """Refuse to begin when OUT, a file beside it (OUT + suffix), or the cache cannot be written.
+
+    Parameters
+    ----------
+    args : the flags of `synthesize` or `curate`.
+    *suffixes : of further files beside OUT.
 
     Raises
     ------
@@ -364,7 +427,13 @@ def check_outputs(args: argparse.Namespace, *suffixes: str) -> None:
 
 
 def write_failures(failures: Sequence[Any], out: str) -> Path:
-    """Write what failed (`synthesize.Failure`) beside OUT; without failures, remove an old file."""
+    """Write what failed (`synthesize.Failure`) beside OUT; without failures, remove an old file.
+
+    Parameters
+    ----------
+    failures : each with a name and a reason.
+    out : OUT; the file is `OUT.failed.jsonl`.
+    """
     from videothinker.schema import write_rows
 
     path = Path(f"{out}.failed.jsonl")
@@ -376,7 +445,14 @@ def write_failures(failures: Sequence[Any], out: str) -> Path:
 
 
 def exit_partial(failures: Sequence[Any], n: int, path: Path) -> None:
-    """If something failed: say how much, with the first three reasons, and exit with 3."""
+    """If something failed: say how much, with the first three reasons, and exit with 3.
+
+    Parameters
+    ----------
+    failures : what failed; none for no exit.
+    n : how many were tried.
+    path : of the file with the failures.
+    """
     if not failures:
         return
     print(f"{len(failures)} of {n} failed, see {path}; the same command tries them again")
@@ -390,6 +466,10 @@ def run_synthesize(args: argparse.Namespace) -> None:
     """`videothinker synthesize`: annotations to rows with a first trace.
 
     Exits with 3 when some could not be made.
+
+    Parameters
+    ----------
+    args : the flags of `synthesize`.
 
     Raises
     ------
@@ -428,6 +508,10 @@ def run_curate(args: argparse.Namespace) -> None:
     """`videothinker curate`: keep the rows whose times and captions lead a reader to the answer.
 
     The report goes beside them. Exits with 3 when some could not be judged.
+
+    Parameters
+    ----------
+    args : the flags of `curate`.
 
     Raises
     ------
@@ -473,14 +557,24 @@ def run_curate(args: argparse.Namespace) -> None:
 
 # %% ../../nbs/9_commands/01_data.ipynb #c18a-015
 def positive(text: str) -> int:
-    """A whole number of at least 1, as a flag's type."""
+    """A whole number of at least 1, as a flag's type.
+
+    Parameters
+    ----------
+    text : the value of the flag.
+    """
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
     return number
 
 
 def positive_seconds(text: str) -> float:
-    """A time above 0 and below a day, as a flag's type."""
+    """A time above 0 and below a day, as a flag's type.
+
+    Parameters
+    ----------
+    text : the value of the flag.
+    """
     if not 0 < (number := float(text)) < 86_400:
         raise argparse.ArgumentTypeError(
             f"must be seconds, above 0 and less than a day, not {text}"
@@ -489,28 +583,48 @@ def positive_seconds(text: str) -> float:
 
 
 def fraction(text: str) -> float:
-    """A number from 0 to 1, as a flag's type."""
+    """A number from 0 to 1, as a flag's type.
+
+    Parameters
+    ----------
+    text : the value of the flag.
+    """
     if not 0 <= (number := float(text)) <= 1:
         raise argparse.ArgumentTypeError(f"must lie between 0 and 1, not {text}")
     return number
 
 
 def not_negative(text: str) -> int:
-    """A whole number of at least 0, as a flag's type."""
+    """A whole number of at least 0, as a flag's type.
+
+    Parameters
+    ----------
+    text : the value of the flag.
+    """
     if (number := int(text)) < 0:
         raise argparse.ArgumentTypeError(f"must be at least 0, not {number}")
     return number
 
 
 def temperature(text: str) -> float:
-    """A sampling temperature, as a flag's type."""
+    """A sampling temperature, as a flag's type.
+
+    Parameters
+    ----------
+    text : the value of the flag.
+    """
     if not (math.isfinite(number := float(text)) and 0 <= number <= 5):
         raise argparse.ArgumentTypeError(f"must lie between 0 and 5, not {text}")
     return number
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """A JSON object, or the name of a file that holds one (JSON or YAML), as a flag's type."""
+    """A JSON object, or the name of a file that holds one (JSON or YAML), as a flag's type.
+
+    Parameters
+    ----------
+    text : the value of the flag.
+    """
     import yaml
 
     try:
@@ -529,7 +643,12 @@ VIDEOS_HELP = "folder of the videos, or a map data_source → folder: a YAML fil
 
 
 def add_source_commands(command: Any) -> None:
-    """`prepare` and `validate`."""
+    """`prepare` and `validate`.
+
+    Parameters
+    ----------
+    command : `command(name, run, text)` makes the parser of one.
+    """
     text = "annotations of a source to rows, split by video; or a mix of prepared rows"
     add_prepare_flags(command("prepare", run_prepare, text))
     text = "check rows, videos and splits before training; exit code 1 if something is wrong"
@@ -537,7 +656,12 @@ def add_source_commands(command: Any) -> None:
 
 # %% ../../nbs/9_commands/01_data.ipynb #scd-027
 def add_prepare_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of `prepare`."""
+    """Flags of `prepare`.
+
+    Parameters
+    ----------
+    parser : the flags are added to it.
+    """
     add = parser.add_argument
     name = "a source, such as STAR, or a mix (video-thinker-10k, or a YAML file)"
     add("name", nargs="?", metavar="NAME", help=name)
@@ -561,7 +685,12 @@ def add_prepare_flags(parser: argparse.ArgumentParser) -> None:
 
 # %% ../../nbs/9_commands/01_data.ipynb #scd-028
 def add_validate_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of `validate`."""
+    """Flags of `validate`.
+
+    Parameters
+    ----------
+    parser : the flags are added to it.
+    """
     add = parser.add_argument
     data = "data folder (train/, eval/id/, eval/ood/) or row files"
     add("data", nargs="*", metavar="DATA", help=data)
@@ -578,7 +707,12 @@ def add_validate_flags(parser: argparse.ArgumentParser) -> None:
 
 # %% ../../nbs/9_commands/01_data.ipynb #scd-029
 def add_patience(parser: argparse.ArgumentParser) -> None:
-    """Flags of the commands that look at many videos."""
+    """Flags of the commands that look at many videos.
+
+    Parameters
+    ----------
+    parser : the flags are added to it.
+    """
     workers = "videos looked at at the same time (default: one per core)"
     parser.add_argument("--workers", type=positive, help=workers)
     timeout = "seconds that one video may take (default: $VIDEOTHINKER_TIMEOUT, or 60)"
@@ -586,7 +720,12 @@ def add_patience(parser: argparse.ArgumentParser) -> None:
 
 # %% ../../nbs/9_commands/01_data.ipynb #c18a-016
 def add_server_flags(parser: argparse.ArgumentParser) -> Any:
-    """Flags of the commands that ask a teacher; returns the group, for further ones."""
+    """Flags of the commands that ask a teacher; returns the group, for further ones.
+
+    Parameters
+    ----------
+    parser : the flags are added to it.
+    """
     group = parser.add_argument_group("server", "any that speaks OpenAI's chat protocol")
     add = group.add_argument
     add("--teacher-url", help="address of the teacher's server, such as http://localhost:8000/v1")
@@ -626,7 +765,12 @@ def add_server_flags(parser: argparse.ArgumentParser) -> Any:
 
 # %% ../../nbs/9_commands/01_data.ipynb #scd-030
 def add_toy_flags(parser: argparse.ArgumentParser) -> Any:
-    """Flags of the commands that the toy world can be used with; returns the group."""
+    """Flags of the commands that the toy world can be used with; returns the group.
+
+    Parameters
+    ----------
+    parser : the flags are added to it.
+    """
     group = parser.add_argument_group("toy world", "rows of any other world are refused")
     toy = "use the scripted teacher and the symbolic reader of the toy world, and no server"
     group.add_argument("--toy", action="store_true", help=toy)
@@ -638,7 +782,12 @@ def add_toy_flags(parser: argparse.ArgumentParser) -> Any:
 
 # %% ../../nbs/9_commands/01_data.ipynb #scd-031
 def add_synthesize_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of `synthesize`."""
+    """Flags of `synthesize`.
+
+    Parameters
+    ----------
+    parser : the flags are added to it.
+    """
     add = parser.add_argument
     add("--captions", help="caption-labelled clips (JSONL)")
     add("--qa", help="question-labelled rows (JSONL, Parquet, or hub:ORG/NAME)")
@@ -654,7 +803,12 @@ def add_synthesize_flags(parser: argparse.ArgumentParser) -> None:
 
 # %% ../../nbs/9_commands/01_data.ipynb #scd-032
 def add_curate_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of `curate`."""
+    """Flags of `curate`.
+
+    Parameters
+    ----------
+    parser : the flags are added to it.
+    """
     add = parser.add_argument
     add("--data", required=True, help="rows with traces: JSONL, Parquet, or hub:ORG/NAME")
     add("--out", required=True, help="kept rows (JSONL); report and journal go beside them")
@@ -688,7 +842,12 @@ EXIT_CODES = (
 
 
 def add_data_commands(command: Any) -> None:
-    """The commands that make and curate data."""
+    """The commands that make and curate data.
+
+    Parameters
+    ----------
+    command : `command(name, run, text)` makes the parser of one.
+    """
     toy = command("toyworld", run_toyworld, "write toy videos with captions and questions")
     toy.add_argument("--out", required=True, help="folder")
     for name, n in (("train", 800), ("val", 60), ("test", 250), ("ood", 120)):

@@ -43,7 +43,12 @@ ENGINES = ("hf", "openai", "vllm", "ray")
 
 
 def house_settings(args: argparse.Namespace) -> Any:
-    """Prompt style and frames of the `house` columns: saved with the model, or the paper's."""
+    """Prompt style and frames of the `house` columns: saved with the model, or the paper's.
+
+    Parameters
+    ----------
+    args : the flags of `eval`.
+    """
     served = args.engine == "openai" and not Path(args.model or "").is_dir()
     if served or not args.model:
         return None
@@ -218,6 +223,10 @@ def asked_columns(args: argparse.Namespace, rows: Sequence[Sample]) -> list[Colu
 def check_column(column: Column) -> None:
     """Refuse what could not be asked or read, before a model is loaded.
 
+    Parameters
+    ----------
+    column : what is to be asked.
+
     Raises
     ------
     InputError : several replies to a greedy question; the benchmark's own reading without its rule;
@@ -299,6 +308,10 @@ def open_engine(
 
 def open_judge(args: argparse.Namespace) -> Any:
     """The model that marks what no rule can; None without `--judge-url`.
+
+    Parameters
+    ----------
+    args : the flags of `eval`.
 
     Raises
     ------
@@ -490,6 +503,10 @@ def write_overview(out: str | Path, reader: FrameReader | None = None, baseline:
 def run_export(args: argparse.Namespace) -> None:
     """`videothinker export-lmms-eval`: write each column as a task of lmms-eval.
 
+    Parameters
+    ----------
+    args : the flags of `export-lmms-eval`.
+
     Raises
     ------
     InputError : as `asked_columns`; a column cannot be asked there.
@@ -548,6 +565,10 @@ def records_of(place: str | Path) -> dict[str, list[Any]]:
 def run_compare(args: argparse.Namespace) -> None:
     """`videothinker compare`: paired differences of two models, corrected for their number.
 
+    Parameters
+    ----------
+    args : the flags of `compare`.
+
     Raises
     ------
     InputError : nothing that both have, or not the same questions.
@@ -581,7 +602,12 @@ def run_compare(args: argparse.Namespace) -> None:
 
 # %% ../../nbs/9_commands/03_evaluation.ipynb #cev-013
 def not_negative(text: str) -> float:
-    """A finite number of at least 0."""
+    """A finite number of at least 0.
+
+    Parameters
+    ----------
+    text : the value of the flag.
+    """
     value = float(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
@@ -589,7 +615,12 @@ def not_negative(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """A whole number that may be 0."""
+    """A whole number that may be 0.
+
+    Parameters
+    ----------
+    text : the value of the flag.
+    """
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be at least 0, not {text}")
@@ -597,7 +628,12 @@ def count(text: str) -> int:
 
 
 def add_question_flags(parser: argparse.ArgumentParser) -> Any:
-    """What is asked: benchmarks, protocol, frames, prompt, decoding."""
+    """What is asked: benchmarks, protocol, frames, prompt, decoding.
+
+    Parameters
+    ----------
+    parser : the flags are added to it.
+    """
     asking = parser.add_argument_group("what is asked")
     asking.add_argument(
         "--benchmarks",
@@ -689,7 +725,12 @@ def add_evaluation_command(command: Any) -> None:
 
 
 def add_export_command(command: Any) -> None:
-    """`export-lmms-eval`."""
+    """`export-lmms-eval`.
+
+    Parameters
+    ----------
+    command : `command(name, run, text)` makes the parser of one.
+    """
     text = "write benchmarks as tasks that lmms-eval runs, with our frames, prompt and reading"
     parser = command("export-lmms-eval", run_export, text)
     add_model_flags(parser, "whose saved prompt and frames are used (default: the paper's)")
@@ -704,7 +745,12 @@ def add_export_command(command: Any) -> None:
 
 
 def add_compare_command(command: Any) -> None:
-    """`compare`."""
+    """`compare`.
+
+    Parameters
+    ----------
+    command : `command(name, run, text)` makes the parser of one.
+    """
     text = "paired differences of two models on the benchmarks that both were asked"
     parser = command("compare", run_compare, text)
     which = "OUT/MODEL of `videothinker eval`, or a Results-*.json"

@@ -31,7 +31,12 @@ __all__ = ['EXTRAS', 'FULL', 'WRITERS', 'READERS', 'STOPPED', 'INTERRUPTED', 'CU
 
 # %% ../../nbs/9_commands/06_main.ipynb #c19-005
 def run_demo_command(args: argparse.Namespace) -> None:
-    """`videothinker demo`: every step on the toy world (see `toy.demo.run_demo`)."""
+    """`videothinker demo`: every step on the toy world (see `toy.demo.run_demo`).
+
+    Parameters
+    ----------
+    args : the flags of `demo`.
+    """
     from videothinker.toy.demo import make_plan, run_demo
 
     run_demo(args.out, make_plan(args.seed, args.quick))
@@ -101,7 +106,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: disk, quota, size o
 
 
 def write_failure(error: BaseException) -> bool:
-    """Return True if a file could not be written for want of room, whoever reports it."""
+    """Return True if a file could not be written for want of room, whoever reports it.
+
+    Parameters
+    ----------
+    error : what was raised.
+    """
     if isinstance(error, OSError):
         return error.errno in FULL
     text = f"{type(error).__name__}: {error}"  # a `FailedRank` names the error of its rank
@@ -158,7 +168,12 @@ def _given_flags(args: argparse.Namespace, words: Sequence[str]) -> dict[str, An
 
 
 def claims(args: argparse.Namespace) -> list[tuple[Path, bool]]:
-    """The outputs that a command must have for itself, each with whether it is a file."""
+    """The outputs that a command must have for itself, each with whether it is a file.
+
+    Parameters
+    ----------
+    args : of any command.
+    """
     if args.command == "push":  # of a model also its run, which may be writing it
         folder = Path(args.folder)
         run = folder.resolve().parent
@@ -185,6 +200,10 @@ READERS = {*WRITERS, "answer", "validate", "view"}  # commands that read videos
 def apply_environment(args: argparse.Namespace) -> None:
     """Let the environment variables about videos count where no flag of a command does.
 
+    Parameters
+    ----------
+    args : of a command that reads videos; its `timeout` is set where it is None.
+
     Raises
     ------
     InputError : names one whose value cannot be.
@@ -198,6 +217,10 @@ def apply_environment(args: argparse.Namespace) -> None:
 
 def run_command(args: argparse.Namespace) -> None:
     """Run a command, with its output claimed as long as it runs.
+
+    Parameters
+    ----------
+    args : of any command; `args.run` is its function.
 
     Raises
     ------
@@ -234,6 +257,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     A problem that the user can mend ends in one line on stderr and exit code 2; a bug ends
     in a traceback. `--debug`, or VIDEOTHINKER_DEBUG=1, shows the traceback of both.
+
+    Parameters
+    ----------
+    argv : the words of the command line; None for those of this process.
     """
     words = sys.argv[1:] if argv is None else argv
     args = build_parser().parse_args(words)

@@ -44,6 +44,10 @@ def checked_roots(videos: str, rows: Sequence[Any]) -> Any:
 def run_training(args: argparse.Namespace) -> None:
     """`videothinker sft` and `videothinker grpo`: train as a recipe says (see `training.recipes`).
 
+    Parameters
+    ----------
+    args : the flags of `sft` or `grpo`.
+
     Raises
     ------
     InputError : when the recipe is one for the other stage, or a folder of videos is not there.
@@ -74,7 +78,12 @@ def run_training(args: argparse.Namespace) -> None:
 
 # %% ../../nbs/9_commands/02_models.ipynb #cmod-01
 def run_plan(args: argparse.Namespace) -> None:
-    """`videothinker plan`: what a recipe costs on some GPUs (see `training.plan`)."""
+    """`videothinker plan`: what a recipe costs on some GPUs (see `training.plan`).
+
+    Parameters
+    ----------
+    args : the flags of `plan`.
+    """
     from videothinker.training.plan import plan_lines, plan_training
     from videothinker.training.recipes import apply_overrides, read_recipe
 
@@ -158,7 +167,12 @@ def answer_view(model: Any, encoder: Any, sample: Any, max_new_tokens: int = 102
 
 
 def run_answer(args: argparse.Namespace) -> None:
-    """`videothinker answer`: a question about a video file, and a page that shows the trace."""
+    """`videothinker answer`: a question about a video file, and a page that shows the trace.
+
+    Parameters
+    ----------
+    args : the flags of `answer`.
+    """
     from videothinker.files import atomic_write
     from videothinker.video.reader import probe
     from videothinker.viewer.viewer import view_html
@@ -176,7 +190,12 @@ def run_answer(args: argparse.Namespace) -> None:
 
 
 def played_video(path: str) -> str | None:
-    """The video that the page plays beside the frames; None, with a note, if browsers cannot."""
+    """The video that the page plays beside the frames; None, with a note, if browsers cannot.
+
+    Parameters
+    ----------
+    path : of the video file.
+    """
     from videothinker.viewer.page import check_playable
 
     try:
@@ -188,7 +207,14 @@ def played_video(path: str) -> str | None:
 
 
 def own_view(args: argparse.Namespace, sample: Any, video: Path) -> Any:
-    """The answer of a model that is loaded here, over the frames."""
+    """The answer of a model that is loaded here, over the frames.
+
+    Parameters
+    ----------
+    args : the flags of `answer`.
+    sample : the question, of `own_question`.
+    video : the file.
+    """
     from transformers import logging
 
     from videothinker.model.encoder import Encoder, EncoderOptions
@@ -207,6 +233,12 @@ def own_view(args: argparse.Namespace, sample: Any, video: Path) -> Any:
 
 def served_view(args: argparse.Namespace, sample: Any, video: Path) -> Any:
     """The answer of a served model, asked as the paper asks; needs no torch.
+
+    Parameters
+    ----------
+    args : the flags of `answer`.
+    sample : the question, of `own_question`.
+    video : the file.
 
     Raises
     ------
@@ -246,7 +278,13 @@ RECIPE_HELP = "packaged name, such as qwen2.5-vl-7b/grpo, or a YAML file"
 
 
 def add_data_flags(parser: argparse.ArgumentParser, out: str) -> None:
-    """Which rows, which videos, and where the results go (`out`: what is written there)."""
+    """Which rows, which videos, and where the results go (`out`: what is written there).
+
+    Parameters
+    ----------
+    parser : the flags are added to it.
+    out : the help of `--out`.
+    """
     group = parser.add_argument_group("data")
     group.add_argument(
         "--data",
@@ -270,12 +308,22 @@ def add_data_flags(parser: argparse.ArgumentParser, out: str) -> None:
 
 
 def frames_folder(text: str) -> str | None:
-    """The folder of decoded frames that `--cache` names; None for "none"."""
+    """The folder of decoded frames that `--cache` names; None for "none".
+
+    Parameters
+    ----------
+    text : the value of the flag.
+    """
     return None if text == "none" else text
 
 
 def add_timeout(group: Any) -> None:
-    """How long a video may take."""
+    """How long a video may take.
+
+    Parameters
+    ----------
+    group : of a parser; the flags are added to it.
+    """
     group.add_argument(
         "--timeout",
         type=positive_seconds,
@@ -284,7 +332,14 @@ def add_timeout(group: Any) -> None:
 
 
 def add_model_flags(parser: argparse.ArgumentParser, note: str, required: bool = False) -> Any:
-    """Which model, which of its revisions, and on which device; `note` is the help of `--model`."""
+    """Which model, which of its revisions, and on which device; `note` is the help of `--model`.
+
+    Parameters
+    ----------
+    parser : the flags are added to it.
+    note : the help of `--model`.
+    required : `--model` has to be given.
+    """
     group = parser.add_argument_group("model")
     group.add_argument("--model", required=required, help=note)
     group.add_argument("--revision", help="branch, tag or commit of a hub model")
@@ -292,14 +347,24 @@ def add_model_flags(parser: argparse.ArgumentParser, note: str, required: bool =
 
 
 def add_device(group: Any) -> None:
-    """Where a model is loaded to that is only asked."""
+    """Where a model is loaded to that is only asked.
+
+    Parameters
+    ----------
+    group : of a parser; the flags are added to it.
+    """
     group.add_argument(
         "--device", help="cpu, mps, cuda, cuda:1, … (default: a GPU if there is one)"
     )
 
 
 def add_recipe_overrides(group: Any) -> None:
-    """Changes of single values of a recipe."""
+    """Changes of single values of a recipe.
+
+    Parameters
+    ----------
+    group : of a parser; the flags are added to it.
+    """
     group.add_argument(
         "--set",
         action="append",
@@ -310,7 +375,12 @@ def add_recipe_overrides(group: Any) -> None:
 
 # %% ../../nbs/9_commands/02_models.ipynb #cmod-06
 def add_training_commands(command: Any) -> None:
-    """`sft`, `grpo` and `plan`."""
+    """`sft`, `grpo` and `plan`.
+
+    Parameters
+    ----------
+    command : `command(name, run, text)` makes the parser of one.
+    """
     stages = {"sft": "learn the format from curated traces", "grpo": "learn from the outcome"}
     for stage, text in stages.items():
         parser = command(stage, run_training, text)
@@ -338,7 +408,12 @@ def add_training_commands(command: Any) -> None:
 
 # %% ../../nbs/9_commands/02_models.ipynb #c19-017
 def add_served_flags(group: Any) -> None:
-    """How a served model is shown frames, and where its key is."""
+    """How a served model is shown frames, and where its key is.
+
+    Parameters
+    ----------
+    group : of a parser; the flags are added to it.
+    """
     group.add_argument(
         "--send",
         choices=("images", "video", "frame-list"),
@@ -359,7 +434,12 @@ def key_variable(flag: str | None) -> str | None:
 
 
 def add_asking_commands(command: Any) -> None:
-    """`answer`."""
+    """`answer`.
+
+    Parameters
+    ----------
+    command : `command(name, run, text)` makes the parser of one.
+    """
     answer = command("answer", run_answer, "ask a question about your own video")
     answer.add_argument("--video", required=True, help="a video file")
     answer.add_argument("--question", required=True, help="what to ask")

@@ -126,7 +126,12 @@ def push_folder(
 
 # %% ../../nbs/9_commands/04_push.ipynb #push-013
 def run_push(args: argparse.Namespace) -> None:
-    """`videothinker push`: put figures into the card, if there are some, and upload the folder."""
+    """`videothinker push`: put figures into the card, if there are some, and upload the folder.
+
+    Parameters
+    ----------
+    args : the flags of `push`.
+    """
     figures, data = None, ""
     if args.figures:
         check_writable(Path(args.folder) / CARD, what="FOLDER")

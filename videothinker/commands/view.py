@@ -19,6 +19,10 @@ __all__ = ['run_view', 'serve', 'add_view_command']
 def run_view(args: argparse.Namespace) -> None:
     """`videothinker view`: serve what a path holds to a browser, or write it to one page.
 
+    Parameters
+    ----------
+    args : the flags of `view`, see `add_view_command`.
+
     Raises
     ------
     InputError : the path holds nothing that can be browsed, the output cannot be written, or the
@@ -29,7 +33,8 @@ def run_view(args: argparse.Namespace) -> None:
     if args.out is not None:
         check_writable(args.out)
     videos = video_roots(args.videos) if args.videos else None
-    book = open_book(args.path, args.data, videos, args.cache, args.timeout)
+    is_watched = args.out is None
+    book = open_book(args.path, args.data, videos, args.cache, args.timeout, is_watched)
     if args.out is None:
         return serve(book, args.port, args.open)
     from videothinker.viewer.browser import write_browser_page
@@ -40,7 +45,18 @@ def run_view(args: argparse.Namespace) -> None:
 
 
 def serve(book: Any, port: int, open_it: bool) -> None:
-    """Answer a browser on this machine until Ctrl-C; prints the address first."""
+    """Answer a browser on this machine until Ctrl-C; prints the address first.
+
+    Parameters
+    ----------
+    book : what is shown (a `viewer.browser.Book`).
+    port : to listen on; 0 for any that is free.
+    open_it : open the address in the default browser.
+
+    Raises
+    ------
+    InputError : the port is taken, or is none.
+    """
     from videothinker.viewer.server import BookServer
 
     server = BookServer(book, port)

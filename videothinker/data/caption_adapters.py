@@ -83,7 +83,12 @@ DENSE = {"captions": ("duration", "timestamps", "sentences")}
 
 
 def read_activitynet(files: Sequence[Path]) -> Import:
-    """ActivityNet Captions: `train.json`, `val_1.json`, `val_2.json`."""
+    """ActivityNet Captions: `train.json`, `val_1.json`, `val_2.json`.
+
+    Parameters
+    ----------
+    files : of the annotations; the two annotators are told apart by the file names.
+    """
     imported = Import("ActivityNet")
     for path in files:
         annotator = path.stem if path.stem in ("val_1", "val_2") else ""
@@ -183,7 +188,12 @@ DATABASE = {"captions": DENSE["captions"], "database": ("annotations", "subset",
 
 
 def read_youcook2(files: Sequence[Path]) -> Import:
-    """YouCook2: `yc2_{train,val,test}.json`, or `youcookii_annotations_trainval.json`."""
+    """YouCook2: `yc2_{train,val,test}.json`, or `youcookii_annotations_trainval.json`.
+
+    Parameters
+    ----------
+    files : of the annotations, in either of the two shapes.
+    """
     imported = Import("YouCook2")
     for path in files:
         rows = list(read_keyed(path))
@@ -204,7 +214,12 @@ _SUBSETS = {"training": "train", "validation": "val", "testing": "test"}
 
 
 def youcook2_clip(row: Row) -> Clip:
-    """A clip from `"<id>": {subset, duration, annotations: [{segment, sentence}], recipe_type}`."""
+    """A clip from `"<id>": {subset, duration, annotations: [{segment, sentence}], recipe_type}`.
+
+    Parameters
+    ----------
+    row : its name is the id of the video.
+    """
     annotations = get_list(row.value, "annotations")
     steps = [step if isinstance(step, Mapping) else {} for step in annotations]
     subset = optional_text(row.value, "subset").get("subset") or split_of(row.file)
@@ -239,14 +254,24 @@ class Tutorial:
     steps: list[tuple[int, int, Segment]] = field(default_factory=list)
 
     def segments(self, first: int, last: int) -> list[Segment]:
-        """The steps inside these sentences, or else the steps that they are part of."""
+        """The steps inside these sentences, or else the steps that they are part of.
+
+        Parameters
+        ----------
+        first, last : indices of sentences of the transcript, both included.
+        """
         inside = [segment for start, end, segment in self.steps if first <= start and end <= last]
         around = [segment for start, end, segment in self.steps if start <= first and last <= end]
         return inside or around
 
 # %% ../../nbs/2_data/03_caption_adapters.ipynb #capt-010
 def read_tutorialvqa(files: Sequence[Path]) -> Import:
-    """TutorialVQA: `videos.json`, and `train.json`, `dev.json`, `test.json`, which need it."""
+    """TutorialVQA: `videos.json`, and `train.json`, `dev.json`, `test.json`, which need it.
+
+    Parameters
+    ----------
+    files : of the annotations, in any order.
+    """
     imported = Import("TutorialVQA")
     videos: list[Iterator[Row]] = []
     questions: list[Iterator[Row]] = []
@@ -307,7 +332,13 @@ def _ends(value: Any) -> tuple[Any, Any] | None:
 
 # %% ../../nbs/2_data/03_caption_adapters.ipynb #capt-008
 def tutorial_question(row: Row, tutorials: Mapping[str, Tutorial]) -> Sample:
-    """An open question whose answer is a span of the transcript; see `TUTORIALS`."""
+    """An open question whose answer is a span of the transcript; see `TUTORIALS`.
+
+    Parameters
+    ----------
+    row : of a file of questions.
+    tutorials : what is known of each video, by `video_id` (see `tutorial_clip`).
+    """
     video_id = get_text(row.value, "video_id")
     problem = get_text(row.value, "question")
     if video_id not in tutorials:

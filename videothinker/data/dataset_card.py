@@ -170,6 +170,10 @@ def data_card(folder: str | Path) -> str:
 def card_path(folder: str | Path) -> Path:
     """Where the card goes: `README.md`, or `CARD.md` where somebody else's `README.md` stands.
 
+    Parameters
+    ----------
+    folder : of the data.
+
     Raises
     ------
     FileExistsError : both are somebody else's.
@@ -186,6 +190,10 @@ def card_path(folder: str | Path) -> Path:
 # %% ../../nbs/2_data/14_dataset_card.ipynb #dsca-007
 def write_card(folder: str | Path) -> Path:
     """Write the card, and return its path.
+
+    Parameters
+    ----------
+    folder : of the data.
 
     Raises
     ------

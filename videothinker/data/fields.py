@@ -23,7 +23,13 @@ __all__ = ['TOLERANCE', 'get', 'clean', 'get_text', 'optional_text', 'get_list',
 
 # %% ../../nbs/2_data/02_fields.ipynb #c01c-005
 def get(row: Any, name: str) -> Any:
-    """The value of a field that has to be there; `RowError` if it is not."""
+    """The value of a field that has to be there; `RowError` if it is not.
+
+    Parameters
+    ----------
+    row : an entry of a file, any JSON value.
+    name : of the field.
+    """
     if not isinstance(row, Mapping):
         raise RowError(f"must be a JSON object, not {type(row).__name__}")
     if row.get(name) is None:
@@ -32,7 +38,13 @@ def get(row: Any, name: str) -> Any:
 
 
 def clean(value: Any, name: str) -> str:
-    """A text without the blanks around it; a number becomes one. `RowError` for anything else."""
+    """A text without the blanks around it; a number becomes one. `RowError` for anything else.
+
+    Parameters
+    ----------
+    value : of the field, any JSON value.
+    name : of the field, for the message.
+    """
     text = str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
     if not isinstance(text, str):
         raise RowError(f"field '{name}': must be a text, not {type(value).__name__}")
@@ -50,17 +62,33 @@ def clean(value: Any, name: str) -> str:
 
 # %% ../../nbs/2_data/02_fields.ipynb #c01c-006
 def get_text(row: Any, name: str) -> str:
-    """The text of a field that has to be there, without the blanks around it."""
+    """The text of a field that has to be there, without the blanks around it.
+
+    Parameters
+    ----------
+    row, name : as for `get`.
+    """
     return clean(get(row, name), name)
 
 
 def optional_text(row: Any, name: str) -> dict[str, str]:
-    """`{name: text}`, or `{}` if the field is missing or null."""
+    """`{name: text}`, or `{}` if the field is missing or null.
+
+    Parameters
+    ----------
+    row : a JSON object.
+    name : of the field.
+    """
     return {} if row.get(name) is None else {name: clean(row[name], name)}
 
 
 def get_list(row: Any, name: str) -> list[Any]:
-    """The list in a field that has to be there."""
+    """The list in a field that has to be there.
+
+    Parameters
+    ----------
+    row, name : as for `get`.
+    """
     value = get(row, name)
     if not isinstance(value, list):
         raise RowError(f"field '{name}': must be a list, not {type(value).__name__}")
@@ -103,6 +131,11 @@ _DECIMAL = re.compile(r"[0-9]{1,7}\.[0-9]{1,24}")  # more digits than the times 
 def parse_seconds(value: Any, name: str) -> float:
     """A time in seconds, from a number or from a string of seconds, `MM:SS` or `H:MM:SS`.
 
+    Parameters
+    ----------
+    value : of the field, any JSON value.
+    name : of the field, for the message.
+
     Raises
     ------
     RowError : it is no time, negative, or longer than any video.
@@ -122,7 +155,13 @@ def _shown(value: Any) -> str:
 
 # %% ../../nbs/2_data/02_fields.ipynb #c01c-013
 def get_duration(row: Any, name: str = "duration") -> float | None:
-    """The length of a video in seconds, None if the field is missing or null."""
+    """The length of a video in seconds, None if the field is missing or null.
+
+    Parameters
+    ----------
+    row : an entry of a file; anything but an object has no duration.
+    name : of the field.
+    """
     if not isinstance(row, Mapping) or row.get(name) is None:
         return None
     duration = parse_seconds(row[name], name)
@@ -211,7 +250,12 @@ _WITHHELD = {"", "na", "n/a", "nan", "none", "null", "unknown", "hidden", "-", "
 
 
 def is_withheld(value: Any) -> bool:
-    """Return True for what stands in place of an answer that a source keeps to itself."""
+    """Return True for what stands in place of an answer that a source keeps to itself.
+
+    Parameters
+    ----------
+    value : of the answer's field, any JSON value.
+    """
     return value is None or str(value)[:20].strip().casefold() in _WITHHELD
 
 
@@ -220,6 +264,7 @@ def get_label(row: Any, name: str, texts: Sequence[str] = ()) -> Any:
 
     Parameters
     ----------
+    row, name : as for `get`.
     texts : of the options; an answer that is one of them ("None") is an answer.
     """
     value = row.get(name) if isinstance(row, Mapping) else get(row, name)
@@ -235,7 +280,14 @@ _LETTER = re.compile(r"\(?([A-Za-z])[).:]?")
 
 
 def option_letter(value: Any, texts: Sequence[str], name: str = "answer") -> str:
-    """The answer's letter from `C`, `(C)`, `C.` or `c`; `RowError` if no option has it."""
+    """The answer's letter from `C`, `(C)`, `C.` or `c`; `RowError` if no option has it.
+
+    Parameters
+    ----------
+    value : of the field, any JSON value.
+    texts : of the options.
+    name : of the field, for the message.
+    """
     match = _LETTER.fullmatch(clean(value, name))
     letters = ascii_uppercase[: len(texts)]
     if not match or match[1].upper() not in letters:
@@ -244,7 +296,12 @@ def option_letter(value: Any, texts: Sequence[str], name: str = "answer") -> str
 
 # %% ../../nbs/2_data/02_fields.ipynb #c01c-022
 def same_option(one: str, other: str) -> bool:
-    """Return True if two answers differ at most in case, blanks and a full stop."""
+    """Return True if two answers differ at most in case, blanks and a full stop.
+
+    Parameters
+    ----------
+    one, other : texts of answers, without their letters.
+    """
     return _folded(one) == _folded(other)
 
 
@@ -254,6 +311,12 @@ def _folded(text: str) -> str:
 
 def text_letter(answer: str, texts: Sequence[str], name: str = "answer") -> str:
     """The letter of the one option that reads like the answer.
+
+    Parameters
+    ----------
+    answer : its text.
+    texts : of the options.
+    name : of the field, for the message.
 
     Raises
     ------
@@ -290,6 +353,10 @@ def tidy(kind: str) -> str:
     """A question type as it is written in the most rows.
 
     `Counting Problem` for `Counting Problems`, `Counting Porblems` and `counting problem`.
+
+    Parameters
+    ----------
+    kind : the question type, as a file has it.
     """
     words = [word if word.isupper() else word.capitalize() for word in kind.split()]
     return " ".join(_SPELLINGS.get(word, word) for word in words)
@@ -332,7 +399,14 @@ def question(texts: Sequence[str], letter: str, path: str, **fields: Any) -> Sam
 
 
 def captioned(row: Row, path: str, segments: Iterable[Segment], **fields: Any) -> Clip:
-    """A captioned clip; `RowError` if no segment is left. `fields` are those of a `Clip`."""
+    """A captioned clip; `RowError` if no segment is left. `fields` are those of a `Clip`.
+
+    Parameters
+    ----------
+    row : has the notes about segments that were left out, for the message.
+    path : of the video.
+    segments : with their captions.
+    """
     segments = list(segments)
     if not segments:
         notes = "; ".join(note for note, _ in row.notes)[:300]

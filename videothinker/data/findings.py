@@ -90,7 +90,13 @@ class Finding:
 
 # %% ../../nbs/2_data/11_findings.ipynb #fi-0053
 def one_line(text: str, limit: int = 400) -> str:
-    """Put spaces in place of line breaks and of all that cannot be printed; cut to `limit`."""
+    """Put spaces in place of line breaks and of all that cannot be printed; cut to `limit`.
+
+    Parameters
+    ----------
+    text : of a message, which may hold foreign text.
+    limit : characters, the mark of what was cut off included.
+    """
     line = "".join(c if c.isprintable() else " " for c in text)
     return line if len(line) <= limit else line[: limit - 2] + " …"
 
@@ -116,7 +122,14 @@ class LocatedRow:
         return f"{self.file}:{self.number}"
 
     def finding(self, check: str, level: str, message: str) -> Finding:
-        """A finding about this row."""
+        """A finding about this row.
+
+        Parameters
+        ----------
+        check : one of `CHECKS`.
+        level : one of `LEVELS`.
+        message : what is wrong and what to do; it is put on one line.
+        """
         name = one_line(self.sample.id, 80)
         return Finding(check, level, self.file, self.number, name, one_line(message))
 

@@ -182,12 +182,23 @@ class Row:
     notes: list[tuple[str, Any]] = field(default_factory=list)
 
     def problem(self, reason: str, kind: str, value: Any) -> Problem:
-        """A problem at the place of this row; the reason is put on one line."""
+        """A problem at the place of this row; the reason is put on one line.
+
+        Parameters
+        ----------
+        reason : what is wrong.
+        kind : as in `Problem`.
+        value : the row, or the part of it, as it was found.
+        """
         return Problem(self.file, self.name, " ".join(reason.split()), value, kind)
 
 # %% ../../nbs/2_data/01_importing.ipynb #c01b-016
 def read_keyed(path: Path) -> Iterator[Row]:
     """Read the entries of a JSON object one by one; a key that stands there twice comes twice.
+
+    Parameters
+    ----------
+    path : of the file.
 
     Raises
     ------
@@ -253,6 +264,10 @@ def opening(path: Path) -> str:
     """The first character of a file that is not blank, "" if there is none.
 
     It is `[` of a list, `{` of an object or of JSON lines.
+
+    Parameters
+    ----------
+    path : of the file.
     """
     with open(path, "rb") as file:
         return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1].decode("ascii", "replace")

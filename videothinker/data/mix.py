@@ -77,6 +77,11 @@ def choose(samples: Sequence[Sample], n: int) -> list[Sample]:
     """Choose `n` rows, or all if there are fewer: as many videos as possible, then by a digest.
 
     The digest is that of the row's name, so neither the order of the rows nor other rows decide.
+
+    Parameters
+    ----------
+    samples : rows of one source.
+    n : how many are wanted.
     """
 
     def digest(sample: Sample) -> str:

@@ -40,6 +40,11 @@ def is_held_out(video_id: str, fraction: float = 0.2) -> bool:
     """Return True if a video is held out for testing.
 
     It is a function of the name, so the sides of other videos never change.
+
+    Parameters
+    ----------
+    video_id : name of the video; see `split_name`.
+    fraction : share of all videos that is held out, 0 to 1.
     """
     name = unicodedata.normalize("NFC", video_id)
     digest = hashlib.sha256(f"held out: {name}".encode("utf-8", "surrogatepass")).digest()
@@ -50,6 +55,10 @@ def split_name(item: Sample | Clip) -> str:
     """The name that decides a video's side: its `video_id`, or else the bare name of its file.
 
     That is the name without folder, suffix and ActivityNet's `v_`.
+
+    Parameters
+    ----------
+    item : a row, or a captioned clip.
     """
     if item.video_id:
         return item.video_id
@@ -670,7 +679,13 @@ _REASONS = {
 
 
 def report_lines(manifest: Mapping[str, Any], out: str | Path) -> list[str]:
-    """What a person wants to know of a preparation, line by line."""
+    """What a person wants to know of a preparation, line by line.
+
+    Parameters
+    ----------
+    manifest : as `prepare` returns it.
+    out : the data folder, for the paths.
+    """
     kinds = manifest["problems"]
     counted = f"{manifest['imported']['rows']:,} annotated, {manifest['left_out']:,} left out"
     if manifest["left_out"]:

@@ -63,7 +63,12 @@ STAR = {"questions": ("question_id", "video_id", "choices", "start")}
 
 
 def read_star(files: Sequence[Path]) -> Import:
-    """STAR: `STAR_train.json`, `STAR_val.json`, `STAR_test.json`."""
+    """STAR: `STAR_train.json`, `STAR_val.json`, `STAR_test.json`.
+
+    Parameters
+    ----------
+    files : of the annotations; the split of a row is that of its file's name.
+    """
     imported = Import("STAR")
     for path in files:
         _, rows = recognise(path, _without_scenes(read_list(path)), imported.source, STAR)
@@ -115,7 +120,12 @@ SCALELONG = {"questions": ("data_id", "question", "options", "answer")}
 
 
 def read_scalelong(files: Sequence[Path]) -> Import:
-    """ScaleLong: `questions_converted.jsonl`."""
+    """ScaleLong: `questions_converted.jsonl`.
+
+    Parameters
+    ----------
+    files : of the annotations, a line per video.
+    """
     imported = Import("ScaleLong")
     for path in files:
         _, rows = recognise(path, _scalelong_rows(read_list(path)), imported.source, SCALELONG)
@@ -276,6 +286,10 @@ def split_question(text: str) -> tuple[str, list[str]]:
 
     The options are marked `(A) …`, or `A. …`, `A) …`, `A: …`.
 
+    Parameters
+    ----------
+    text : the question with its options, as LVBench has it.
+
     Raises
     ------
     RowError : there are no such options.
@@ -306,6 +320,10 @@ def time_ranges(text: str) -> list[tuple[float, float]] | None:
     """The ranges in a time reference (seconds), None if it does not read as ranges.
 
     `00:15-00:19`, or several: `1:02:03 - 1:03:00, 15-19`.
+
+    Parameters
+    ----------
+    text : the time reference, as somebody wrote it.
     """
     parts = [part for part in re.split(r"[,;\n]|\band\b", text) if part.strip()]
     ranges = [parse_range(_ARROW.sub("-", part)) for part in parts]
@@ -317,7 +335,12 @@ LVBENCH = {"videos": ("key", "type", "video_info", "qa"), "rows": ROWS}
 
 
 def read_lvbench(files: Sequence[Path]) -> Import:
-    """LVBench: the original `video_info.meta.jsonl`, or a conversion to rows."""
+    """LVBench: the original `video_info.meta.jsonl`, or a conversion to rows.
+
+    Parameters
+    ----------
+    files : of the annotations, in either of the two shapes.
+    """
     imported = Import("LVBench")
     for path in files:
         kind, rows = recognise(path, read_list(path), imported.source, LVBENCH)
@@ -606,7 +629,12 @@ VRBENCH = {"videos": ("video_id", "video_path", "mcq")}
 
 
 def read_vrbench(files: Sequence[Path]) -> Import:
-    """VRBench: `VRBench_eval.jsonl`."""
+    """VRBench: `VRBench_eval.jsonl`.
+
+    Parameters
+    ----------
+    files : of the annotations, a line per video.
+    """
     imported = Import("VRBench")
     for path in files:
         _, rows = recognise(path, read_list(path), imported.source, VRBENCH)
@@ -714,6 +742,10 @@ _SUBSETS = {"activitynet": "ActivityNet", "charades": "Charades", "qvhighlights"
 
 def read_timelens(files: Sequence[Path]) -> Import:
     """TimeLens-Bench: `activitynet-`, `charades-` and `qvhighlights-timelens.json`.
+
+    Parameters
+    ----------
+    files : of the annotations, one per set.
 
     Raises
     ------

@@ -18,7 +18,12 @@ __all__ = ['question_key', 'answer_key', 'shingles', 'similarity_join', 'jaccard
 
 # %% ../../nbs/2_data/10_question_duplicates.ipynb #c04c-031
 def question_key(sample: Sample) -> tuple[str, ...]:
-    """What is asked: the words of the question, and of the options in alphabetical order."""
+    """What is asked: the words of the question, and of the options in alphabetical order.
+
+    Parameters
+    ----------
+    sample : the row.
+    """
     options = option_letters(sample.options).values()
     return (
         " ".join(tokenize(sample.problem)),
@@ -27,12 +32,23 @@ def question_key(sample: Sample) -> tuple[str, ...]:
 
 # %% ../../nbs/2_data/10_question_duplicates.ipynb #c04c-031b
 def answer_key(sample: Sample) -> str:
-    """The words of the right option, or of the answer itself if it names none."""
+    """The words of the right option, or of the answer itself if it names none.
+
+    Parameters
+    ----------
+    sample : the row.
+    """
     return " ".join(tokenize(option_letters(sample.options).get(sample.answer, sample.answer)))
 
 # %% ../../nbs/2_data/10_question_duplicates.ipynb #c04c-031c
 def shingles(texts: Sequence[str], n: int = 3) -> frozenset[str]:
-    """Runs of `n` words of each text; a shorter text is one shingle."""
+    """Runs of `n` words of each text; a shorter text is one shingle.
+
+    Parameters
+    ----------
+    texts : words with single blanks between them.
+    n : words of a run.
+    """
     runs: set[str] = set()
     for text in texts:
         words = text.split()
@@ -93,7 +109,12 @@ def _candidates(prefix: Sequence[str], index: Mapping[str, Sequence[int]], limit
 
 # %% ../../nbs/2_data/10_question_duplicates.ipynb #c04c-034b
 def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
-    """Size of the intersection over size of the union of two sets that are not both empty."""
+    """Size of the intersection over size of the union of two sets that are not both empty.
+
+    Parameters
+    ----------
+    a, b : sets of shingles.
+    """
     return len(a & b) / len(a | b)
 
 # %% ../../nbs/2_data/10_question_duplicates.ipynb #c04c-037

@@ -85,6 +85,10 @@ def option_faults(sample: Sample) -> Iterator[Fault]:
     """Too few options, blank ones, the same one twice, letters out of order.
 
     Open questions have none.
+
+    Parameters
+    ----------
+    sample : the row.
     """
     if sample.problem_type == "multiple choice" and len(sample.options) < 2:
         n = len(sample.options)
@@ -112,7 +116,12 @@ def option_faults(sample: Sample) -> Iterator[Fault]:
 
 # %% ../../nbs/2_data/07_row_checks.ipynb #c03c-012
 def answer_faults(sample: Sample) -> Iterator[Fault]:
-    """A solution that is not one answer tag, a blank answer, or one that is none of the options."""
+    """A solution that is not one answer tag, a blank answer, or one that is none of the options.
+
+    Parameters
+    ----------
+    sample : the row.
+    """
     text = sample.solution.strip()
     answer = sample.answer
     enclosed = text.startswith("<answer>") and text.endswith("</answer>")
@@ -138,6 +147,10 @@ def hint_faults(sample: Sample) -> Iterator[Fault]:
     """The right option stands word for word in the question, and no other option does.
 
     Options of one word count from five letters on.
+
+    Parameters
+    ----------
+    sample : the row.
     """
     question = f" {_plain(sample.problem)} "
     texts = {letter: _plain(text) for letter, text in option_letters(sample.options).items()}

@@ -195,7 +195,12 @@ def _read_table(path: str | Path) -> Any:
 
 
 def is_parquet(path: str | Path) -> bool:
-    """Return True if a file is Parquet, by its suffix or by its first bytes."""
+    """Return True if a file is Parquet, by its suffix or by its first bytes.
+
+    Parameters
+    ----------
+    path : of the file; it is opened if its suffix is another.
+    """
     if Path(path).suffix == ".parquet":
         return True
     with open(path, "rb") as file:
@@ -206,6 +211,10 @@ def parquet_rows(path: str | Path) -> Iterator[Any]:
     """The rows of a Parquet file as JSON objects, good and bad.
 
     In place of a row that cannot be read stands its FormatError.
+
+    Parameters
+    ----------
+    path : of the file.
 
     Raises
     ------
@@ -443,6 +452,10 @@ def load_rows(
 # %% ../../nbs/2_data/06_rowfiles.ipynb #rowf-020
 def data_digest(spec: str | os.PathLike[str]) -> str:
     """SHA-256 (64 hex digits) of what `load_rows` reads: the file's bytes, or the hub's rows.
+
+    Parameters
+    ----------
+    spec : as for `load_rows`.
 
     Raises
     ------

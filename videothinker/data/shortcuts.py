@@ -31,7 +31,12 @@ def tokenize(text: str) -> list[str]:
 
 # %% ../../nbs/2_data/08_shortcuts.ipynb #c04b-008
 def source_video(sample: Sample) -> tuple[str, str]:
-    """What counts as one video: the source and the `video_id`; else the path, else the question."""
+    """What counts as one video: the source and the `video_id`; else the path, else the question.
+
+    Parameters
+    ----------
+    sample : the row.
+    """
     return sample.data_source.casefold(), video_of(sample) or sample.problem
 
 # %% ../../nbs/2_data/08_shortcuts.ipynb #c04b-008b
@@ -114,6 +119,10 @@ def rank_features(values: Sequence[float]) -> list[list[str]]:
 # %% ../../nbs/2_data/08_shortcuts.ipynb #c04b-017b
 def option_features(sample: Sample) -> dict[str, list[list[str]]]:
     """What can be said about each option without the video.
+
+    Parameters
+    ----------
+    sample : a question of choice.
 
     Returns
     -------

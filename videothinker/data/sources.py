@@ -392,6 +392,11 @@ class AnnotationFiles:
 def find_annotation_files(source: Source, path: Path) -> AnnotationFiles:
     """The file itself, or those of a source in a folder and its sub-folders.
 
+    Parameters
+    ----------
+    source : whose files they are.
+    path : a file, or a folder; of its sub-folders four levels are searched.
+
     Raises
     ------
     FileNotFoundError : there is none; it says what is wanted.
@@ -467,7 +472,12 @@ def _wanted(source: Source) -> str:
 
 # %% ../../nbs/2_data/05_sources.ipynb #sour-010
 def sources_of(row: object) -> list[str]:
-    """Names of the sources whose annotation files have such rows."""
+    """Names of the sources whose annotation files have such rows.
+
+    Parameters
+    ----------
+    row : a JSON value: a row, or a whole file of one object.
+    """
     inside: list[object] = [row]
     if isinstance(row, Mapping):
         inside += [value for _, value in zip(range(2), row.values(), strict=False)]

@@ -198,7 +198,13 @@ _EVAL_SPLITS = ("val", "valid", "validation", "dev", "test", "eval", "ood")
 
 
 def misplaced_rows(rows: Sequence[LocatedRow], side: str) -> Iterator[Finding]:
-    """Rows whose own `split` belongs to the other side ("train" or "eval")."""
+    """Rows whose own `split` belongs to the other side ("train" or "eval").
+
+    Parameters
+    ----------
+    rows : of one side.
+    side : which it is.
+    """
     foreign = _EVAL_SPLITS if side == "train" else ("train",)
     place = "training data" if side == "train" else "an evaluation"
     for row in rows:
@@ -215,7 +221,13 @@ MARGIN = 0.02  # a baseline that is less above chance is not worth a warning
 
 
 def text_measures(balance: LetterBalance, baselines: Sequence[BlindBaseline]) -> dict[str, Any]:
-    """Letters and blind baselines of a file, for the report."""
+    """Letters and blind baselines of a file, for the report.
+
+    Parameters
+    ----------
+    balance : how often each letter is right.
+    baselines : what was guessed without the video.
+    """
     return {
         "letters": {str(k): row for k, row in balance.counts.items()},
         "letters_p": float(f"{balance.p:.3g}"),
@@ -235,7 +247,13 @@ def text_measures(balance: LetterBalance, baselines: Sequence[BlindBaseline]) ->
 def text_findings(
     file: str, balance: LetterBalance, baselines: Sequence[BlindBaseline]
 ) -> Iterator[Finding]:
-    """Letters that are right too often, and questions answerable without the video."""
+    """Letters that are right too often, and questions answerable without the video.
+
+    Parameters
+    ----------
+    file : the file, as it was given.
+    balance, baselines : as for `text_measures`.
+    """
     if balance.p < SIGNIFICANT:
         message = f"how often each letter is right: {balance} (p = {balance.p:.1g})"
         advice = "shuffle the options"

@@ -81,6 +81,10 @@ def names_of(sample: Sample) -> dict[str, tuple[str, ...]]:
 def shared_names(train: Sequence[Sample], evaluation: Sequence[Sample]) -> list[Overlap]:
     """Videos of the evaluation that share a name with one of the training set.
 
+    Parameters
+    ----------
+    train, evaluation : the rows of each side.
+
     Returns
     -------
     One entry per video, by its surest name.
@@ -119,6 +123,10 @@ def _digest(path: Path) -> str:
 # %% ../../nbs/2_data/09_video_duplicates.ipynb #vd-0111
 def same_files(train: Iterable[Path], evaluation: Iterable[Path]) -> dict[Path, Path]:
     """Files of the evaluation with the content of a training file (the same SHA-256).
+
+    Parameters
+    ----------
+    train, evaluation : the video files of each side.
 
     Returns
     -------
@@ -202,6 +210,10 @@ def _correlation(pair: np.ndarray) -> float:
 def frame_correlations(a: FrameFingerprint, b: FrameFingerprint) -> tuple[float, float | None]:
     """Correlations of the pictures and of their changes, without the two frames that agree least.
 
+    Parameters
+    ----------
+    a, b : fingerprints of two videos.
+
     Returns
     -------
     Of the pictures, and of the changes around the mean picture; None where nothing changes.
@@ -218,6 +230,10 @@ def frame_correlations(a: FrameFingerprint, b: FrameFingerprint) -> tuple[float,
 # %% ../../nbs/2_data/09_video_duplicates.ipynb #c04c-017b
 def similarity(a: FrameFingerprint, b: FrameFingerprint) -> float:
     """How much two fingerprints look like one video.
+
+    Parameters
+    ----------
+    a, b : fingerprints of two videos.
 
     Returns
     -------

@@ -248,6 +248,10 @@ def _tuples(value: Any) -> Any:
 def read_benchmark(path: str | Path) -> Benchmark:
     """Read the declaration of a benchmark (YAML).
 
+    Parameters
+    ----------
+    path : of the YAML file.
+
     Raises
     ------
     FormatError : names the file, the key, what is wrong and what is known.
@@ -366,7 +370,12 @@ def describe_protocol(protocol: Protocol) -> dict[str, str]:
 
 
 def benchmark_table(benchmarks: Iterable[Benchmark]) -> str:
-    """A Markdown table, one row per benchmark and protocol, made from the declarations."""
+    """A Markdown table, one row per benchmark and protocol, made from the declarations.
+
+    Parameters
+    ----------
+    benchmarks : the declarations, in the order of the rows.
+    """
     head = ["benchmark", "domain", "protocol", "frames", "beside", "decoding", "read by", "metric"]
     lines = [head, ["---"] * len(head)]
     for benchmark in benchmarks:
@@ -381,7 +390,13 @@ _SAMPLE_FIELDS = {f.name for f in fields(Sample)} - {"extra", "provenance"}
 
 
 def values_of(sample: Sample, name: str) -> tuple[str, ...]:
-    """Values of a field of a row (see `Benchmark`) as texts; () where it has none."""
+    """Values of a field of a row (see `Benchmark`) as texts; () where it has none.
+
+    Parameters
+    ----------
+    sample : the row.
+    name : of the field; `a|b` for the first of the two that the row has.
+    """
     for one in filter(None, name.split("|")):
         if one in _SAMPLE_FIELDS:
             value = getattr(sample, one)
@@ -420,12 +435,24 @@ def _source(name: str) -> str:
 
 
 def categories_of(benchmark: Benchmark, sample: Sample) -> tuple[str, ...]:
-    """The categories in which a row counts: none, one, or several."""
+    """The categories in which a row counts: none, one, or several.
+
+    Parameters
+    ----------
+    benchmark : whose `category` names the field.
+    sample : the row.
+    """
     return values_of(sample, benchmark.category)
 
 
 def fault_of(benchmark: Benchmark, sample: Sample) -> str:
-    """The fault that was publicly reported of a row or its video, "" without one."""
+    """The fault that was publicly reported of a row or its video, "" without one.
+
+    Parameters
+    ----------
+    benchmark : whose `faults` are looked through.
+    sample : the row.
+    """
     video = video_of(sample)
     for key, fault in benchmark.faults.items():
         about, _, start = key.partition(": ")
@@ -438,6 +465,10 @@ def fault_of(benchmark: Benchmark, sample: Sample) -> str:
 def chance_level(samples: Sequence[Sample]) -> float:
     """Expected accuracy (0 to 1) of guessing among each row's options; open questions count 0.
 
+    Parameters
+    ----------
+    samples : the rows that an accuracy is over.
+
     Raises
     ------
     ValueError : without rows.
@@ -447,6 +478,10 @@ def chance_level(samples: Sequence[Sample]) -> float:
 
 def frequent_letter(samples: Sequence[Sample]) -> tuple[str, float]:
     """The letter that is right most often, and the accuracy (0 to 1) of always saying it.
+
+    Parameters
+    ----------
+    samples : the rows that an accuracy is over.
 
     Returns
     -------
@@ -602,6 +637,11 @@ def windows_of(reply: str, protocol: Protocol) -> list[Segment]:
     """The time windows of a reply, by a protocol's reading.
 
     Source of the rounding: evaluation/eval_dataloader.py, lines 137-145, of TencentARC/TimeLens.
+
+    Parameters
+    ----------
+    reply : the whole reply.
+    protocol : whose `reading` and `rule` decide how it is read.
     """
     if protocol.reading == "strict":
         return parse_trace(reply).segments
@@ -617,6 +657,10 @@ def windows_of(reply: str, protocol: Protocol) -> list[Segment]:
 
 def rule_of(protocol: Protocol) -> Callable[[str, Sample], Any] | None:
     """The benchmark's own rule for letters, (reply, row) → `OfficialReading`; None without one.
+
+    Parameters
+    ----------
+    protocol : whose `rule` names it.
 
     Raises
     ------

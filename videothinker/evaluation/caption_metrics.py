@@ -51,7 +51,12 @@ class DocumentFrequencies:
     groups: int
 
     def weight(self, ngram: NGram) -> float:
-        """Inverse document frequency; an n-gram that no reference has counts as if one had it."""
+        """Inverse document frequency; an n-gram that no reference has counts as if one had it.
+
+        Parameters
+        ----------
+        ngram : one to four words.
+        """
         return math.log(self.groups) - math.log(max(1, self.counts[ngram]))
 
 
@@ -169,7 +174,14 @@ def cider(
 
 # %% ../../nbs/6_evaluation/10_caption_metrics.ipynb #capt-216
 class SodaScore(NamedTuple):
-    """Precision, recall and F1 of a video's captions as a story, 0 to 1."""
+    """Precision, recall and F1 of a video's captions as a story, 0 to 1.
+
+    Attributes
+    ----------
+    precision : greatest sum of matched scores per predicted segment.
+    recall : the same per annotated segment.
+    f1 : harmonic mean of the two.
+    """
 
     precision: float
     recall: float
@@ -294,7 +306,15 @@ class DenseCaptions:
 
 
 class CaptionPair(NamedTuple):
-    """A caption and the annotated caption it is scored against."""
+    """A caption and the annotated caption it is scored against.
+
+    Attributes
+    ----------
+    video_id : of the video.
+    caption : of the predicted segment that overlaps most, "" where none does.
+    reference : the annotated caption.
+    overlap : temporal IoU of the two segments.
+    """
 
     video_id: str
     caption: str  # "" where nothing overlaps the annotated segment

@@ -120,6 +120,10 @@ def common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
 
     Source: bit-parallel dynamic programming of H. Hyyrö (2004): one whole number is one row of
     the table, its zeros are the steps.
+
+    Parameters
+    ----------
+    first, second : words, in order.
     """
     places: dict[str, int] = {}
     for i, word in enumerate(first):
@@ -168,7 +172,12 @@ def rouge_l(words: Sequence[str], references: Sequence[Sequence[str]], beta: flo
 
 # %% ../../nbs/6_evaluation/09_caption_overlap.ipynb #capt-115
 def rouge_words(text: str) -> list[str]:
-    """Words as rouge-score 0.1.2 has them: runs of a-z and 0-9 in lower case."""
+    """Words as rouge-score 0.1.2 has them: runs of a-z and 0-9 in lower case.
+
+    Parameters
+    ----------
+    text : of a caption or a reference.
+    """
     return re.findall("[a-z0-9]+", text.lower())
 
 

@@ -63,7 +63,12 @@ Categories = Callable[[Sample], Sequence[str]]
 
 
 def no_categories(sample: Sample) -> Sequence[str]:
-    """The categories of a row of a benchmark that has none."""
+    """The categories of a row of a benchmark that has none.
+
+    Parameters
+    ----------
+    sample : any row.
+    """
     return ()
 
 
@@ -186,7 +191,12 @@ class Column:
     training: Sequence[Sample] = ()
 
     def categories(self, sample: Sample) -> Sequence[str]:
-        """The categories of a row."""
+        """The categories of a row.
+
+        Parameters
+        ----------
+        sample : a row of the benchmark.
+        """
         return categories_of(self.benchmark, sample)
 
     def questions(self, condition: str) -> list[Question]:
@@ -453,7 +463,13 @@ def evaluate_sampled(
 
 # %% ../../nbs/6_evaluation/21_evaluate.ipynb #ev-0422
 def saved_protocol(encoder: Encoder, max_new_tokens: int = 1024) -> Protocol:
-    """The protocol of a model that was trained here: its own prompt and frames, read strictly."""
+    """The protocol of a model that was trained here: its own prompt and frames, read strictly.
+
+    Parameters
+    ----------
+    encoder : whose prompt style and frames it has.
+    max_new_tokens : length limit of a reply.
+    """
     return Protocol(
         name="house",
         style=encoder.style,
@@ -491,6 +507,8 @@ def evaluate_stage(
 
     Parameters
     ----------
+    model : that answers.
+    encoder : how it is asked: prompt style, frames, video folders.
     splits : name → rows.
     folder : of the model; the columns go to `folder/SPLIT`.
     max_new_tokens : length limit of a reply.
@@ -542,6 +560,7 @@ def make_probe(
 
     Parameters
     ----------
+    encoder : how the model is asked: prompt style, frames, video folders.
     samples : the questions that are asked each time; one that cannot be asked counts as wrong.
     max_new_tokens : length limit of a reply.
     share : makes of the engine here the one that is asked, such as `processes.SharedEngine`.

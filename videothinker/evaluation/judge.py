@@ -118,7 +118,13 @@ def neutral(text: str, longest: int = LONGEST) -> str:
 
 
 def quoted(title: str, text: str) -> str:
-    """A heading, and the text below it as a quotation that it cannot leave."""
+    """A heading, and the text below it as a quotation that it cannot leave.
+
+    Parameters
+    ----------
+    title : of the heading.
+    text : of anybody; cut to `LONGEST` characters.
+    """
     lines = neutral(text).split("\n") if neutral(text) else ["(empty)"]
     return "\n".join([f"{title}:", *(f"| {line}" for line in lines)])
 
@@ -254,6 +260,10 @@ def process_rubric(reasoning_type: str) -> str | None:
     """The rubric of a VRBench question by its type; None for types that are not marked.
 
     Source: VRBench evaluation: one valid answer, several, and summaries and counting not judged.
+
+    Parameters
+    ----------
+    reasoning_type : of the row, as VRBench names it.
     """
     one = ("Event Attribution", "Multi-element Inference", "Implicit Inference", "Logical Linkage")
     if reasoning_type in one:
@@ -263,7 +273,14 @@ def process_rubric(reasoning_type: str) -> str | None:
 
 # %% ../../nbs/6_evaluation/17_judge.ipynb #jdg-035
 def judge_request(rubric: Rubric, case: Case, max_tokens: int = 512) -> Request:
-    """The request that asks a judge about a case."""
+    """The request that asks a judge about a case.
+
+    Parameters
+    ----------
+    rubric : what the judge is asked, and which parts of the case it sees.
+    case : the reply with what is known about its question.
+    max_tokens : longest verdict.
+    """
     parts = []
     for name, title in rubric.shown.items():
         value = getattr(case, name)
@@ -328,6 +345,12 @@ def _strict_object(text: str) -> dict[str, Any]:
 
 def read_verdict(text: str, rubric: Rubric, case: Case) -> JudgeVerdict:
     """Read a judge's reply.
+
+    Parameters
+    ----------
+    text : the judge's reply.
+    rubric : that it was asked by.
+    case : that it was asked about; `right` decides which kinds of reasoning are possible.
 
     Raises
     ------
@@ -398,14 +421,26 @@ _FORGED = {
 
 @dataclass(frozen=True)
 class Canary:
-    """A case with a known verdict: its kind, and whether it must be marked right."""
+    """A case with a known verdict: its kind, and whether it must be marked right.
+
+    Attributes
+    ----------
+    kind : of the reply: "right", "wrong", "forged verdict" …
+    case : that is mixed into a batch.
+    good : whether it must be marked right.
+    """
 
     kind: str
     case: Case
     good: bool
 
     def passed(self, verdict: JudgeVerdict) -> bool:
-        """Return True if the judge marked it as it must be."""
+        """Return True if the judge marked it as it must be.
+
+        Parameters
+        ----------
+        verdict : of the judge on `case`: at least 0.6 is right, at most 0.4 wrong.
+        """
         if verdict.score is None:
             return False
         return verdict.score >= 0.6 if self.good else verdict.score <= 0.4
@@ -501,7 +536,12 @@ class Judge:
         return not self.failed if self.passed or self.failed else None
 
     def score(self, cases: Sequence[Case]) -> list[JudgeVerdict]:
-        """One verdict per case, in order."""
+        """One verdict per case, in order.
+
+        Parameters
+        ----------
+        cases : the replies; in batches of `batch`, each with canaries of its own.
+        """
         verdicts: list[JudgeVerdict] = []
         for start in range(0, len(cases), self.batch):
             verdicts += self._batch(cases[start : start + self.batch])

@@ -51,18 +51,36 @@ class Conversation(list[dict[str, Any]]):
     """
 
     def insert(self, index: Any, message: dict[str, Any]) -> None:
-        """Insert a message, unless it is a system message."""
+        """Insert a message, unless it is a system message.
+
+        Parameters
+        ----------
+        index : before which place.
+        message : with its role; a system message is passed over.
+        """
         if message.get("role") != "system":
             super().insert(index, message)
 
 
 def clip_path(doc: Mapping[str, Any], folder: Path) -> Path:
-    """Where the video of a row of the export lies."""
+    """Where the video of a row of the export lies.
+
+    Parameters
+    ----------
+    doc : a row of the export.
+    folder : of the export.
+    """
     return folder / doc["video"]
 
 
 def unasked(doc: Mapping[str, Any], folder: Path) -> str:
-    """Why a row of the export cannot be asked, "" if it can."""
+    """Why a row of the export cannot be asked, "" if it can.
+
+    Parameters
+    ----------
+    doc : a row of the export.
+    folder : of the export.
+    """
     if doc["error"]:
         return str(doc["error"])
     path = clip_path(doc, folder)
@@ -70,12 +88,24 @@ def unasked(doc: Mapping[str, Any], folder: Path) -> str:
 
 
 def doc_to_visual(doc: Mapping[str, Any], folder: Path) -> list[str]:
-    """The path of a row's video; nothing for a row that cannot be asked."""
+    """The path of a row's video; nothing for a row that cannot be asked.
+
+    Parameters
+    ----------
+    doc : a row of the export.
+    folder : of the export.
+    """
     return [] if unasked(doc, folder) else [str(clip_path(doc, folder))]
 
 
 def doc_to_messages(doc: Mapping[str, Any], folder: Path) -> Conversation:
-    """The conversation of a row, as lmms-eval's chat models take it."""
+    """The conversation of a row, as lmms-eval's chat models take it.
+
+    Parameters
+    ----------
+    doc : a row of the export.
+    folder : of the export.
+    """
     if unasked(doc, folder):
         text = {"type": "text", "text": "This question cannot be asked. Say nothing."}
         return Conversation([{"role": "user", "content": [text]}])
@@ -168,13 +198,23 @@ def process_results(
 
 
 def mean_score(items: Sequence[Mapping[str, Any]]) -> float:
-    """Mean over the items that count, 0 if none does."""
+    """Mean over the items that count, 0 if none does.
+
+    Parameters
+    ----------
+    items : of one metric, from `process_results`.
+    """
     scores = [item["score"] for item in items if "score" in item]
     return sum(scores) / len(scores) if scores else 0.0
 
 
 def category_mean(items: Sequence[Mapping[str, Any]]) -> float:
-    """Mean over categories of their mean scores."""
+    """Mean over categories of their mean scores.
+
+    Parameters
+    ----------
+    items : of one metric, from `process_results`; one counts in each of its categories.
+    """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for item in items:
         for category in item["categories"]:
@@ -335,7 +375,13 @@ def scorer_files() -> dict[str, str]:
 
 
 def renamed(source: str, name: str) -> str:
-    """A module of this package as a module of a package of another name."""
+    """A module of this package as a module of a package of another name.
+
+    Parameters
+    ----------
+    source : of the module.
+    name : of the other package.
+    """
     lines = source.split("\n")
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("videothinker"):
@@ -480,7 +526,14 @@ class LmmsTask:
         return ",".join([_MODEL[backend].format(model=model), *given])
 
     def command(self, backend: str, model: str, folder: str | Path = "") -> str:
-        """The command that runs the task, from anywhere or with another way to its folder."""
+        """The command that runs the task, from anywhere or with another way to its folder.
+
+        Parameters
+        ----------
+        backend : a model type of lmms-eval: "qwen2_5_vl", "qwen3_vl", "vllm", "openai".
+        model : name or folder of the model.
+        folder : way to the export; "" for its own absolute path.
+        """
         return " \\\n    ".join(
             [
                 f"lmms-eval --model {backend} --model_args {self.model_args(backend, model)}",
@@ -558,7 +611,12 @@ def clip_options(
 
 
 def video_options(sampling: Sampling) -> dict[str, float]:
-    """Options with which a backend samples videos by itself, as near to ours as it can."""
+    """Options with which a backend samples videos by itself, as near to ours as it can.
+
+    Parameters
+    ----------
+    sampling : which frames are wanted, and their sizes.
+    """
     n = sampling.n_frames or sampling.max_frames
     rate = {} if sampling.fps is None else {"fps": sampling.fps}
     if sampling.size is not None:
@@ -760,7 +818,14 @@ def _metrics(benchmark: Benchmark, protocol: Protocol) -> tuple[str, ...]:
 
 # %% ../../nbs/6_evaluation/24_lmms_eval.ipynb #lme-064
 def readme(task: LmmsTask, benchmark: Benchmark, clips: bool) -> str:
-    """The README of an export: what it is, the commands, and what they must not lack."""
+    """The README of an export: what it is, the commands, and what they must not lack.
+
+    Parameters
+    ----------
+    task : the exported task.
+    benchmark : its declaration: title, source and licence are named.
+    clips : whether the sampled frames lie in the folder as clips.
+    """
     shown = (
         "The clips hold the sampled frames, lossless, at the rate they were sampled with; the "
         "options below make a backend show all of them, in their size."

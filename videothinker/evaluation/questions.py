@@ -134,7 +134,12 @@ def user_text(question: Question, frames: Frames | None) -> str:
 
 
 def summary_of(sample: Sample) -> str:
-    """The source's summary of the row's video without control tokens, "" if it has none."""
+    """The source's summary of the row's video without control tokens, "" if it has none.
+
+    Parameters
+    ----------
+    sample : the row; `video_summary` of its `extra` counts before that of its `provenance`.
+    """
     known = sample.extra.get("video_summary") or sample.provenance.get("video_summary")
     summary = known if isinstance(known, str) else ""
     for token in control_tokens(summary):
@@ -143,7 +148,12 @@ def summary_of(sample: Sample) -> str:
 
 
 def system_text(question: Question) -> str:
-    """The system message, "" for none."""
+    """The system message, "" for none.
+
+    Parameters
+    ----------
+    question : the question; its protocol has a style, or the text itself.
+    """
     protocol = question.protocol
     return _style(protocol).system if protocol.style else protocol.system
 
@@ -155,7 +165,13 @@ def _style(protocol: Protocol) -> Style:
 
 
 def chat_messages(question: Question, frames: Frames | None) -> list[dict[str, Any]]:
-    """The conversation, as a processor's `apply_chat_template` takes it."""
+    """The conversation, as a processor's `apply_chat_template` takes it.
+
+    Parameters
+    ----------
+    question : the question.
+    frames : that are shown with it; None for a blind question.
+    """
     text = {"type": "text", "text": user_text(question, frames)}
     content = [text] if frames is None else [{"type": "video"}, text]
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
@@ -218,6 +234,10 @@ def _sampling_of(question: Question) -> Sampling | None:
 # %% ../../nbs/6_evaluation/12_questions.ipynb #qst-010
 def another_clip(samples: Sequence[Sample]) -> dict[str, Sample]:
     """For each video another one of the same set: the next in the order of names.
+
+    Parameters
+    ----------
+    samples : rows of one set, about at least two videos.
 
     Returns
     -------

@@ -180,7 +180,12 @@ class RayEngine:
             yield place, reply
 
     def likeliest_letters(self, questions: Sequence[Question]) -> list[str | None]:
-        """For each question the option letter that the model holds likeliest; None if unknown."""
+        """For each question the option letter that the model holds likeliest; None if unknown.
+
+        Parameters
+        ----------
+        questions : about rows with options.
+        """
         letters: list[str | None] = [None] * len(questions)
         for place, letter, _ in self._spread("likeliest_letters", questions):
             letters[place] = letter

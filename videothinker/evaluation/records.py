@@ -341,7 +341,12 @@ def records_by_id(entries: Iterable[Any], path: str | Path) -> dict[str, Record]
 
 # %% ../../nbs/6_evaluation/18_records.ipynb #c14-013b
 def read_records(path: str | Path) -> dict[str, Record]:
-    """Records of an earlier, perhaps killed, run by key; a missing file is empty."""
+    """Records of an earlier, perhaps killed, run by key; a missing file is empty.
+
+    Parameters
+    ----------
+    path : of the journal.
+    """
     return records_by_id(read_journal(path), path)
 
 # %% ../../nbs/6_evaluation/18_records.ipynb #c14-028
@@ -431,7 +436,12 @@ def counted_records(records: Sequence[Record]) -> list[Record]:
 
 
 def accuracy_of(counted: Sequence[Record]) -> dict[str, Any]:
-    """`accuracy`, `ci_low` and `ci_high` over these records, None where there are none."""
+    """`accuracy`, `ci_low` and `ci_high` over these records, None where there are none.
+
+    Parameters
+    ----------
+    counted : see `counted_records`.
+    """
     if not counted:
         return {"accuracy": None, "ci_low": None, "ci_high": None}
     estimate = clustered_mean([float(r.correct) for r in counted], [r.video_id for r in counted])
@@ -453,7 +463,13 @@ def _forced_scores(counted: Sequence[Record]) -> dict[str, Any]:
 
 
 def is_right(record: Record, reading: str) -> bool:
-    """Return True if a record is right by one of `READINGS`."""
+    """Return True if a record is right by one of `READINGS`.
+
+    Parameters
+    ----------
+    record : of a row with options.
+    reading : "official" is the script's own verdict, where there is one.
+    """
     if reading == "official" and record.official_correct is not None:
         return record.official_correct
     return record.readings.get(reading) is not None and record.readings[reading] == record.answer
@@ -493,7 +509,13 @@ def _grounding_scores(records: Sequence[Record]) -> dict[str, Any]:
 # %% ../../nbs/6_evaluation/18_records.ipynb #rec-031
 def summary_line(condition: str, summary: Mapping[str, Any]) -> str:
     """One line of text about a summary: questions, accuracy with its interval, videos read, what
-    kept replies from being answers, and the accuracy by each reading."""
+    kept replies from being answers, and the accuracy by each reading.
+
+    Parameters
+    ----------
+    condition : its name, first in the line.
+    summary : from `summarise`.
+    """
 
     def percent(value: float | None) -> str:
         return "–" if value is None else f"{100 * value:.1f}"
@@ -516,7 +538,12 @@ def summary_line(condition: str, summary: Mapping[str, Any]) -> str:
 
 def error_line(records: Sequence[Record]) -> str:
     """One line about the questions that could not be asked, with the first reason; "" if all
-    could."""
+    could.
+
+    Parameters
+    ----------
+    records : of one condition.
+    """
     failed = [r for r in records if r.error]
     if not failed:
         return ""

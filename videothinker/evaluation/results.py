@@ -72,7 +72,12 @@ FIELD_NAMES = {
 
 
 def row_hash(sample: Sample) -> str:
-    """The original's name of a row: the MD5 of problem, options and path (32 digits)."""
+    """The original's name of a row: the MD5 of problem, options and path (32 digits).
+
+    Parameters
+    ----------
+    sample : the row; its id does not matter.
+    """
     return sample_id(replace(sample, id=""))
 
 # %% ../../nbs/6_evaluation/20_results.ipynb #outr-012
@@ -582,7 +587,12 @@ def write_record_table(
 
 
 def read_record_table(path: str | Path) -> list[Record]:
-    """The records of a file of `write_record_table`, as they were."""
+    """The records of a file of `write_record_table`, as they were.
+
+    Parameters
+    ----------
+    path : of the Parquet file.
+    """
     parquet = load_library("pyarrow.parquet", "reading Parquet")
     names = {f.name for f in fields(Record)}
     records = []

@@ -82,6 +82,10 @@ _PIECE = 1 << 18
 def file_digest(path: str | Path) -> str:
     """`sha256:…` of a file, or `sha256-parts:…` of size and parts of a file above `WHOLE` bytes.
 
+    Parameters
+    ----------
+    path : of the file.
+
     Raises
     ------
     OSError : it cannot be read.
@@ -207,7 +211,16 @@ def start_entry(
     device: str = "",
     **more: Any,
 ) -> dict[str, Any]:
-    """What belongs to one start: engine and its settings, versions, commit, system, date (UTC)."""
+    """What belongs to one start: engine and its settings, versions, commit, system, date (UTC).
+
+    Parameters
+    ----------
+    engine : its name, "hf", "vllm" ….
+    precision : of the weights, such as "bfloat16"; "" where it is not known.
+    batch_size : of the engine; None for its own choice.
+    device : of the model, "" where it is not known.
+    more : further settings by name, put as they are.
+    """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "engine": engine,

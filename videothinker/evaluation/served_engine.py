@@ -63,13 +63,24 @@ def encode_image(pixels: np.ndarray, jpeg_quality: int = 0) -> tuple[str, str]:
 
 
 def data_url(pixels: np.ndarray, jpeg_quality: int = 0) -> str:
-    """A frame as a `data:` address, which needs no server to fetch it from."""
+    """A frame as a `data:` address, which needs no server to fetch it from.
+
+    Parameters
+    ----------
+    pixels : [H, W, 3] uint8 RGB.
+    jpeg_quality : as for `encode_image`.
+    """
     kind, content = encode_image(pixels, jpeg_quality)
     return f"data:{kind};base64,{content}"
 
 
 def time_text(seconds: float) -> str:
-    """The time of a frame in words, as Qwen3-VL's own processor writes it."""
+    """The time of a frame in words, as Qwen3-VL's own processor writes it.
+
+    Parameters
+    ----------
+    seconds : from the beginning of the video.
+    """
     return f"<{seconds:.1f} seconds>"
 
 # %% ../../nbs/6_evaluation/14_served_engine.ipynb #sve-007
@@ -144,6 +155,10 @@ def served_request(
 def check_row(sample: Sample) -> None:
     """Refuse a question that holds control tokens: a served model obeys them like a local one.
 
+    Parameters
+    ----------
+    sample : the row.
+
     Raises
     ------
     FormatError : names the row, the field and the token.
@@ -158,7 +173,12 @@ def check_row(sample: Sample) -> None:
 
 # %% ../../nbs/6_evaluation/14_served_engine.ipynb #sve-013
 def reply_text(answer: Answer) -> str:
-    """All that a model wrote: thoughts that the server took out of its reply stand before it."""
+    """All that a model wrote: thoughts that the server took out of its reply stand before it.
+
+    Parameters
+    ----------
+    answer : of the server.
+    """
     text = answer.partial if answer.text is None else answer.text
     if not answer.thoughts.strip():
         return text

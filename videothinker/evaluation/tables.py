@@ -73,7 +73,14 @@ class Cell:
 
     @classmethod
     def of(cls, scores: Mapping[str, Any], key: str = "accuracy", mark: str = "") -> Cell:
-        """The cell of a fraction in a summary (see `records.summarise`), in per cent."""
+        """The cell of a fraction in a summary (see `records.summarise`), in per cent.
+
+        Parameters
+        ----------
+        scores : a summary.
+        key : of the fraction; its interval is `KEY_ci`, that of "accuracy" `ci_low` and `ci_high`.
+        mark : of a test.
+        """
         bounds = scores.get(f"{key}_ci") or (None, None)
         if key == "accuracy":
             bounds = (scores.get("ci_low"), scores.get("ci_high"))
@@ -333,6 +340,10 @@ def collect_runs(folder: str | Path) -> list[Run]:
     Columns are called `house…` or `official…`. Any other folder is read as `…/STAGE/CLIPS`, as the
     toy's demo lays them out: the stage is the model, the clips are the benchmark.
 
+    Parameters
+    ----------
+    folder : that `videothinker eval` or the demo wrote into.
+
     Raises
     ------
     FormatError : a summary is none.
@@ -369,6 +380,10 @@ class Published:
 
 def published_figures(path: str | os.PathLike[str] | None = None) -> list[Published]:
     """The published figures that this package knows, or those of another file of its form.
+
+    Parameters
+    ----------
+    path : of a YAML file; None for the one of this package.
 
     Raises
     ------
@@ -610,7 +625,13 @@ def compared_runs(runs: Sequence[Run], column: str, baseline: str) -> Compared:
 
 
 def marks_of(compared: Compared, level: float = 0.05) -> dict[tuple[str, str], str]:
-    """A star for each comparison whose corrected p-value is below a level."""
+    """A star for each comparison whose corrected p-value is below a level.
+
+    Parameters
+    ----------
+    compared : from `compared_runs`.
+    level : below which a corrected p-value gets its star.
+    """
     return {key: "*" for key, found in compared.items() if found["holm"] < level}
 
 # %% ../../nbs/6_evaluation/23_tables.ipynb #outt-0392
@@ -676,7 +697,15 @@ def frames_table(runs: Sequence[Run], published: Sequence[Published] = ()) -> Ta
 # %% ../../nbs/6_evaluation/23_tables.ipynb #outt-051
 @dataclass(frozen=True)
 class Metric:
-    """A column of table 3: its head, its group, its name in summaries, and its scale."""
+    """A column of table 3: its head, its group, its name in summaries, and its scale.
+
+    Attributes
+    ----------
+    head : of the column.
+    group : that stands above it.
+    key : its name in summaries.
+    scale : what its value is multiplied by, 100 for per cent.
+    """
 
     head: str
     group: str

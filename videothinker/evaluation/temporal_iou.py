@@ -130,7 +130,12 @@ def grounding(pred: Sequence[Interval], true: Sequence[Interval]) -> dict[str, f
 
 # %% ../../nbs/6_evaluation/04_temporal_iou.ipynb #think-201
 def empty_score(pred: Sequence[Interval], true: Sequence[Interval]) -> float | None:
-    """Score where one side has no windows: 1 if neither has, 0 if one has, None if both have."""
+    """Score where one side has no windows: 1 if neither has, 0 if one has, None if both have.
+
+    Parameters
+    ----------
+    pred, true : segments or `(start, end)` in seconds; only whether there are any counts.
+    """
     if pred and true:
         return None
     return float(not pred and not true)
@@ -221,6 +226,11 @@ def clue_scores(
 # %% ../../nbs/6_evaluation/04_temporal_iou.ipynb #think-213
 def first_window(pred: Sequence[Interval], true: Sequence[Interval]) -> dict[str, float]:
     """IoU of the first predicted window with the annotated segment, and whether it reaches K.
+
+    Parameters
+    ----------
+    pred : predicted windows, in the order of the reply; the first counts.
+    true : annotated segments; of several, that which it overlaps most.
 
     Returns
     -------

@@ -97,7 +97,12 @@ _TAG = re.compile(r"</?(?:time|caption|think|answer)>")
 
 
 def reflection_markers(text: str) -> list[str]:
-    """The reflection markers of a reply outside its times, captions and answer, in its order."""
+    """The reflection markers of a reply outside its times, captions and answer, in its order.
+
+    Parameters
+    ----------
+    text : the whole reply.
+    """
     reasoning = _TAG.sub("\n", _SEEN.sub("\n", text.replace("’", "'")))
     return [" ".join(match[0].split()) for match in _REFLECTION.finditer(reasoning)]
 

@@ -45,7 +45,15 @@ class Reply(NamedTuple):
     def to(
         cls, frames: Frames | None, text: str, n_tokens: int = 0, cut_off: bool = False
     ) -> Reply:
-        """A reply to a question that was asked with these frames."""
+        """A reply to a question that was asked with these frames.
+
+        Parameters
+        ----------
+        frames : that were shown; None for a blind question.
+        text : what the model wrote.
+        n_tokens : its length in tokens, 0 where the engine does not know.
+        cut_off : whether the length limit ended it.
+        """
         if frames is None:
             return cls(text, n_tokens, cut_off)
         times = tuple(round(time, 6) for time in frames.times.tolist())
@@ -57,6 +65,10 @@ class VideoEngine(Protocol):
 
     `likeliest_letters(questions)` is optional: for each question the option letter that the model
     holds likeliest as its whole answer, in order.
+
+    Attributes
+    ----------
+    name : of the kind of engine: "hf", "openai", "vllm", "ray".
     """
 
     name: str
@@ -74,6 +86,10 @@ def failure_reason(error: BaseException) -> str:
     """Why one question could not be asked, in one line.
 
     Our own errors speak for themselves; of others the kind is named.
+
+    Parameters
+    ----------
+    error : that asking raised.
     """
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
@@ -186,6 +202,10 @@ class HFEngine:
     def likeliest_letters(self, questions: Sequence[Question]) -> list[str | None]:
         """Option letter that the model holds likeliest as its whole answer, behind the prompt.
 
+        Parameters
+        ----------
+        questions : about rows with options.
+
         Returns
         -------
         One letter per question; None for one that cannot be asked any more.
@@ -241,6 +261,7 @@ def likeliest_letters(
 
     Parameters
     ----------
+    model, processor : loaded (see `model.qwen.load_model`).
     questions : about rows with options.
     prompts : of these questions, encoded.
 

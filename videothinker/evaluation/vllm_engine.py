@@ -170,6 +170,11 @@ def engine_arguments(path: str, revision: str | None = None) -> dict[str, Any]:
     """Arguments of `vllm.LLM` that an evaluation begins with.
 
     Features in place of videos have to be allowed (`enable_mm_embeds`), one video per prompt.
+
+    Parameters
+    ----------
+    path : folder of the model, or its name on the hub.
+    revision : branch, tag or commit of a hub name.
     """
     return {
         "model": str(path),

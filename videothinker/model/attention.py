@@ -37,7 +37,12 @@ class Branches:
     new: Sequence[int]
 
     def along(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Keys or values of each path. [kv heads, N, d] → of each [kv heads, L, d]"""
+        """Keys or values of each path. [kv heads, N, d] → of each [kv heads, L, d]
+
+        Parameters
+        ----------
+        x : keys or values of the N nodes [kv heads, N, d].
+        """
         return x.index_select(1, self.nodes).split(self.lengths, 1)
 
 # %% ../../nbs/4_model/05_attention.ipynb #tree-a03
@@ -62,7 +67,12 @@ def heads_as_batch(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 def heads_as_rows(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """`heads_as_batch` with the query heads of a key head as further rows, below a mask."""
+    """`heads_as_batch` with the query heads of a key head as further rows, below a mask.
+
+    Parameters
+    ----------
+    q, keys, values : as for `heads_as_batch`.
+    """
     heads_per_kv, n = q.shape[1:3]
     mask = _visible(n, keys.shape[1], heads_per_kv, q.device)
     rows = q.flatten(1, 2)[None]  # [1, kv heads, heads per kv · n, d]
@@ -81,7 +91,12 @@ def _visible(n: int, L: int, heads_per_kv: int, device: torch.device) -> Tensor:
 def attend_one_by_one(
     q: Tensor, keys: Tensor, values: Tensor, k: Tensor, v: Tensor, branches: Branches
 ) -> Tensor:
-    """`attend`, by one call of PyTorch's attention per branch."""
+    """`attend`, by one call of PyTorch's attention per branch.
+
+    Parameters
+    ----------
+    q, keys, values, k, v, branches : as for `attend`.
+    """
     read = heads_as_batch if q.is_cuda else heads_as_rows
     new = q.unflatten(0, (len(k), -1)).split(branches.new, 2)  # each [kv heads, heads per kv, n, d]
     attended = [
@@ -184,7 +199,12 @@ SINK = 2  # dimensions beside the d of a head, of which one is used: odd widths 
 def attend_together(
     q: Tensor, keys: Tensor, values: Tensor, k: Tensor, v: Tensor, branches: Branches
 ) -> Tensor:
-    """`attend`, by one call of PyTorch's attention for all branches, at least in 32 bits."""
+    """`attend`, by one call of PyTorch's attention for all branches, at least in 32 bits.
+
+    Parameters
+    ----------
+    q, keys, values, k, v, branches : as for `attend`.
+    """
     with torch.autocast(q.device.type, enabled=False):  # which would compute in 16 bits again
         return _attend_together(q, keys, values, k, v, branches)
 

@@ -108,7 +108,14 @@ def collate(
 
 
 def sequence_positions(ids: Tensor, prompt: Prompt, family: Family) -> Tensor:
-    """Rotary positions of a prompt, or of a prompt with a completion. ids [L] → [3, L]"""
+    """Rotary positions of a prompt, or of a prompt with a completion. ids [L] → [3, L]
+
+    Parameters
+    ----------
+    ids : tokens of the prompt, and of what follows it [L].
+    prompt : has the grid and the seconds per patch of its videos.
+    family : the model's constants.
+    """
     return mrope_positions(
         ids,
         family.video_token,

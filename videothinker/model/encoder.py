@@ -117,6 +117,12 @@ def check_plain(processor: Any, text: str, where: str) -> None:
     The tokenizer does not read such a word, it obeys it: `<|im_start|>system` in a question opens a
     turn, `<|video_pad|>` asks for a video that is not there.
 
+    Parameters
+    ----------
+    processor : of the model, whose tokenizer decides what is special.
+    text : as it would be put into a prompt.
+    where : which text it is, for the error.
+
     Raises
     ------
     FormatError : names `where` and the token.
@@ -130,7 +136,13 @@ def check_plain(processor: Any, text: str, where: str) -> None:
 
 
 def text_name(sample: Sample, field: str) -> str:
-    """Which text an error is about: the row by its id or first words, and the field."""
+    """Which text an error is about: the row by its id or first words, and the field.
+
+    Parameters
+    ----------
+    sample : the row.
+    field : name of the field that holds the text.
+    """
     return f"row {sample.id or sample.problem[:40]!r}: field {field!r}"
 
 # %% ../../nbs/4_model/02_encoder.ipynb #c08-033
@@ -245,13 +257,22 @@ class Encoder:
         return prompt
 
     def frames(self, sample: Sample) -> Frames:
-        """The frames of the row's video, as the model sees them (see `FrameReader`)."""
+        """The frames of the row's video, as the model sees them (see `FrameReader`).
+
+        Parameters
+        ----------
+        sample : a row with a video.
+        """
         return self.reader(sample, self.sampling)
 
     def expect(self, samples: Sequence[Sample]) -> None:
         """Begin to read the videos of these rows in the background (see `parallel.Prefetcher`).
 
         Rows whose prompt is remembered, or whose path is refused, are left out.
+
+        Parameters
+        ----------
+        samples : rows in the order in which they will be asked for.
         """
         new = [s for s in samples if self._prompts.get(self._key(s)) is None]
         self.reader.expect((s, self.sampling) for s in new)
@@ -264,6 +285,11 @@ def readable(samples: Sequence[Sample], encoder: Encoder) -> tuple[list[Sample],
     """Rows whose video can be read, and the reasons for the videos that cannot.
 
     A row whose texts hold control tokens does not stay either (see `Sample.control_problem`).
+
+    Parameters
+    ----------
+    samples : rows, with or without video.
+    encoder : reads their frames.
 
     Returns
     -------
@@ -285,7 +311,12 @@ def readable(samples: Sequence[Sample], encoder: Encoder) -> tuple[list[Sample],
 
 
 def video_name(sample: Sample) -> str:
-    """A video's name among all sources: `data_source/path`."""
+    """A video's name among all sources: `data_source/path`.
+
+    Parameters
+    ----------
+    sample : a row with a video.
+    """
     return f"{sample.data_source}/{sample.path}" if sample.data_source else sample.path
 
 

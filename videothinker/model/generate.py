@@ -48,6 +48,10 @@ def running_sum(x: Tensor) -> Tensor:
 
     CUDA's `cumsum` adds in an order that is not fixed, and is refused with deterministic
     algorithms (`full_determinism`): then by additions of the whole row, shifted by 1, 2, 4, ….
+
+    Parameters
+    ----------
+    x : numbers [B, N].
     """
     if not torch.are_deterministic_algorithms_enabled():
         return x.cumsum(-1)
@@ -59,7 +63,13 @@ def running_sum(x: Tensor) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the fewest most likely tokens that have probability `p`, −∞ elsewhere. [B, V]"""
+    """Keep the fewest most likely tokens that have probability `p`, −∞ elsewhere. [B, V]
+
+    Parameters
+    ----------
+    logits : of the next token [B, V].
+    p : probability that is kept, above 0 and below 1.
+    """
     ordered, tokens = logits.sort(-1)  # the least likely first
     rest = running_sum(ordered.softmax(-1)) <= 1 - p  # bool [B, V]
     rest[..., -1] = False
@@ -95,7 +105,12 @@ class Decoding:
         return self.top_p == 1 and not self.top_k and not self.min_p
 
     def log_probs(self, logits: Tensor) -> Tensor:
-        """Log-probabilities that tokens are drawn from. [B, V] → [B, V]"""
+        """Log-probabilities that tokens are drawn from. [B, V] → [B, V]
+
+        Parameters
+        ----------
+        logits : of the next token [B, V], as the model gives them.
+        """
         from transformers import MinPLogitsWarper, TopKLogitsWarper
 
         logits = logits / (self.temperature or 1.0)
@@ -190,6 +205,10 @@ class GroupCache:
         """Rows laid out under their prompts.
 
         [R, kv, heads_per_kv, x] → [B, kv, width·heads_per_kv, x]
+
+        Parameters
+        ----------
+        rows : of the completions [R, kv, heads_per_kv, x]; x is any width.
         """
         R, kv, heads_per_kv, x = rows.shape
         places = rows.new_zeros(len(self.padding) * self.width, kv, heads_per_kv, x)
@@ -198,7 +217,13 @@ class GroupCache:
         return places.reshape(-1, kv, self.width * heads_per_kv, x)
 
     def by_row(self, places: Tensor, heads_per_kv: int) -> Tensor:
-        """Back from `by_prompt`. [B, kv, width·heads_per_kv, x] → [R, kv, heads_per_kv, x]"""
+        """Back from `by_prompt`. [B, kv, width·heads_per_kv, x] → [R, kv, heads_per_kv, x]
+
+        Parameters
+        ----------
+        places : as `by_prompt` returns them.
+        heads_per_kv : query heads of a key head.
+        """
         B, kv, _, x = places.shape
         rows = places.view(B, kv, self.width, heads_per_kv, x).transpose(1, 2)
         return rows.reshape(-1, kv, heads_per_kv, x)[self.place]
@@ -293,6 +318,13 @@ def noise_of(seeds: Sequence[int], n: int, tokens: int, device: Any = None) -> T
     """Uniform noise for n completions per prompt: float64 [B·n, tokens].
 
     The noise of each prompt is a function of its own seed alone.
+
+    Parameters
+    ----------
+    seeds : B, one per prompt.
+    n : completions of each.
+    tokens : numbers of each completion.
+    device : where they are needed; they are drawn on the CPU.
     """
     noise = [
         torch.rand(n, tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -354,6 +386,12 @@ def ending(
     """A function of a completion's ids: True if it is finished.
 
     It is, by the end token, or by a stop string anywhere in its last tokens.
+
+    Parameters
+    ----------
+    decoding : may have stop strings.
+    family : has the end token.
+    tokenizer : decodes the last tokens; only needed for stop strings.
 
     Raises
     ------
@@ -433,7 +471,13 @@ def generate(
 
 # %% ../../nbs/4_model/08_generate.ipynb #c11-015
 def texts(completions: Sequence[Completion], processor: Any) -> list[str]:
-    """The texts of completions, without the end token."""
+    """The texts of completions, without the end token.
+
+    Parameters
+    ----------
+    completions : as `generate` returns them, in one list.
+    processor : of the model.
+    """
     tokenizer = processor.tokenizer
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     return [tokenizer.decode([i for i in c.ids if i != end]) for c in completions]

@@ -60,7 +60,12 @@ CARD = "README.md"  # the hub's name for a card
 
 
 def model_name(path: str | os.PathLike[str]) -> str:
-    """A short name for a model: its folder, or the run's when the folder is called `model`."""
+    """A short name for a model: its folder, or the run's when the folder is called `model`.
+
+    Parameters
+    ----------
+    path : folder or hub name of the model.
+    """
     folder = Path(path).resolve()
     return folder.parent.name if folder.name == "model" else folder.name
 
@@ -156,7 +161,14 @@ def data_line(rows: Sequence[Sample]) -> str:
 
 
 def front_matter(base: str, stage: str, sources: Sequence[str]) -> str:
-    """The card's metadata as YAML between two lines of dashes, as the hub reads it."""
+    """The card's metadata as YAML between two lines of dashes, as the hub reads it.
+
+    Parameters
+    ----------
+    base : the model at the beginning, a hub name or a folder's name.
+    stage : "sft" or "grpo", one of the tags.
+    sources : names of the data sets; left out where there are none.
+    """
     from huggingface_hub import ModelCardData
 
     licence = base_licence(base)

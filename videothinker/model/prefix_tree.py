@@ -59,7 +59,12 @@ class PrefixTree:
         return len(self.depths)
 
     def branches(self, device: Any = None) -> Branches:
-        """Paths that reach all nodes, as the attention takes them."""
+        """Paths that reach all nodes, as the attention takes them.
+
+        Parameters
+        ----------
+        device : of the node numbers; None for the CPU.
+        """
         nodes = [node for path in self.paths for node in path]
         lengths = [len(path) for path in self.paths]
         return Branches(torch.tensor(nodes, device=device), lengths, self.added)

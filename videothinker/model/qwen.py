@@ -34,6 +34,11 @@ FAMILIES = ("qwen2_5_vl",)  # values of `config.model_type` that this package kn
 def check_family(path: str | Path, revision: str | None = None) -> None:
     """Refuse a model of another family than Qwen2.5-VL.
 
+    Parameters
+    ----------
+    path : folder or hub name of the model.
+    revision : branch, tag or commit of a hub name.
+
     Raises
     ------
     FileNotFoundError : `path` looks like a local folder but holds no model.
@@ -100,7 +105,12 @@ def checked_device(device: str | None = None) -> str:
 # %% ../../nbs/4_model/01_qwen.ipynb #mqwen-17
 @contextmanager
 def readable_weights(path: str | Path) -> Iterator[None]:
-    """Say in one line which weights cannot be read, as InputError."""
+    """Say in one line which weights cannot be read, as InputError.
+
+    Parameters
+    ----------
+    path : folder or hub name of the model, which begins the message.
+    """
     from safetensors import SafetensorError
 
     try:
@@ -199,6 +209,11 @@ def load_model(
 # %% ../../nbs/4_model/01_qwen.ipynb #c08-017
 def sampling_of(values: Mapping[str, Any], where: str = "sampling") -> Sampling:
     """`Sampling` from the fields of a recipe or of `videothinker.json`; lists become tuples.
+
+    Parameters
+    ----------
+    values : field of `Sampling` → value.
+    where : what an error begins with, such as the name of a file.
 
     Raises
     ------
@@ -402,6 +417,11 @@ def family_of(model: Any, processor: Any) -> Family:
     A sampled `<|video_pad|>` would break the count of features and tokens in the next forward (a
     crash that Video-R1's users met after hundreds of steps), so every special token but the end of
     turn is suppressed.
+
+    Parameters
+    ----------
+    model : whose configuration is read.
+    processor : of the model, for the ids of special tokens.
     """
     config = model.config
     tokenizer = processor.tokenizer

@@ -29,7 +29,12 @@ Rope = tuple[Tensor, Tensor]  # cosines and sines of the positions, each [L, d]
 
 
 def plain_model(model: Any) -> Any:
-    """The `Qwen2_5_VLForConditionalGeneration` itself, whatever adapters are around it."""
+    """The `Qwen2_5_VLForConditionalGeneration` itself, whatever adapters are around it.
+
+    Parameters
+    ----------
+    model : with or without adapters of peft.
+    """
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -39,7 +44,13 @@ def text_model(model: Any) -> Any:
 
 
 def rotate(x: Tensor, rope: Rope) -> Tensor:
-    """Apply rotary positions. [heads, L, d] → [heads, L, d]"""
+    """Apply rotary positions. [heads, L, d] → [heads, L, d]
+
+    Parameters
+    ----------
+    x : queries or keys [heads, L, d].
+    rope : cosines and sines of the L positions.
+    """
     cos, sin = rope
     first, second = x.chunk(2, -1)
     return x * cos + torch.cat([-second, first], -1) * sin
@@ -85,18 +96,38 @@ def layer_rest(layer: Any, x: Tensor, attended: Tensor) -> Tensor:
 
 # %% ../../nbs/4_model/07_shared_prefix.ipynb #c10a-007
 def prompt_positions(prompt: Prompt, family: Family) -> Tensor:
-    """Rotary positions of a prompt. [3, P]"""
+    """Rotary positions of a prompt. [3, P]
+
+    Parameters
+    ----------
+    prompt : P tokens, and the grid of its videos.
+    family : the model's constants.
+    """
     return sequence_positions(prompt.input_ids, prompt, family)
 
 
 def ropes(text: Any, x: Tensor, positions: Tensor) -> Rope:
-    """Cosines and sines [L, d] of positions [3, L], as the model makes them."""
+    """Cosines and sines [L, d] of positions [3, L], as the model makes them.
+
+    Parameters
+    ----------
+    text : the language model (see `text_model`).
+    x : any tensor of the type in which they are wanted.
+    positions : in time, height and width [3, L].
+    """
     cos, sin = text.rotary_emb(x, positions[:, None].to(x.device))
     return cos[0], sin[0]
 
 
 def embed_prompt(model: Any, prompt: Prompt, family: Family) -> Tensor:
-    """Token embeddings with the videos' features in place of their placeholders. [P, H]"""
+    """Token embeddings with the videos' features in place of their placeholders. [P, H]
+
+    Parameters
+    ----------
+    model : whose embeddings and tower are used.
+    prompt : P tokens; with pixels that the tower is shown here, with features, or without video.
+    family : the model's constants.
+    """
     plain = plain_model(model)
     ids = prompt.input_ids.to(plain.device)  # [P]
     x = text_model(model).embed_tokens(ids)  # [P, H]

@@ -28,7 +28,12 @@ Piece = tuple[Tensor, tuple[int, int, int]]  # pixels [t · h · w, 1176] and th
 
 
 def tower_dtype(model: Any) -> torch.dtype:
-    """The arithmetic of the vision tower: that of autocast where it is on, else its weights'."""
+    """The arithmetic of the vision tower: that of autocast where it is on, else its weights'.
+
+    Parameters
+    ----------
+    model : a Qwen2.5-VL.
+    """
     device = model.device.type
     if torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
@@ -109,7 +114,12 @@ def _tokens(prompt: Prompt, model: Any) -> int:
 
 # %% ../../nbs/4_model/04_vision_cache.ipynb #c08c-009
 def tower_digest(model: Any) -> str:
-    """Digest of all weights of the vision tower and its merger."""
+    """Digest of all weights of the vision tower and its merger.
+
+    Parameters
+    ----------
+    model : a Qwen2.5-VL.
+    """
     digest = hashlib.blake2b(digest_size=20)
     for name, weight in sorted(model.model.visual.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} ".encode())
@@ -162,7 +172,12 @@ class FeatureCache:
         ]
 
     def key(self, prompt: Prompt) -> str:
-        """Digest of the tower, its arithmetic, and all that it is shown."""
+        """Digest of the tower, its arithmetic, and all that it is shown.
+
+        Parameters
+        ----------
+        prompt : with a video.
+        """
         text = f"{self.tower} {self.dtype} {prompt.video_digest}"
         return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
@@ -181,7 +196,13 @@ class FeatureCache:
         return features
 
     def keep(self, key: str, features: Tensor) -> None:
-        """Keep features in memory, and on disk if there is a folder."""
+        """Keep features in memory, and on disk if there is a folder.
+
+        Parameters
+        ----------
+        key : of the prompt (see `key`).
+        features : of its videos [tokens, hidden], on the CPU.
+        """
         from safetensors.torch import save
 
         self.memory.put(key, features)

@@ -21,7 +21,13 @@ __all__ = ['placeholders', 'engine_input', 'wire_features', 'engine_sampling']
 
 # %% ../../nbs/4_model/10_vllm_input.ipynb #c11b-007
 def placeholders(prompt: Prompt, family: Family) -> list[tuple[int, int]]:
-    """Where the videos of a prompt are in its tokens: (first token, number of tokens) of each."""
+    """Where the videos of a prompt are in its tokens: (first token, number of tokens) of each.
+
+    Parameters
+    ----------
+    prompt : with any number of videos.
+    family : the model's constants.
+    """
     if prompt.grid is None:
         return []
     lengths = prompt.grid.prod(-1) // family.merge**2  # [V]
@@ -89,6 +95,10 @@ def _video_hashes(prompt: Prompt, features: Sequence[Tensor]) -> list[str]:
 def wire_features(request: Any) -> dict[str, Any] | None:
     """The field `features` of vLLM's `/inference/v1/generate` for an `engine_input`.
 
+    Parameters
+    ----------
+    request : as `engine_input` returns it.
+
     Returns
     -------
     JSON values; None for a prompt without video.
@@ -107,7 +117,15 @@ def wire_features(request: Any) -> dict[str, Any] | None:
 
 # %% ../../nbs/4_model/10_vllm_input.ipynb #c11b-018
 def engine_sampling(decoding: Decoding, family: Family, n: int, seed: int) -> dict[str, Any]:
-    """Fields of `vllm.SamplingParams` for `n` completions of a prompt."""
+    """Fields of `vllm.SamplingParams` for `n` completions of a prompt.
+
+    Parameters
+    ----------
+    decoding : how tokens are drawn.
+    family : has the end token, and the tokens that may not be drawn.
+    n : completions of the prompt.
+    seed : of the prompt.
+    """
     return {
         "n": n,
         "seed": seed,

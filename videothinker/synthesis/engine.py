@@ -56,7 +56,13 @@ class Request:
 
 # %% ../../nbs/3_synthesis/01_engine.ipynb #c05-012
 def chat(system: str, user: str | list[dict[str, Any]]) -> list[Message]:
-    """The messages of a one-turn conversation; `user` is a text or a list of content parts."""
+    """The messages of a one-turn conversation; `user` is a text or a list of content parts.
+
+    Parameters
+    ----------
+    system : what the model is and what it is to do.
+    user : what it is asked.
+    """
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 # %% ../../nbs/3_synthesis/01_engine.ipynb #c05-016
@@ -68,7 +74,12 @@ class Engine(Protocol):
     """
 
     def complete(self, requests: Sequence[Request]) -> list[str | None]:
-        """One answer per request, in order; `None` where there is none after all retries."""
+        """One answer per request, in order; `None` where there is none after all retries.
+
+        Parameters
+        ----------
+        requests : a batch, of any length.
+        """
         ...
 
 
@@ -85,7 +96,13 @@ def worth_another_seed(engine: Engine, request: Request) -> bool:
 
 
 def of_an_earlier_run(engine: Engine, request: Request) -> bool:
-    """Return True if the engine says that it had the answer before it was opened."""
+    """Return True if the engine says that it had the answer before it was opened.
+
+    Parameters
+    ----------
+    engine : that was asked.
+    request : one of those it was given.
+    """
     remembers = getattr(engine, "remembers", None)
     return bool(remembers(request)) if remembers else False
 
@@ -104,11 +121,21 @@ class FunctionEngine:
         self.reply = reply
 
     def complete(self, requests: Sequence[Request]) -> list[str | None]:
-        """Call `reply` for each request in turn."""
+        """Call `reply` for each request in turn.
+
+        Parameters
+        ----------
+        requests : a batch, of any length.
+        """
         return [self.reply(request) for request in requests]
 
     def reason(self, request: Request) -> str:
-        """A function gives no reasons."""
+        """A function gives no reasons.
+
+        Parameters
+        ----------
+        request : one without an answer.
+        """
         return ""
 
 # %% ../../nbs/3_synthesis/01_engine.ipynb #c05-022
@@ -165,7 +192,12 @@ class Answer:
 
 
 def token_count(value: Any) -> int | None:
-    """A number of tokens, as servers write it; None for what cannot be one (null, negative, …)."""
+    """A number of tokens, as servers write it; None for what cannot be one (null, negative, …).
+
+    Parameters
+    ----------
+    value : of a reply's `usage`, any JSON value.
+    """
     if isinstance(value, str) and len(value) < 12 and value.strip().isdecimal():
         return int(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -41,7 +41,14 @@ class Reader(Protocol):
     def answer(
         self, problem: str, options: Sequence[str], segments: Sequence[Segment]
     ) -> str | None:
-        """The letter that follows from times and captions; None when none does."""
+        """The letter that follows from times and captions; None when none does.
+
+        Parameters
+        ----------
+        problem : the question.
+        options : its lines, `A. …`.
+        segments : of the trace, with their captions.
+        """
         ...
 
 # %% ../../nbs/3_synthesis/06_hindsight_curation.ipynb #c07-011
@@ -54,7 +61,14 @@ notes do not decide the question, end with <answer>none</answer>."""
 def reader_messages(
     sample: Sample, segments: Sequence[Segment], shift: int = 0
 ) -> list[dict[str, Any]]:
-    """The messages that ask a question about notes, its options moved up by `shift` places."""
+    """The messages that ask a question about notes, its options moved up by `shift` places.
+
+    Parameters
+    ----------
+    sample : the question; its solution is not looked at.
+    segments : the notes.
+    shift : places by which the options move up.
+    """
     notes = [f"{format_time(s.start)}-{format_time(s.end)}: {s.caption}" for s in segments]
     letters = sample.letters
     options = [
@@ -98,6 +112,12 @@ class EngineReader:
         self, problem: str, options: Sequence[str], segments: Sequence[Segment]
     ) -> str | None:
         """The letter on which all rotations agree; None when there is none.
+
+        Parameters
+        ----------
+        problem : the question.
+        options : its lines, `A. …`.
+        segments : of the trace, with their captions.
 
         Raises
         ------
@@ -368,6 +388,13 @@ def journal_header(
     samples: Sequence[Sample], retries: int, teacher: Teacher | None, reader: Reader
 ) -> dict[str, Any]:
     """What a journal is of: numbers, who writes and judges, a digest of the ids and traces.
+
+    Parameters
+    ----------
+    samples : what is curated.
+    retries : further traces that are asked for in place of a rejected one.
+    teacher : writes these; None if nobody does.
+    reader : judges.
 
     Raises
     ------

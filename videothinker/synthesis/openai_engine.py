@@ -232,6 +232,10 @@ class OpenAIEngine:
     def complete(self, requests: Sequence[Request]) -> list[str | None]:
         """One answer per request, in order, from the cache where it has one; None for a failure.
 
+        Parameters
+        ----------
+        requests : a batch, of any length; equal ones are sent once.
+
         Raises
         ------
         EngineError : when the engine is closed, or an answer cannot be written down.

@@ -47,7 +47,12 @@ class ReplyError(Exception):
 
 
 def error_object(body: Any) -> dict[str, Any]:
-    """The JSON object that describes an error, wherever in a reply it stands; {} if none does."""
+    """The JSON object that describes an error, wherever in a reply it stands; {} if none does.
+
+    Parameters
+    ----------
+    body : of the reply, JSON or text.
+    """
     while isinstance(body, list | dict) and body:
         if isinstance(body, list):
             body = body[0]
@@ -197,7 +202,12 @@ _SMALL_CONTEXT = re.compile(
 
 
 def context_is_small(error: Exception) -> bool:
-    """Return True if a server says that prompt and answer have no room in its model's context."""
+    """Return True if a server says that prompt and answer have no room in its model's context.
+
+    Parameters
+    ----------
+    error : of the openai client; its status and its body are read.
+    """
     if getattr(error, "status_code", None) not in (400, 413, 422):
         return False
     body = getattr(error, "body", None)
@@ -328,7 +338,13 @@ NO_KEY = "none"  # what is sent to a server that asks for no key
 
 
 def error_line(error: Exception, secret: str) -> str:
-    """One line about an error, without the key (some servers repeat it)."""
+    """One line about an error, without the key (some servers repeat it).
+
+    Parameters
+    ----------
+    error : of the openai client, or a `ReplyError`.
+    secret : the key; it is replaced by `***`.
+    """
     status = getattr(error, "status_code", None)
     body = getattr(error, "body", None)
     words = str(error) if isinstance(error, ReplyError) or not body else server_words(body)

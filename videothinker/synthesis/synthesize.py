@@ -26,11 +26,23 @@ class Teacher(Protocol):
         ...
 
     def captions(self, sample: Sample, clip: Clip) -> list[Segment]:
-        """The segments with captions: what can be seen in them that supports the answer."""
+        """The segments with captions: what can be seen in them that supports the answer.
+
+        Parameters
+        ----------
+        sample : the question, with its answer and its segments.
+        clip : the clip that it is about.
+        """
         ...
 
     def trace(self, sample: Sample, attempt: int) -> str:
-        """A trace, `<answer>` tag included; another attempt, another trace."""
+        """A trace, `<answer>` tag included; another attempt, another trace.
+
+        Parameters
+        ----------
+        sample : the question, with its answer and captioned segments.
+        attempt : its number, from 0.
+        """
         ...
 
 # %% ../../nbs/3_synthesis/04_synthesize.ipynb #ssyn-030
@@ -66,13 +78,24 @@ def new_sample(
 
 # %% ../../nbs/3_synthesis/04_synthesize.ipynb #c06-043
 def split_trace(text: str, solution: str) -> str:
-    """The `process` of a trace: what stands before `solution` if the trace ends in it, else all."""
+    """The `process` of a trace: what stands before `solution` if the trace ends in it, else all.
+
+    Parameters
+    ----------
+    text : the trace.
+    solution : of the row, with its tag.
+    """
     text = text.strip()
     return text[: -len(solution)].rstrip() if text.endswith(solution) else text
 
 
 def whole_trace(sample: Sample) -> str:
-    """The trace of a row, `process solution`; "" when the row has no process."""
+    """The trace of a row, `process solution`; "" when the row has no process.
+
+    Parameters
+    ----------
+    sample : the row.
+    """
     return f"{sample.process} {sample.solution}" if sample.process else ""
 
 # %% ../../nbs/3_synthesis/04_synthesize.ipynb #ssyn-016

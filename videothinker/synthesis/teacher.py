@@ -112,6 +112,10 @@ def trace_messages(sample: Sample) -> list[Message]:
     """The messages that ask for a trace of an answered question with captioned segments.
 
     The prompt is ours; the paper's is not published.
+
+    Parameters
+    ----------
+    sample : the question, with its answer and captioned segments.
     """
     segments = [
         f"{format_time(s.start)}-{format_time(s.end)}: {s.caption}" for s in sample.segments
@@ -127,6 +131,10 @@ def trace_messages(sample: Sample) -> list[Message]:
 # %% ../../nbs/3_synthesis/05_teacher.ipynb #c06a-016
 def find_json(text: str) -> dict[str, Any]:
     """The JSON object in a model's reply, fences and thoughts around it ignored.
+
+    Parameters
+    ----------
+    text : the reply.
 
     Raises
     ------
@@ -149,6 +157,10 @@ _LETTERED = re.compile(r"\(?[A-Fa-f](?:[.:]\s|\))")
 
 def read_question(text: str) -> tuple[str, list[str], str]:
     """Read a model's question.
+
+    Parameters
+    ----------
+    text : the reply, with an object of the keys question, options and answer.
 
     Returns
     -------
@@ -227,7 +239,12 @@ def segment_images(path: str | Path, segment: Segment, n: int = 4) -> list[str]:
 
 # %% ../../nbs/3_synthesis/05_teacher.ipynb #stea-021
 def jpeg_uri(pixels: np.ndarray) -> str:
-    """A picture, uint8 [H, W, 3], as the data URI of a JPEG."""
+    """A picture, uint8 [H, W, 3], as the data URI of a JPEG.
+
+    Parameters
+    ----------
+    pixels : RGB, 0 to 255.
+    """
     import base64
     import io
 
@@ -245,6 +262,10 @@ Show = Callable[[Sample, Segment], Sequence[str]]
 def read_caption(text: str) -> str:
     """A caption on one line.
 
+    Parameters
+    ----------
+    text : the reply.
+
     Raises
     ------
     ValueError : when the reply is empty, tagged, or gives an answer away.
@@ -259,6 +280,10 @@ def read_caption(text: str) -> str:
 # %% ../../nbs/3_synthesis/05_teacher.ipynb #stea-031
 def read_trace(reply: str) -> str:
     """A trace, as the model wrote it, without the thought before it.
+
+    Parameters
+    ----------
+    reply : of the model, thoughts included.
 
     Raises
     ------
@@ -305,13 +330,25 @@ class EngineTeacher:
         self.tries = tries
 
     def question(self, clip: Clip, seed: int) -> Sample:
-        """A question about the clip's captions."""
+        """A question about the clip's captions.
+
+        Parameters
+        ----------
+        clip : with captioned segments.
+        seed : number of the question about this clip.
+        """
         what = f"question for {clip.video_id}"
         problem, options, letter = self._ask(question_messages(clip), read_question, what, seed)
         return new_sample(clip, problem, options, letter)
 
     def captions(self, sample: Sample, clip: Clip) -> list[Segment]:
-        """The segments, described from their frames; a caption that gives the answer is refused."""
+        """The segments, described from their frames; a caption that gives the answer is refused.
+
+        Parameters
+        ----------
+        sample : the question, with its answer and its segments.
+        clip : the clip that it is about; not looked at.
+        """
         if self.show is None:
             raise TeacherError(
                 f"captions for {sample.id}: this teacher sees no video; give it `show` (--videos)"
@@ -319,7 +356,13 @@ class EngineTeacher:
         return [replace(s, caption=self._caption(sample, s)) for s in sample.segments]
 
     def trace(self, sample: Sample, attempt: int) -> str:
-        """A trace, as the model wrote it; whether it is any good is the curation's business."""
+        """A trace, as the model wrote it; whether it is any good is the curation's business.
+
+        Parameters
+        ----------
+        sample : the question, with its answer and captioned segments.
+        attempt : its number, from 0.
+        """
         return self._ask(trace_messages(sample), read_trace, f"trace for {sample.id}", attempt)
 
     def stop(self) -> None:

@@ -45,7 +45,14 @@ __all__ = ['PHASES', 'Task', 'caption_text', 'draw_sample', 'whole_checks', 'alo
 # %% ../../nbs/8_toy/05_base.ipynb #c08b-005
 @dataclass
 class Task:
-    """One example of base training: what is asked, with a clip or without, and the right reply."""
+    """One example of base training: what is asked, with a clip or without, and the right reply.
+
+    Attributes
+    ----------
+    user : what is asked, in words.
+    target : the right reply.
+    scene : the clip that is shown; None for a task of text alone.
+    """
 
     user: str
     target: str
@@ -53,7 +60,13 @@ class Task:
 
 # %% ../../nbs/8_toy/05_base.ipynb #c08b-006
 def caption_text(scene: Scene, remarks: Sequence[str] = ()) -> str:
-    """All events, in lines: when, what, and a remark where there are `remarks` (one per event)."""
+    """All events, in lines: when, what, and a remark where there are `remarks` (one per event).
+
+    Parameters
+    ----------
+    scene : its events are named in order of time.
+    remarks : one per event; () for none.
+    """
     lines = []
     for i, event in enumerate(scene.events):
         start, end = (f"{t // 60:02d}:{t % 60:02d}" for t in (event.start, event.end))
@@ -66,7 +79,14 @@ def caption_text(scene: Scene, remarks: Sequence[str] = ()) -> str:
 def draw_sample(
     scene: Scene, rng: np.random.Generator, pairs: Sequence[tuple[str, str]] = SEEN
 ) -> Sample:
-    """A lettered question of any family about the scene; wrong options come from `pairs` too."""
+    """A lettered question of any family about the scene; wrong options come from `pairs` too.
+
+    Parameters
+    ----------
+    scene : what the question is about.
+    rng : where family, question and options are drawn from.
+    pairs : (colour, shape) of wrong options that are not in the clip.
+    """
     while True:
         question = make_question(scene.segments, rng, str(rng.choice(FAMILIES)), pairs)
         if question is not None:
@@ -76,7 +96,13 @@ def draw_sample(
 
 # %% ../../nbs/8_toy/05_base.ipynb #c08b-014
 def whole_checks(sample: Sample, letter: str) -> str:
-    """`option_checks` with every option written out and judged as a whole."""
+    """`option_checks` with every option written out and judged as a whole.
+
+    Parameters
+    ----------
+    sample : the row, for its options.
+    letter : of the answer.
+    """
     checks = [
         f"{x} : {sample.option_text(x)} {'yes' if x == letter else 'no'}" for x in sample.letters
     ]
@@ -97,14 +123,24 @@ def aloud_text(scene: Scene, sample: Sample, by_word: bool = True) -> str:
 
 # %% ../../nbs/8_toy/05_base.ipynb #stoy-base-020
 def alike_pairs(rng: np.random.Generator) -> list[tuple[str, str]]:
-    """The pairs of four colours and three shapes: among so few, half a name fits several."""
+    """The pairs of four colours and three shapes: among so few, half a name fits several.
+
+    Parameters
+    ----------
+    rng : where colours and shapes are drawn from.
+    """
     colours = rng.permutation(list(COLOURS))[:4]
     shapes = rng.permutation(SHAPES)[:3]
     return [(str(c), str(s)) for c in colours for s in shapes]
 
 # %% ../../nbs/8_toy/05_base.ipynb #stoy-base-021
 def check_task(rng: np.random.Generator) -> Task:
-    """Four to six names that are easily mixed up, and one of them to hold all against."""
+    """Four to six names that are easily mixed up, and one of them to hold all against.
+
+    Parameters
+    ----------
+    rng : where names, their order and the answer are drawn from.
+    """
     names = [f"the {c} {s}" for c, s in rng.permutation(alike_pairs(rng))[: rng.integers(4, 7)]]
     options = [option_line(x, name) for x, name in zip("ABCDEF", names, strict=False)]
     letter = "ABCDEF"[rng.integers(len(names))]
@@ -119,6 +155,10 @@ def recite_task(rng: np.random.Generator) -> Task:
     """One to six lettered names to say again in another order.
 
     In most lists all are of different colours, so that only their shapes can be mixed up.
+
+    Parameters
+    ----------
+    rng : where names and their orders are drawn from.
     """
     if rng.random() < 0.7:
         pairs = list(zip(rng.permutation(list(COLOURS)), rng.choice(SHAPES, 6), strict=True))
@@ -220,6 +260,10 @@ def batches_of(
 def draw_second(rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, int, int]]:
     """One second of one event.
 
+    Parameters
+    ----------
+    rng : where the event, and the second of it, are drawn from.
+
     Returns
     -------
     frames : uint8 [2, 56, 56, 3], half a second apart.
@@ -240,7 +284,14 @@ def draw_second(rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, int, i
 
 # %% ../../nbs/8_toy/05_base.ipynb #c08b-024
 class SecondStream(torch.utils.data.Dataset):
-    """Step → patches, grids and labels of single seconds (a pure function of seed and step)."""
+    """Step → patches, grids and labels of single seconds (a pure function of seed and step).
+
+    Parameters
+    ----------
+    steps : length of the stream.
+    batch : seconds of a step.
+    seed : of what is drawn.
+    """
 
     def __init__(self, steps: int, batch: int, seed: int) -> None:
         self.steps, self.batch, self.seed = steps, batch, seed
@@ -261,7 +312,13 @@ class SecondStream(torch.utils.data.Dataset):
 
 # %% ../../nbs/8_toy/05_base.ipynb #c08b-026
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Append a row to a CSV log, with a header when the file is new."""
+    """Append a row to a CSV log, with a header when the file is new.
+
+    Parameters
+    ----------
+    path : of the log.
+    row : column → value, in the order of the columns.
+    """
     header = "" if path.exists() and path.stat().st_size else ",".join(row) + "\n"
     with path.open("a") as file:
         file.write(header + ",".join(map(str, row.values())) + "\n")
@@ -390,7 +447,14 @@ class BaseTrainingPlan:
 
 # %% ../../nbs/8_toy/05_base.ipynb #c08b-029
 class BatchStream(torch.utils.data.Dataset):
-    """Step → the batches of that step, `video` and `text` (a pure function of seed and step)."""
+    """Step → the batches of that step, `video` and `text` (a pure function of seed and step).
+
+    Parameters
+    ----------
+    plan : steps and seed.
+    processor : of the model.
+    family : what is special about its prompts and tokens (`qwen.family_of`).
+    """
 
     def __init__(self, plan: BaseTrainingPlan, processor: Any, family: Family) -> None:
         self.plan, self.processor, self.family = plan, processor, family
@@ -414,7 +478,12 @@ class BatchStream(torch.utils.data.Dataset):
 
 # %% ../../nbs/8_toy/05_base.ipynb #c08b-034
 def token_sets(processor: Any) -> dict[str, Tensor]:
-    """Token ids by what they say, for accuracies that mean something."""
+    """Token ids by what they say, for accuracies that mean something.
+
+    Parameters
+    ----------
+    processor : its tokenizer has each of the words as one token.
+    """
     words = {
         "colour": [f" {c}" for c in COLOURS],
         "shape": [f" {s}" for s in SHAPES],
@@ -458,6 +527,12 @@ def base_step(
 
     Each of the two losses is a mean over all its tokens, however its rows are cut into batches.
 
+    Parameters
+    ----------
+    model : its gradients are added to.
+    batches : of `BatchStream`: kind of rows → batches.
+    sets : of `token_sets`.
+
     Returns
     -------
     For `video` and `text` rows the loss, and the fraction of right next tokens per set (NaN where
@@ -489,7 +564,13 @@ def base_step(
 
 # %% ../../nbs/8_toy/05_base.ipynb #c08b-041
 def cut_log(path: Path, step: int) -> float:
-    """Drop the rows of a CSV log after `step`; returns the seconds of the last remaining row."""
+    """Drop the rows of a CSV log after `step`; returns the seconds of the last remaining row.
+
+    Parameters
+    ----------
+    path : of the log; it may be missing.
+    step : the last that is kept.
+    """
     head, *rows = path.read_text().splitlines(keepends=True) if path.exists() else [""]
     rows = [row for row in rows if int(row.split(",")[0]) <= step]
     if head:

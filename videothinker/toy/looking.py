@@ -26,7 +26,12 @@ _CHECK = re.compile(r"(?<!\S)[A-Z] : [^:]*?\b(?:yes|no)(?!\S)")  # `A : the red 
 
 
 def is_checked(text: str) -> bool:
-    """Return True if a reply's conclusion names an answer and holds options against it."""
+    """Return True if a reply's conclusion names an answer and holds options against it.
+
+    Parameters
+    ----------
+    text : the whole reply; its conclusion is what follows the last block.
+    """
     _, named, checks = parse_trace(text).conclusion.partition("the answer is ")
     return bool(named) and _CHECK.search(checks) is not None
 

@@ -116,7 +116,12 @@ def build_processor() -> Any:
 
 # %% ../../nbs/8_toy/04_model.ipynb #c08a-012
 def build_config(tokenizer: Any) -> Any:
-    """The network's configuration: 5 text layers of 192, 3 vision blocks of 128."""
+    """The network's configuration: 5 text layers of 192, 3 vision blocks of 128.
+
+    Parameters
+    ----------
+    tokenizer : for the size of the vocabulary and the ids of special tokens.
+    """
     from transformers import Qwen2_5_VLConfig
 
     def token_id(name: str) -> int:
@@ -159,7 +164,13 @@ def build_config(tokenizer: Any) -> Any:
 
 
 def build_model(processor: Any, seed: int = 0) -> Any:
-    """An untrained Qwen2.5-VL of three million parameters; one `seed`, one set of weights."""
+    """An untrained Qwen2.5-VL of three million parameters; one `seed`, one set of weights.
+
+    Parameters
+    ----------
+    processor : of `build_processor`; its tokenizer sizes the embedding.
+    seed : of the initial weights.
+    """
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     torch.manual_seed(seed)

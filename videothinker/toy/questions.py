@@ -64,7 +64,16 @@ FORMS = {
 
 
 def question_form(problem: str) -> tuple[str, tuple[str, ...]] | None:
-    """The form of a toy question and the words in its gaps; None for any other question."""
+    """The form of a toy question and the words in its gaps; None for any other question.
+
+    Parameters
+    ----------
+    problem : the question, without its options.
+
+    Returns
+    -------
+    A key of `FORMS`, and the words that stand in its gaps.
+    """
     for form, pattern in FORMS.items():
         if match := pattern.fullmatch(problem):
             return form, match.groups()
@@ -118,7 +127,12 @@ def _place(word: str, n: int) -> int | None:
 
 # %% ../../nbs/8_toy/01_questions.ipynb #look-q02
 def question_family(problem: str) -> str | None:
-    """The family of a toy question, one of `FAMILIES`; None for any other question."""
+    """The family of a toy question, one of `FAMILIES`; None for any other question.
+
+    Parameters
+    ----------
+    problem : the question, without its options.
+    """
     match question_form(problem):
         case "neighbour", (side, _):
             return side

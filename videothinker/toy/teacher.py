@@ -85,7 +85,12 @@ def compared(phrase: str, wanted: str) -> str:
 
 # %% ../../nbs/8_toy/03_teacher.ipynb #stoy-teacher-020
 def event_names(segments: Sequence[Segment]) -> list[str]:
-    """`the red square` for each segment, "" where the caption says no event."""
+    """`the red square` for each segment, "" where the caption says no event.
+
+    Parameters
+    ----------
+    segments : with captions, in any order.
+    """
     events = [parse_caption(segment.caption) for segment in segments]
     return [f"the {event[0]} {event[1]}" if event else "" for event in events]
 
@@ -174,14 +179,27 @@ def held_against(option: str, answer: str) -> str:
 
 
 def option_checks(sample: Sample, letter: str) -> str:
-    """The answer, and then every option held against it; ends in `so B`."""
+    """The answer, and then every option held against it; ends in `so B`.
+
+    Parameters
+    ----------
+    sample : the row, for its options.
+    letter : of the answer.
+    """
     answer = sample.option_text(letter)
     checks = [f"{x} : {held_against(sample.option_text(x), answer)}" for x in sample.letters]
     return f"the answer is {answer} . {' '.join(checks)} . so {letter}"
 
 
 def scripted_conclusion(sample: Sample, letter: str, checked: bool) -> str:
-    """The words after the last block: `so it is B`, or with `checked` every option first."""
+    """The words after the last block: `so it is B`, or with `checked` every option first.
+
+    Parameters
+    ----------
+    sample : the row, for its options.
+    letter : of the answer.
+    checked : hold every option against the answer before the letter is said.
+    """
     return f"so {option_checks(sample, letter)}" if checked else f"so it is {letter}"
 
 # %% ../../nbs/8_toy/03_teacher.ipynb #c06-025
@@ -189,7 +207,13 @@ MISTAKES = ("wrong time", "wrong colour", "leaked answer", "broken tags", "wrong
 
 
 def spoil_time(blocks: Sequence[Block], rng: np.random.Generator) -> list[Block]:
-    """The blocks with two times swapped, or with one moved by 2 to 5 seconds."""
+    """The blocks with two times swapped, or with one moved by 2 to 5 seconds.
+
+    Parameters
+    ----------
+    blocks : of a correct trace.
+    rng : where the blocks and the shift are drawn from.
+    """
     spoilt = list(blocks)
     i = int(rng.integers(len(blocks)))
     start, end = blocks[i].start, blocks[i].end
@@ -208,6 +232,11 @@ def spoil_time(blocks: Sequence[Block], rng: np.random.Generator) -> list[Block]
 # %% ../../nbs/8_toy/03_teacher.ipynb #c06-028
 def spoil_colour(blocks: Sequence[Block], rng: np.random.Generator) -> list[Block]:
     """The blocks with the colour in one caption replaced by another.
+
+    Parameters
+    ----------
+    blocks : of a correct trace.
+    rng : where the block and its new colour are drawn from.
 
     Raises
     ------
@@ -255,7 +284,14 @@ def spoil_event(blocks: Sequence[Block], answer: str, rng: np.random.Generator) 
 def spoil_leak(
     blocks: Sequence[Block], letter: str, answer: str, rng: np.random.Generator
 ) -> list[Block]:
-    """The blocks with one caption that gives the answer (its letter, or its text) away."""
+    """The blocks with one caption that gives the answer (its letter, or its text) away.
+
+    Parameters
+    ----------
+    blocks : of a correct trace.
+    letter, answer : `B` and `the red square`.
+    rng : where the block and the words are drawn from.
+    """
     i = int(rng.integers(len(blocks)))
     leaks = [
         f"so the answer is {letter}",
@@ -270,7 +306,13 @@ def spoil_leak(
 
 # %% ../../nbs/8_toy/03_teacher.ipynb #stoy-teacher-025
 def spoil_tags(text: str, rng: np.random.Generator) -> str:
-    """The trace with one of five breaks in its tags."""
+    """The trace with one of five breaks in its tags.
+
+    Parameters
+    ----------
+    text : a whole, correct trace.
+    rng : where the break is drawn from.
+    """
     block = r"(<time>.*?</time>) (<caption>.*?</caption>) (<think>.*?</think>)"
     breaks: list[Callable[[], str]] = [
         lambda: text.replace("</caption>", "", 1),
@@ -329,7 +371,17 @@ class ScriptedTeacher:
         self.planted: dict[tuple[str, int], Planted] = {}
 
     def question(self, clip: Clip, seed: int) -> Sample:
-        """A toy question; families are tried in seeded order until the clip allows one."""
+        """A toy question; families are tried in seeded order until the clip allows one.
+
+        Parameters
+        ----------
+        clip : with captioned segments.
+        seed : together with the teacher's and the clip's id: what is drawn.
+
+        Raises
+        ------
+        TeacherError : no family of questions fits the segments.
+        """
         refuse_foreign(clip)
         rng = named_rng(self.seed, "question", clip.video_id, seed)
         for family in map(str, rng.permutation(FAMILIES)):
@@ -344,7 +396,17 @@ class ScriptedTeacher:
         )
 
     def captions(self, sample: Sample, clip: Clip) -> list[Segment]:
-        """The true caption of each of the sample's time ranges, looked up in `truth`."""
+        """The true caption of each of the sample's time ranges, looked up in `truth`.
+
+        Parameters
+        ----------
+        sample : a row with time ranges, without captions.
+        clip : its `video_id` is looked up.
+
+        Raises
+        ------
+        TeacherError : the truth knows no event at one of the ranges.
+        """
         refuse_foreign(sample)
         captions = {(s.start, s.end): s.caption for s in self.truth.get(clip.video_id, ())}
         missing = [s for s in sample.segments if (s.start, s.end) not in captions]
@@ -356,7 +418,13 @@ class ScriptedTeacher:
         return [replace(s, caption=captions[s.start, s.end]) for s in sample.segments]
 
     def trace(self, sample: Sample, attempt: int) -> str:
-        """A trace of the toy world, with a seeded mistake or without."""
+        """A trace of the toy world, with a seeded mistake or without.
+
+        Parameters
+        ----------
+        sample : the row, with captioned segments.
+        attempt : counts from 0; each draws its mistake anew.
+        """
         refuse_foreign(sample)
         if not sample.segments or not all(s.caption for s in sample.segments):
             raise ToyError(
@@ -453,6 +521,11 @@ class SymbolicReader:
         self, problem: str, options: Sequence[str], segments: Sequence[Segment]
     ) -> str | None:
         """The letter that follows from times and captions; None when none does.
+
+        Parameters
+        ----------
+        problem, options : of the question; option lines begin with their letters.
+        segments : times in seconds, and captions: all that the reader is told.
 
         Raises
         ------

@@ -189,6 +189,11 @@ def launch_of(checkpoint: str | Path) -> str:
 def check_same_launch(trainer: Any, checkpoint: str | Path) -> None:
     """Refuse to go on from a checkpoint under another strategy than it was written under.
 
+    Parameters
+    ----------
+    trainer : of this launch.
+    checkpoint : that it is to go on from.
+
     Raises
     ------
     InputError : names both.
@@ -210,6 +215,11 @@ def run_trainer(trainer: Any, checkpoint: str | None) -> None:
     The Trainer of transformers 5.23 would do one step more: it looks at the number of steps only
     after each one. And it would load the weights of a whole model once more, under names that do
     not fit, and report each as missing; `resume_point` has had them loaded.
+
+    Parameters
+    ----------
+    trainer : a transformers `Trainer`, not started yet.
+    checkpoint : to resume from (see `resume_point`); None to begin.
     """
     from transformers import TrainerState
 

@@ -287,6 +287,10 @@ def check_launch(deepspeed: Any = None, fsdp: Any = None) -> None:
 def zero_stage(deepspeed: Any) -> int:
     """Stage of ZeRO (0 to 3) of a DeepSpeed configuration: a dictionary, or the path of its JSON.
 
+    Parameters
+    ----------
+    deepspeed : the configuration, as `train.deepspeed` takes it.
+
     Raises
     ------
     InputError : the file is not there or is no such JSON.
@@ -328,7 +332,12 @@ def check_groups(args: VideoGRPOConfig, rows: int) -> None:
 
 # %% ../../nbs/5_training/16_grpo.ipynb #c12-107
 def decoding_of(args: VideoGRPOConfig) -> Decoding:
-    """How the completions are drawn."""
+    """How the completions are drawn.
+
+    Parameters
+    ----------
+    args : the trainer's arguments.
+    """
     stop = (args.generation_kwargs or {}).get("stop_strings") or ()
     return Decoding(
         temperature=args.temperature,
@@ -341,7 +350,14 @@ def decoding_of(args: VideoGRPOConfig) -> Decoding:
 
 # %% ../../nbs/5_training/16_grpo.ipynb #c12-092
 def add_group_forward(model: Any, family: Family, args: VideoGRPOConfig) -> None:
-    """Let `model(groups=…)` return what `completion_logps` does; other calls stay as they are."""
+    """Let `model(groups=…)` return what `completion_logps` does; other calls stay as they are.
+
+    Parameters
+    ----------
+    model : gets another `forward`, in place.
+    family : its constants.
+    args : temperature, checkpointing and `update_rows` are taken from them.
+    """
     plain_forward = model.forward
     options = {
         "temperature": args.temperature,
@@ -358,7 +374,13 @@ def add_group_forward(model: Any, family: Family, args: VideoGRPOConfig) -> None
 
 
 def counted_tokens(completions: Sequence[Completion], args: VideoGRPOConfig) -> int:
-    """Number of tokens that the loss is averaged over; masked completions do not count (TRL)."""
+    """Number of tokens that the loss is averaged over; masked completions do not count (TRL).
+
+    Parameters
+    ----------
+    completions : of the whole step.
+    args : `mask_truncated_completions` is taken from them.
+    """
     masked = args.mask_truncated_completions
     return sum(len(c.ids) for c in completions if c.finished or not masked)
 
@@ -436,7 +458,14 @@ class VideoGRPOTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Tensor:
-        """Loss of one micro-batch of whole groups, a scalar."""
+        """Loss of one micro-batch of whole groups, a scalar.
+
+        Parameters
+        ----------
+        model : the policy, as accelerate has wrapped it.
+        inputs : `rollouts` of the micro-batch.
+        return_outputs, num_items_in_batch : of the `Trainer`; not needed here.
+        """
         args, rollouts = self.args, inputs["rollouts"]
         completions = [c for r in rollouts for c in r.completions]  # B·G
         groups = [(r.prompt, [c.ids for c in r.completions]) for r in rollouts]
@@ -471,7 +500,14 @@ class VideoGRPOTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: Any
     ) -> tuple[list[dict[str, Any]], Any]:
-        """Fetch a step's prompts and turn them into scored rollouts, cut into micro-batches."""
+        """Fetch a step's prompts and turn them into scored rollouts, cut into micro-batches.
+
+        Parameters
+        ----------
+        epoch_iterator, num_batches, device : of the `Trainer`: where batches come from, how many
+            the
+            step has, and where their tensors go.
+        """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
@@ -536,7 +572,14 @@ class VideoGRPOTrainer(Trainer):
     def generate(
         self, prompts: Sequence[Prompt], group: int, seeds: Sequence[int]
     ) -> list[list[Completion]]:
-        """Draw with the policy itself, `rollout_rows` completions side by side."""
+        """Draw with the policy itself, `rollout_rows` completions side by side.
+
+        Parameters
+        ----------
+        prompts : one for each group.
+        group : completions of each.
+        seeds : one per prompt.
+        """
         model = plain_model(self.accelerator.unwrap_model(self.model))
         chunk = max(1, self.args.rollout_rows // group)  # prompts at a time
         groups: list[list[Completion]] = []
@@ -554,12 +597,23 @@ class VideoGRPOTrainer(Trainer):
         return groups
 
     def score(self, rollouts: Sequence[Rollout]) -> None:
-        """Fill in the rewards."""
+        """Fill in the rewards.
+
+        Parameters
+        ----------
+        rollouts : with their texts; rewards are put into them.
+        """
         if rollouts:
             self.remember(score(rollouts, self.rewards, self.args.reward_weights, self.state))
 
     def replace_dead(self, rollouts: list[Rollout], step: StepRows) -> bool:
-        """Replace dead groups by living ones of other rows; False when there was nothing to do."""
+        """Replace dead groups by living ones of other rows; False when there was nothing to do.
+
+        Parameters
+        ----------
+        rollouts : of this process, scored; changed in place.
+        step : the rows that may still be taken.
+        """
         own = [i for i, rollout in enumerate(rollouts) if is_dead(rollout)]
         instead = step.take(self.launch.gather("groups that all earned the same", own))
         if not any(instead):
@@ -582,7 +636,13 @@ class VideoGRPOTrainer(Trainer):
         return everyone
 
     def old_logps(self, rollouts: Sequence[Rollout], logps: Tensor) -> Tensor:
-        """Log-probabilities at sampling time [B·G, C]; the first time, those of now."""
+        """Log-probabilities at sampling time [B·G, C]; the first time, those of now.
+
+        Parameters
+        ----------
+        rollouts : of the micro-batch; they remember what is found here.
+        logps : of the policy as it is now [B·G, C].
+        """
         chunks = logps.detach().split(self.args.num_generations)  # each [G, C]
         for rollout, now in zip(rollouts, chunks, strict=True):
             if rollout.old_logps is None:
@@ -591,7 +651,12 @@ class VideoGRPOTrainer(Trainer):
 
     @torch.no_grad()
     def reference_logps(self, groups: Any) -> Tensor:
-        """Log-probabilities [B·G, C] of the reference: a model, or the policy without adapters."""
+        """Log-probabilities [B·G, C] of the reference: a model, or the policy without adapters.
+
+        Parameters
+        ----------
+        groups : prompts, each with the token ids of its completions (see `completion_logps`).
+        """
         policy = self.accelerator.unwrap_model(self.model)
         model, adapters = self.reference, nullcontext()
         if model is None:
@@ -632,12 +697,22 @@ class VideoGRPOTrainer(Trainer):
         )
 
     def remember(self, metrics: Mapping[str, float]) -> None:
-        """Keep a micro-batch's numbers until they are logged."""
+        """Keep a micro-batch's numbers until they are logged.
+
+        Parameters
+        ----------
+        metrics : name → number.
+        """
         for name, value in metrics.items():
             self.step_metrics[name].append(value)
 
     def record(self, rollouts: Sequence[Rollout]) -> None:
-        """Keep a step's statistics, and with `log_completions` write its completions."""
+        """Keep a step's statistics, and with `log_completions` write its completions.
+
+        Parameters
+        ----------
+        rollouts : of the step, of all processes, with their rewards and advantages.
+        """
         self.remember(step_statistics(rollouts))
         if self.args.log_completions and self.launch.rank == 0:
             folder = Path(self.args.output_dir) / "completions"
@@ -645,7 +720,13 @@ class VideoGRPOTrainer(Trainer):
             write_completions(rollouts, folder, step, self.encoder.video_root)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the statistics of all processes to what is logged; NaN is not JSON and left out."""
+        """Add the statistics of all processes to what is logged; NaN is not JSON and left out.
+
+        Parameters
+        ----------
+        logs : what the `Trainer` logs.
+        start_time : of the `Trainer`, for its speeds.
+        """
         by_rank = self.launch.gather("statistics of a log", dict(self.step_metrics))
         self.step_metrics.clear()
         statistics = {}

@@ -164,22 +164,52 @@ Reduction = Callable[[Tensor, Tensor, int, float], Tensor]
 
 
 def mean_of_means(loss: Tensor, mask: Tensor, longest: int, tokens: float) -> Tensor:
-    """Average within each completion, then over the completions (GRPO, arXiv 2402.03300, Eq. 3)."""
+    """Average within each completion, then over the completions (GRPO, arXiv 2402.03300, Eq. 3).
+
+    Parameters
+    ----------
+    loss : of each token [B·G, C].
+    mask : 1 on completion tokens [B·G, C].
+    longest, tokens : not needed here.
+    """
     return ((loss * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
 
 
 def mean_of_tokens(loss: Tensor, mask: Tensor, longest: int, tokens: float) -> Tensor:
-    """Average over the tokens of the micro-batch (BNPO)."""
+    """Average over the tokens of the micro-batch (BNPO).
+
+    Parameters
+    ----------
+    loss : of each token [B·G, C].
+    mask : 1 on completion tokens [B·G, C].
+    longest, tokens : not needed here.
+    """
     return (loss * mask).sum() / mask.sum().clamp(min=1)
 
 
 def sum_over_constant(loss: Tensor, mask: Tensor, longest: int, tokens: float) -> Tensor:
-    """Sum over the tokens, divided by the largest number of tokens possible (Dr. GRPO)."""
+    """Sum over the tokens, divided by the largest number of tokens possible (Dr. GRPO).
+
+    Parameters
+    ----------
+    loss : of each token [B·G, C].
+    mask : 1 on completion tokens [B·G, C].
+    longest : tokens that a completion may have.
+    tokens : not needed here.
+    """
     return (loss * mask).sum() / (len(loss) * longest)
 
 
 def mean_of_step_tokens(loss: Tensor, mask: Tensor, longest: int, tokens: float) -> Tensor:
-    """Sum over the tokens, divided by the step's tokens per micro-batch (DAPO, 2503.14476)."""
+    """Sum over the tokens, divided by the step's tokens per micro-batch (DAPO, 2503.14476).
+
+    Parameters
+    ----------
+    loss : of each token [B·G, C].
+    mask : 1 on completion tokens [B·G, C].
+    longest : not needed here.
+    tokens : of the whole step, divided by its micro-batches and processes.
+    """
     return (loss * mask).sum() / max(tokens, 1.0)
 
 

@@ -49,7 +49,12 @@ def trend(values: Sequence[float]) -> tuple[float, float]:
 
 
 def change(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
-    """Difference of two means, and half the width of its 95 % interval."""
+    """Difference of two means, and half the width of its 95 % interval.
+
+    Parameters
+    ----------
+    before, after : values of the two stretches, two or more each.
+    """
     error = math.sqrt(variance(before) / len(before) + variance(after) / len(after))
     return fmean(after) - fmean(before), 2 * error
 
@@ -87,25 +92,52 @@ class Curves:
                 self.steps[name].append(int(entry["step"]))
 
     def has(self, name: str, entries: int) -> bool:
-        """Return True if a name has so many values, the latest of them in the last entry."""
+        """Return True if a name has so many values, the latest of them in the last entry.
+
+        Parameters
+        ----------
+        name : of a logged number.
+        entries : how many are needed.
+        """
         return name in self.entry and len(self.values[name]) >= entries
 
     def first(self, name: str) -> list[float]:
-        """The values that a run began with."""
+        """The values that a run began with.
+
+        Parameters
+        ----------
+        name : of a logged number.
+        """
         return self.values[name][:FEW]
 
     def last(self, name: str) -> list[float]:
-        """The values of now."""
+        """The values of now.
+
+        Parameters
+        ----------
+        name : of a logged number.
+        """
         return self.values[name][-FEW:]
 
     def window(self, name: str) -> list[float]:
-        """The values that a trend is read from; none while there are too few."""
+        """The values that a trend is read from; none while there are too few.
+
+        Parameters
+        ----------
+        name : of a logged number.
+        """
         if not self.has(name, SHOWS):
             return []
         return self.values[name][-max(WINDOW, len(self.values[name]) // 2) :]
 
     def span(self, name: str, entries: int) -> tuple[int, int]:
-        """First and last step of the last entries."""
+        """First and last step of the last entries.
+
+        Parameters
+        ----------
+        name : of a logged number.
+        entries : how many of its last.
+        """
         return self.steps[name][-entries], self.steps[name][-1]
 
 # %% ../../nbs/5_training/12_monitor.ipynb #mon15-112
@@ -120,7 +152,12 @@ def _reward_name(curves: Curves) -> str:
 
 
 def flat_reward(curves: Curves) -> str:
-    """The sampled reward falls, or shows no rise where one worth having would have shown."""
+    """The sampled reward falls, or shows no rise where one worth having would have shown.
+
+    Parameters
+    ----------
+    curves : what has been logged so far.
+    """
     name = _reward_name(curves)
     values = curves.window(name)
     if not values or not curves.values[SPREADS[name]]:
@@ -149,7 +186,12 @@ LONGER = 0.15  # growth of the length in the window
 
 
 def dying_groups(curves: Curves) -> str:
-    """Most groups earn the same throughout."""
+    """Most groups earn the same throughout.
+
+    Parameters
+    ----------
+    curves : what has been logged so far.
+    """
     name = "frac_reward_zero_std"
     if not curves.has(name, FEW) or (share := fmean(curves.last(name))) <= MOST_DEAD:
         return ""
@@ -160,7 +202,12 @@ def dying_groups(curves: Curves) -> str:
 
 
 def length_without_reward(curves: Curves) -> str:
-    """Completions grow, what they earn does not."""
+    """Completions grow, what they earn does not.
+
+    Parameters
+    ----------
+    curves : what has been logged so far.
+    """
     name, reward = "completions/mean_length", _reward_name(curves)
     lengths, rewards = curves.window(name), curves.window(reward)
     if not lengths or not rewards:
@@ -193,14 +240,24 @@ def _from_to(curves: Curves, name: str) -> str:
 
 
 def growing_hacks(curves: Curves) -> str:
-    """More completions are suspicious than at the start."""
+    """More completions are suspicious than at the start.
+
+    Parameters
+    ----------
+    curves : what has been logged so far.
+    """
     if _drift(curves, "hack_rate") <= DRIFT:
         return ""
     return f"the share of suspicious completions (hack_rate) grew {_from_to(curves, 'hack_rate')}"
 
 
 def falling_recall(curves: Curves) -> str:
-    """Traces find fewer of the annotated segments than at the start."""
+    """Traces find fewer of the annotated segments than at the start.
+
+    Parameters
+    ----------
+    curves : what has been logged so far.
+    """
     if _drift(curves, "segments/recall") >= -DRIFT:
         return ""
     text = f"the traces look less: segments/recall fell {_from_to(curves, 'segments/recall')}"
@@ -210,7 +267,12 @@ def falling_recall(curves: Curves) -> str:
 
 
 def clipped_completions(curves: Curves) -> str:
-    """Many completions run into the length limit."""
+    """Many completions run into the length limit.
+
+    Parameters
+    ----------
+    curves : what has been logged so far.
+    """
     name = "completions/clipped_ratio"
     if not curves.has(name, FEW) or (share := fmean(curves.last(name))) <= MOST_CLIPPED:
         return ""
@@ -227,7 +289,12 @@ FAR, EARLY, SUDDEN = 0.2, 0.05, 4.0  # KL in nats a token: too far; from where a
 
 
 def collapsed_entropy(curves: Curves) -> str:
-    """The policy has next to no choice left."""
+    """The policy has next to no choice left.
+
+    Parameters
+    ----------
+    curves : what has been logged so far.
+    """
     if "reward" not in curves.entry or not curves.has("entropy", 2 * FEW):
         return ""
     first, last = fmean(curves.first("entropy")), fmean(curves.last("entropy"))
@@ -237,7 +304,12 @@ def collapsed_entropy(curves: Curves) -> str:
 
 
 def runaway_kl(curves: Curves) -> str:
-    """The policy leaves its reference far behind, or does so quickly."""
+    """The policy leaves its reference far behind, or does so quickly.
+
+    Parameters
+    ----------
+    curves : what has been logged so far.
+    """
     if not curves.has("kl", FEW):
         return ""
     last, before = fmean(curves.last("kl")), curves.values["kl"][-2 * FEW : -FEW]
@@ -249,7 +321,12 @@ def runaway_kl(curves: Curves) -> str:
 
 
 def not_finite(curves: Curves) -> str:
-    """Loss or gradient is not a number."""
+    """Loss or gradient is not a number.
+
+    Parameters
+    ----------
+    curves : what has been logged so far.
+    """
     entry = curves.entry
     if not math.isfinite(entry.get("loss", 0.0)):
         return f"the loss is {entry['loss']}"
@@ -259,7 +336,12 @@ def not_finite(curves: Curves) -> str:
 
 
 def flat_loss(curves: Curves) -> str:
-    """The loss of SFT has not fallen."""
+    """The loss of SFT has not fallen.
+
+    Parameters
+    ----------
+    curves : what has been logged so far.
+    """
     if "reward" in curves.values or not curves.has("loss", 2 * FEW):
         return ""
     first, last = fmean(curves.values["loss"][: FEW // 2]), fmean(curves.last("loss"))

@@ -274,7 +274,12 @@ def paper_format_reward(
 
 # %% ../../nbs/5_training/01_outcome_rewards.ipynb #c10-026
 def is_chronological(text: str) -> bool:
-    """Return True if the blocks of a reply are in order of start, then end, no range twice."""
+    """Return True if the blocks of a reply are in order of start, then end, no range twice.
+
+    Parameters
+    ----------
+    text : the reply.
+    """
     ranges = [(block.start, block.end) for block in parse_trace(text).blocks]
     return all(a < b for a, b in pairwise(ranges))
 

@@ -84,7 +84,12 @@ def config_of(model: str) -> Any:
 # %% ../../nbs/5_training/18_plan.ipynb #plan-01
 @lru_cache(maxsize=8)
 def parameters_of(model: str) -> dict[str, int]:
-    """Count the parameters of `vision` (tower and merger), `text` (layers), `words` (the rest)."""
+    """Count the parameters of `vision` (tower and merger), `text` (layers), `words` (the rest).
+
+    Parameters
+    ----------
+    model : folder or hub name; only its configuration is read.
+    """
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -121,7 +126,12 @@ class Shape:
 
     @classmethod
     def of(cls, config: Any) -> Shape:
-        """Read a configuration."""
+        """Read a configuration.
+
+        Parameters
+        ----------
+        config : of a Qwen2.5-VL, as transformers has it.
+        """
         text = config.text_config
         width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         return cls(
@@ -145,7 +155,12 @@ class Shape:
         return (self.layers if layers is None else layers) * tokens * per_token
 
     def prefix(self, tokens: float) -> float:
-        """Operations of a prompt's one pass."""
+        """Operations of a prompt's one pass.
+
+        Parameters
+        ----------
+        tokens : of the prompt.
+        """
         return self.text(tokens, tokens, self.layers - 1) + tokens * self.qkv()
 
     def head(self, tokens: float) -> float:
@@ -153,7 +168,12 @@ class Shape:
         return 2 * tokens * self.hidden * self.vocab
 
     def vision(self, grid: tuple[int, int, int]) -> float:
-        """Operations of the tower and its merger on a video of (t, h, w) patches."""
+        """Operations of the tower and its merger on a video of (t, h, w) patches.
+
+        Parameters
+        ----------
+        grid : temporal patches, rows and columns of patches.
+        """
         v = self.tower
         t, h, w = grid
         patches = t * h * w
@@ -211,23 +231,45 @@ def load_of(recipe: Recipe, duration: float = 120.0, answer: int = 300) -> Load:
 
 # %% ../../nbs/5_training/18_plan.ipynb #c17a-015
 def group_size(recipe: Recipe) -> int:
-    """Completions of one prompt; 1 for SFT."""
+    """Completions of one prompt; 1 for SFT.
+
+    Parameters
+    ----------
+    recipe : of either stage.
+    """
     return recipe.train.get("num_generations", 8) if recipe.stage == "grpo" else 1
 
 
 def rows_of(recipe: Recipe) -> int:
-    """Rows (SFT) or prompts (GRPO) of a micro-batch on one GPU."""
+    """Rows (SFT) or prompts (GRPO) of a micro-batch on one GPU.
+
+    Parameters
+    ----------
+    recipe : of either stage.
+    """
     return max(1, recipe.train.get("per_device_train_batch_size", 8) // group_size(recipe))
 
 
 def is_checkpointed(recipe: Recipe) -> bool:
-    """Return True if activations are computed again in the backward pass; TRL's default is yes."""
+    """Return True if activations are computed again in the backward pass; TRL's default is yes.
+
+    Parameters
+    ----------
+    recipe : of either stage.
+    """
     train = recipe.train
     return train.get("activation_checkpointing", train.get("gradient_checkpointing", True))
 
 
 def step_flops(shape: Shape, recipe: Recipe, load: Load) -> dict[str, float]:
-    """Operations of one optimizer step on one GPU, by part."""
+    """Operations of one optimizer step on one GPU, by part.
+
+    Parameters
+    ----------
+    shape : of the model.
+    recipe : what is trained.
+    load : one question.
+    """
     train, P, A = recipe.train, load.prompt, load.answer
     rows = rows_of(recipe) * train.get("gradient_accumulation_steps", 1)
     passes = (2 if recipe.peft else 3) + is_checkpointed(recipe)
@@ -245,7 +287,13 @@ def step_flops(shape: Shape, recipe: Recipe, load: Load) -> dict[str, float]:
 
 # %% ../../nbs/5_training/18_plan.ipynb #c17a-018
 def widths(recipe: Recipe, sharding: str = "ddp") -> tuple[int, int]:
-    """Bytes of a number: in matrix products, and in the residual stream between the layers."""
+    """Bytes of a number: in matrix products, and in the residual stream between the layers.
+
+    Parameters
+    ----------
+    recipe : what is trained.
+    sharding : as for `memory_of`.
+    """
     train = recipe.train
     if train.get("bf16") is False and not train.get("fp16"):
         return 4, 4
@@ -269,7 +317,15 @@ def layer_activations(shape: Shape, width: int, stream: int) -> float:
 
 
 def update_activations(shape: Shape, recipe: Recipe, load: Load, width: int, stream: int) -> float:
-    """Bytes that autograd keeps of a micro-batch, at most (`width`, `stream` as above)."""
+    """Bytes that autograd keeps of a micro-batch, at most (`width`, `stream` as above).
+
+    Parameters
+    ----------
+    shape : of the model.
+    recipe : what is trained.
+    load : one question.
+    width, stream : bytes of a number, as `widths` returns them.
+    """
     layer = layer_activations(shape, width, stream)
     group = group_size(recipe)
     if recipe.stage == "sft":
@@ -296,7 +352,13 @@ SHARDING = ("ddp", "zero2", "fsdp2", "zero3")
 
 
 def trained_parameters(shape: Shape, counts: dict[str, int], recipe: Recipe) -> float:
-    """How many parameters are trained: all, all but the tower's, or those of the adapters."""
+    """How many parameters are trained: all, all but the tower's, or those of the adapters.
+
+    Parameters
+    ----------
+    shape, counts : of the model (see `parameters_of`).
+    recipe : what is trained.
+    """
     if not recipe.peft:
         return sum(counts.values()) - (counts["vision"] if recipe.freeze_vision else 0)
     names = recipe.peft.get("target_modules", ())
@@ -314,7 +376,12 @@ def trained_parameters(shape: Shape, counts: dict[str, int], recipe: Recipe) -> 
 
 
 def optimizer_bytes(recipe: Recipe) -> int:
-    """Bytes that the optimizer keeps of each trained weight; Adam's two averages by default."""
+    """Bytes that the optimizer keeps of each trained weight; Adam's two averages by default.
+
+    Parameters
+    ----------
+    recipe : its `train.optim` is looked at.
+    """
     name = str(recipe.train.get("optim", "adamw"))
     if name in ("sgd", "adafactor"):
         return 0
@@ -327,7 +394,12 @@ BUCKET = 5e8  # numbers in a bucket of DeepSpeed, its default; one to reduce, on
 def state_memory(
     shape: Shape, counts: dict[str, int], recipe: Recipe, gpus: int, sharding: str
 ) -> dict[str, float]:
-    """Bytes of weights, gradients and optimizer on each GPU (parameters as for `memory_of`)."""
+    """Bytes of weights, gradients and optimizer on each GPU (parameters as for `memory_of`).
+
+    Parameters
+    ----------
+    shape, counts, recipe, gpus, sharding : as for `memory_of`.
+    """
     total = sum(counts.values())
     trained = trained_parameters(shape, counts, recipe)
     part = 1 / gpus if sharding in ("fsdp2", "zero3") else 1.0  # of the weights on each GPU
@@ -410,6 +482,10 @@ LIBRARIES = 1.5e9  # bytes of CUDA and libraries; assumed
 def parse_gpus(text: str) -> tuple[int, str]:
     """Count and kind of `8xH100-80G`: (8, "H100-80G").
 
+    Parameters
+    ----------
+    text : as `--gpus` has it; a kind alone is one GPU.
+
     Raises
     ------
     InputError : names the known kinds.
@@ -465,7 +541,12 @@ def _with(recipe: Recipe, **train: Any) -> Recipe:
 
 
 def smaller_batch(recipe: Recipe) -> Recipe:
-    """One row (SFT) or one prompt (GRPO) in a micro-batch, and as many more of them."""
+    """One row (SFT) or one prompt (GRPO) in a micro-batch, and as many more of them.
+
+    Parameters
+    ----------
+    recipe : stays as it is.
+    """
     more = recipe.train.get("gradient_accumulation_steps", 1) * rows_of(recipe)
     per_device = group_size(recipe)
     return _with(recipe, per_device_train_batch_size=per_device, gradient_accumulation_steps=more)
@@ -618,7 +699,12 @@ def _verdict(plan: CostEstimate) -> list[str]:
 
 
 def plan_lines(plan: CostEstimate) -> list[str]:
-    """The estimate as text."""
+    """The estimate as text.
+
+    Parameters
+    ----------
+    plan : of a recipe.
+    """
     load = plan.load
     lines = [
         f"tokens: {load.video} of video in a prompt of {load.prompt}; an answer has {load.answer} "

@@ -57,7 +57,12 @@ def grounding_skill(
 
 # %% ../../nbs/5_training/02_process_rewards.ipynb #c13a-030
 def remaining(trainer_state: Any) -> float:
-    """Fraction of the training still to come: 1 at first (and without a state), 0 at the end."""
+    """Fraction of the training still to come: 1 at first (and without a state), 0 at the end.
+
+    Parameters
+    ----------
+    trainer_state : of the trainer, as TRL hands it to rewards; None without one.
+    """
     steps = getattr(trainer_state, "max_steps", 0) or 0
     if steps <= 0:
         return 1.0
@@ -118,7 +123,12 @@ def _segment(values: Any) -> Segment:
 
 # %% ../../nbs/5_training/02_process_rewards.ipynb #c13a-010
 def final_reasoning(text: str) -> str:
-    """The words of a reply after its last block, or its last thought where there are none."""
+    """The words of a reply after its last block, or its last thought where there are none.
+
+    Parameters
+    ----------
+    text : the reply.
+    """
     trace = parse_trace(text)
     return trace.conclusion or (trace.blocks[-1].think if trace.blocks else "")
 

@@ -322,7 +322,12 @@ class SharedEngine:
         yield from self._answer(self._told(("answer", questions))[1])
 
     def likeliest_letters(self, questions: Sequence[Question]) -> list[str | None]:
-        """Likeliest letter of each question (see `HFEngine`); all ranks have to call it."""
+        """Likeliest letter of each question (see `HFEngine`); all ranks have to call it.
+
+        Parameters
+        ----------
+        questions : all of them; those of rank 0 count.
+        """
         return self._likeliest_letters(self._told(("likeliest_letters", questions))[1])
 
     def lead(self, function: Callable[[], Any]) -> Any:

@@ -83,6 +83,11 @@ class Ranks:
     def gather(self, name: str, value: Value) -> list[Value]:
         """Give every rank what each has; the values come in the order of the ranks.
 
+        Parameters
+        ----------
+        name : of the exchange, for errors; the same on all ranks.
+        value : of this rank; it is pickled.
+
         Raises
         ------
         LostRank : names the exchange, and who did not come.
@@ -137,11 +142,21 @@ class Ranks:
         return value
 
     def barrier(self, name: str) -> None:
-        """Wait until every rank is here; raises LostRank."""
+        """Wait until every rank is here; raises LostRank.
+
+        Parameters
+        ----------
+        name : of the meeting, for errors.
+        """
         self.gather(name, None)
 
     def leave(self, name: str = "end of the run") -> None:
-        """Wait for all ranks a last time; from here on each may end when it likes."""
+        """Wait for all ranks a last time; from here on each may end when it likes.
+
+        Parameters
+        ----------
+        name : of the meeting, for errors.
+        """
         _heed_sigterm()
         self.barrier(name)
         self.leaving.set()

@@ -76,7 +76,12 @@ def _sampling_problem(sampling: Mapping[Any, Any]) -> str:
 
 
 def recipe_problem(values: Any) -> str:
-    """Return what is wrong with a recipe's content, "" when nothing is."""
+    """Return what is wrong with a recipe's content, "" when nothing is.
+
+    Parameters
+    ----------
+    values : as YAML has them.
+    """
     if not isinstance(values, dict):
         return f"a recipe is a mapping of keys, this is {type(values).__name__}"
     recipe_keys = [f.name for f in fields(Recipe)]
@@ -181,6 +186,11 @@ def config_class(stage: str) -> Any:
 def check_train(stage: str, train: Mapping[str, Any]) -> None:
     """Check the trainer fields of a recipe: names, types, sizes, and that each has an effect.
 
+    Parameters
+    ----------
+    stage : "sft" or "grpo".
+    train : trainer fields, as a recipe sets them.
+
     Raises
     ------
     InputError : names the field, and the existing one that looks most like it.
@@ -190,6 +200,10 @@ def check_train(stage: str, train: Mapping[str, Any]) -> None:
 # %% ../../nbs/5_training/17_recipes.ipynb #c17-061
 def check_peft(options: Mapping[str, Any] | None) -> None:
     """Check the fields of `peft.LoraConfig` in a recipe: names, types and combinations.
+
+    Parameters
+    ----------
+    options : the recipe's `peft`; None without adapters.
 
     Raises
     ------
@@ -215,6 +229,10 @@ def check_peft(options: Mapping[str, Any] | None) -> None:
 
 def check_quantization(options: Mapping[str, Any] | None) -> None:
     """Check the fields of `transformers.BitsAndBytesConfig` in a recipe.
+
+    Parameters
+    ----------
+    options : the recipe's `quantization`; None without.
 
     Raises
     ------
@@ -258,6 +276,11 @@ def _module_names(model: str, revision: str | None) -> list[str]:
 def check_targets(recipe: Recipe, model: str) -> None:
     """Refuse names in `peft` that no module of the model has, or only one of its frozen tower.
 
+    Parameters
+    ----------
+    recipe : its `peft` is looked at.
+    model : folder or hub name of the model; one that cannot be read is passed over.
+
     Raises
     ------
     InputError : names the module, and the existing one that looks most like it.
@@ -279,7 +302,12 @@ def check_targets(recipe: Recipe, model: str) -> None:
 
 # %% ../../nbs/5_training/17_recipes.ipynb #c17-022
 def override_keys(stage: str) -> list[str]:
-    """The keys that `--set` can change: those of the recipe, of `sampling` and of `train`."""
+    """The keys that `--set` can change: those of the recipe, of `sampling` and of `train`.
+
+    Parameters
+    ----------
+    stage : "sft" or "grpo".
+    """
     trainer = [f.name for f in fields(config_class(stage)) if f.name not in OURS]
     return [
         *(f.name for f in fields(Recipe)),
@@ -387,6 +415,10 @@ def _report_problem(report_to: Any) -> str:
 
 def check_machine(job: TrainingJob) -> None:
     """Refuse a recipe that asks for what this machine or this installation does not have.
+
+    Parameters
+    ----------
+    job : about to be started.
 
     Raises
     ------

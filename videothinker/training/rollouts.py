@@ -118,11 +118,23 @@ class RewardLog:
     metrics: dict[str, list[float]] = field(default_factory=dict)
 
     def log_extra(self, column: str, values: Sequence[Any]) -> None:
-        """Add entries of a column of the completions log."""
+        """Add entries of a column of the completions log.
+
+        Parameters
+        ----------
+        column : its name.
+        values : one per completion of the step.
+        """
         self.columns.setdefault(column, []).extend(values)
 
     def log_metric(self, name: str, value: float) -> None:
-        """Add a number; the log shows the mean."""
+        """Add a number; the log shows the mean.
+
+        Parameters
+        ----------
+        name : of the number.
+        value : one of those whose mean is logged.
+        """
         self.metrics.setdefault(name, []).append(float(value))
 
 # %% ../../nbs/5_training/14_rollouts.ipynb #c12-036
@@ -257,7 +269,12 @@ def set_advantages(rollouts: Sequence[Rollout], scale: str) -> None:
 
 
 def is_dead(rollout: Rollout) -> bool:
-    """Return True if all completions of a group earned the same: it teaches nothing."""
+    """Return True if all completions of a group earned the same: it teaches nothing.
+
+    Parameters
+    ----------
+    rollout : with its rewards.
+    """
     earned = rollout.rewards[~rollout.rewards.isnan()]  # less a rounded mean it would not be 0
     return not len(earned) or bool(earned.max() - earned.min() < 1e-6)
 
@@ -270,6 +287,10 @@ def segment_statistics(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
     Counted over all completions of rows that have annotated segments, which need not be those that
     the question asks for.
+
+    Parameters
+    ----------
+    rollouts : of a step, with their texts.
 
     Returns
     -------
@@ -356,6 +377,11 @@ def completion_rows(rollouts: Sequence[Rollout], step: int) -> list[dict[str, An
     other names (as text, where its entries differ in kind). Ours, where no reward has that name:
     `id` and `row` (the row as JSON, without its trace), `group` (number of the prompt in the step),
     `reward` (the weighted sum; None where no function applied), `tokens` and `cut_off`.
+
+    Parameters
+    ----------
+    rollouts : of the step, with rewards and advantages.
+    step : number of the optimizer step, from 1.
     """
     rows: list[dict[str, Any]] = []
     for group, rollout in enumerate(rollouts):

@@ -99,6 +99,12 @@ def readable_rows(
 ) -> tuple[list[Sample], dict[str, str]]:
     """The rows whose video can be read, as rank 0 finds; the other processes take its word.
 
+    Parameters
+    ----------
+    rows : of the data; the same on all processes.
+    encoder : reads their videos.
+    launch : the processes.
+
     Returns
     -------
     rows : that stay, in order.
@@ -138,6 +144,11 @@ def prompt_or_reason(encoder: Encoder, sample: Sample) -> tuple[Prompt | None, s
     """A row's prompt; or None and a reason, when its video cannot be read though asked for twice.
 
     A video that was readable when the training began may be gone, or its server busy for a moment.
+
+    Parameters
+    ----------
+    encoder : row → prompt.
+    sample : the row.
     """
     reason = ""
     for pause in (0.0, AGAIN_AFTER):
@@ -156,6 +167,10 @@ def set_up_training(job: TrainingJob) -> TrainingSetup:
     below adapters stay as they were saved.
 
     With several processes rank 0 decides which checkpoint is resumed and which rows are usable.
+
+    Parameters
+    ----------
+    job : what is trained, and on what.
 
     Raises
     ------
@@ -182,7 +197,12 @@ def set_up_training(job: TrainingJob) -> TrainingSetup:
 
 # %% ../../nbs/5_training/11_setup.ipynb #st-div-02
 def divides_weights(accelerator: Any) -> bool:
-    """Return True if a launch divides the weights themselves over the processes (FSDP, ZeRO-3)."""
+    """Return True if a launch divides the weights themselves over the processes (FSDP, ZeRO-3).
+
+    Parameters
+    ----------
+    accelerator : of the launch.
+    """
     from accelerate.utils import DistributedType
 
     kind = accelerator.distributed_type
@@ -193,6 +213,10 @@ def divides_weights(accelerator: Any) -> bool:
 
 def check_division(accelerator: Any) -> None:
     """Refuse a launch whose FSDP accelerate would leave out without a word, as it does on a CPU.
+
+    Parameters
+    ----------
+    accelerator : of the launch.
 
     Raises
     ------
@@ -305,6 +329,10 @@ def gathered_weights(trainer: Any) -> dict[str, Tensor] | None:
     """Weights of a divided model, gathered on the CPU of the main process; None for a whole one.
 
     All processes have to call it; on those beside the main one the result may be empty.
+
+    Parameters
+    ----------
+    trainer : after its last step.
     """
     model = trainer.model_wrapped
     weights = list(model.named_parameters(remove_duplicate=False))

@@ -43,6 +43,10 @@ __all__ = ['READ_TOGETHER', 'target_text', 'TraceCollator', 'sft_config', 'trace
 def target_text(sample: Sample) -> str:
     """The target of a row: its trace (`process`), then its answer tag (`solution`).
 
+    Parameters
+    ----------
+    sample : the row.
+
     Raises
     ------
     InputError : when the row has no trace.
@@ -90,6 +94,10 @@ class TraceCollator:
         A video that can no longer be read gives its place to another row's, which has no labels: so
         the batch keeps its shape, and the tokens that count are counted right on all processes. Why
         is in `skipped` (row → reason), which the trainer takes out.
+
+        Parameters
+        ----------
+        rows : of the trainer's data set, which holds row numbers.
         """
         numbers = [row["index"] for row in rows]
         self.expect(numbers)
@@ -114,7 +122,12 @@ class TraceCollator:
         return inputs | {"skipped": skipped} if skipped else inputs
 
     def expect(self, numbers: Sequence[int]) -> None:
-        """Begin to read the videos of these rows and of those that come after them."""
+        """Begin to read the videos of these rows and of those that come after them.
+
+        Parameters
+        ----------
+        numbers : of the rows of a batch.
+        """
         coming = self.ahead.after(numbers, self.rows_ahead) if self.ahead else []
         self.encoder.expect([self.samples[number] for number in [*numbers, *coming]])
 
@@ -133,7 +146,12 @@ class TraceCollator:
         raise InputError(f"no row is left whose video can be read; first reason: {reason}")
 
     def target(self, sample: Sample) -> list[int]:
-        """Token ids of a row's trace, with the end token; FormatError for a control token in it."""
+        """Token ids of a row's trace, with the end token; FormatError for a control token in it.
+
+        Parameters
+        ----------
+        sample : a row with a trace.
+        """
         processor, text = self.encoder.processor, target_text(sample)
         check_plain(processor, text, text_name(sample, "process"))
         ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -234,7 +252,13 @@ def trace_trainer_class() -> type:
 
 # %% ../../nbs/5_training/13_sft.ipynb #c09-081
 def sft_trainer(job: TrainingJob, setup: TrainingSetup) -> Any:
-    """TRL's `SFTTrainer` for a job, over row numbers, with `TraceCollator`."""
+    """TRL's `SFTTrainer` for a job, over row numbers, with `TraceCollator`.
+
+    Parameters
+    ----------
+    job : its recipe, output folder and callbacks are used.
+    setup : model, encoder and rows of the job.
+    """
     from datasets import Dataset
     from huggingface_hub import constants
 

@@ -62,7 +62,13 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
 
 
 def size_problem(name: str, value: Any) -> str:
-    """What is wrong with the size of a trainer field's value, "" when nothing is."""
+    """What is wrong with the size of a trainer field's value, "" when nothing is.
+
+    Parameters
+    ----------
+    name : of the field.
+    value : as the recipe sets it; what is no number has no size.
+    """
     if not isinstance(value, int | float):
         return ""
     if name in ABOVE_ZERO and value <= 0:
@@ -208,6 +214,10 @@ def renamed_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """Trainer fields under the names that the installed transformers wants to hear.
 
     Where gradient checkpointing is not mentioned, TRL's default is said aloud: on.
+
+    Parameters
+    ----------
+    values : trainer fields, as a recipe sets them.
     """
     from transformers import TrainingArguments
 

@@ -27,7 +27,12 @@ __all__ = ['Drawn', 'vllm_problem', 'merged_weights', 'VLLMRollout', 'engine_wei
 
 # %% ../../nbs/5_training/15_vllm_rollout.ipynb #c11b-029
 def vllm_problem(config: Any) -> str:
-    """Return what is wrong with a `VideoGRPOConfig` that uses vLLM, "" when nothing is."""
+    """Return what is wrong with a `VideoGRPOConfig` that uses vLLM, "" when nothing is.
+
+    Parameters
+    ----------
+    config : its temperature, what it cuts off, and the correction of the weights are looked at.
+    """
     if not 0.01 <= config.temperature <= 2:
         return f"temperature={config.temperature} is not one that vLLM takes: from 0.01 to 2"
     cut_off = config.top_p < 1 or config.top_k or config.min_p

@@ -116,6 +116,10 @@ def marks_non_reference_frames(context: Any) -> bool:
 
     Source for HEVC: `numTemporalLayers` of the hvcC record (ISO/IEC 14496-15, 8.3.2.1), which must
     be 1.
+
+    Parameters
+    ----------
+    context : codec context of PyAV; its name and extradata are read.
     """
     if context.name == "hevc":
         record = context.extradata or b""
@@ -279,7 +283,12 @@ class Orientation:
     quarter_turns: int = 0
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """The upright picture of a stored one, [H, W, 3]."""
+        """The upright picture of a stored one, [H, W, 3].
+
+        Parameters
+        ----------
+        image : the stored picture, [H, W, 3].
+        """
         return np.rot90(image[:, ::-1] if self.mirrored else image, self.quarter_turns)
 
     @property
@@ -293,6 +302,10 @@ def orientation_of(picture: Any) -> Orientation:
 
     Source of the display matrix (x' = ax + cy, y' = bx + dy, y pointing down): ISO/IEC 14496-12,
     8.3.2; FFmpeg hands it on with every frame.
+
+    Parameters
+    ----------
+    picture : a decoded frame of PyAV.
     """
     matrix = picture.side_data.get("DISPLAYMATRIX")
     if matrix is None:
@@ -304,7 +317,12 @@ def orientation_of(picture: Any) -> Orientation:
 
 
 def pixel_aspect(stream: Any) -> float:
-    """Width of a pixel by its height; 1 where the file does not say, or says what cannot be."""
+    """Width of a pixel by its height; 1 where the file does not say, or says what cannot be.
+
+    Parameters
+    ----------
+    stream : a video stream of PyAV.
+    """
     aspect = float(stream.sample_aspect_ratio or 1)
     return aspect if 0.2 <= aspect <= 5 else 1.0
 
@@ -340,7 +358,12 @@ class FrameScaler:
         self._reformatter = VideoReformatter()
 
     def __call__(self, picture: Any) -> np.ndarray:
-        """RGB pixels of a frame, [H, W, 3] uint8."""
+        """RGB pixels of a frame, [H, W, 3] uint8.
+
+        Parameters
+        ----------
+        picture : a decoded frame of PyAV, of the clip that the scaler was made for.
+        """
         height, width = self._stored_size
         scaled = self._reformatter.reformat(
             picture, width, height, "rgb24", interpolation=self._interpolation
@@ -376,7 +399,12 @@ class DecodeJob:
     threads: int
 
     def empty_pixels(self, height: int, width: int) -> np.ndarray:
-        """An array for the result, [T, H, W, 3] uint8; TooLargeVideo if that is above the limit."""
+        """An array for the result, [T, H, W, 3] uint8; TooLargeVideo if that is above the limit.
+
+        Parameters
+        ----------
+        height, width : of a frame, pixels.
+        """
         n_bytes = 3 * height * width * len(self.times)
         if n_bytes > self.limits.max_output_bytes:
             raise TooLargeVideo(

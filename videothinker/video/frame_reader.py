@@ -21,12 +21,24 @@ __all__ = ['about', 'find_video', 'FrameReader']
 
 # %% ../../nbs/1_video/07_frame_reader.ipynb #vfr-005
 def about(sample: Sample, clip: Sample | None) -> Sample:
-    """The row's question, asked about another row's clip; the row itself when there is none."""
+    """The row's question, asked about another row's clip; the row itself when there is none.
+
+    Parameters
+    ----------
+    sample : the row whose question is asked.
+    clip : the row whose video is shown; None for the sample's own.
+    """
     return sample if clip is None else replace(sample, path=clip.path, data_source=clip.data_source)
 
 
 def find_video(sample: Sample, video_root: Any) -> Path | None:
-    """Where the row's video should lie; None for a path that is refused."""
+    """Where the row's video should lie; None for a path that is refused.
+
+    Parameters
+    ----------
+    sample : its `data_source` and `path` are read.
+    video_root : one folder, or a map from `data_source` to folder.
+    """
     try:
         return resolve_path(sample, video_root)
     except (ValueError, OSError):
@@ -59,6 +71,11 @@ class FrameReader:
         What the system refuses (permission, a disk or a network that does not answer) is a
         `VideoError` too: it is about this one clip.
 
+        Parameters
+        ----------
+        sample : the row; its `data_source` and `path` are read.
+        sampling : which frames, and how large.
+
         Raises
         ------
         VideoError : the clip cannot be read.
@@ -73,6 +90,10 @@ class FrameReader:
         """Begin to read these videos in the background (see `parallel.Prefetcher`).
 
         Rows whose path is refused are left out.
+
+        Parameters
+        ----------
+        wanted : (row, sampling), in the order in which they will be asked for.
         """
         found = [(find_video(sample, self.video_root), sampling) for sample, sampling in wanted]
         self._ahead.expect((path, sampling) for path, sampling in found if path)

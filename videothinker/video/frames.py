@@ -128,7 +128,13 @@ def check_file(path: str | Path) -> str:
 
 
 def system_error(path: str, error: OSError) -> VideoError:
-    """What an error of the system means for the video that was to be read."""
+    """What an error of the system means for the video that was to be read.
+
+    Parameters
+    ----------
+    path : of the file, as the message names it.
+    error : raised when it was opened or read.
+    """
     if error.errno in _NOT_THERE:
         return _not_there(path)
     advice = "check its permissions, and the disk or network that it is on"
@@ -200,7 +206,12 @@ class Limits:
 
 
 def limit_variable(name: str) -> str:
-    """The environment variable of a limit: VIDEOTHINKER_MAX_SECONDS for `max_seconds`."""
+    """The environment variable of a limit: VIDEOTHINKER_MAX_SECONDS for `max_seconds`.
+
+    Parameters
+    ----------
+    name : a field of `Limits`.
+    """
     return f"VIDEOTHINKER_{name.upper()}"
 
 

@@ -144,6 +144,11 @@ def frame_cache(folder: str | Path = DEFAULT_CACHE, suffix: str = ".frames") -> 
     """The cache of frames in a folder.
 
     The folder "default" is `frames` under $VIDEOTHINKER_CACHE or ~/.cache/videothinker.
+
+    Parameters
+    ----------
+    folder : of the entries.
+    suffix : how the names of the entries end.
     """
     return DiskCache(_cache_home() / "frames" if folder == DEFAULT_CACHE else folder, suffix)
 

@@ -41,7 +41,12 @@ WORKER_BYTES = 8_000_000_000  # address space of a decoding process, with the us
 
 
 def worker_bytes(limits: Limits) -> int:
-    """Address space of a decoding process: more for frames that are larger, or more of them."""
+    """Address space of a decoding process: more for frames that are larger, or more of them.
+
+    Parameters
+    ----------
+    limits : what a job may cost.
+    """
     usual = Limits()
     frames = max(0, limits.max_frame_pixels - usual.max_frame_pixels)
     output = max(0, limits.max_output_bytes - usual.max_output_bytes)

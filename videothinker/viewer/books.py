@@ -25,7 +25,16 @@ __all__ = ['evaluation_runs', 'open_book']
 
 # %% ../../nbs/7_viewer/12_books.ipynb #roll-b34
 def evaluation_runs(path: str | os.PathLike[str]) -> list[Run]:
-    """The finished runs of an evaluation's folder, or of one of the folders inside it."""
+    """The finished runs of an evaluation's folder, or of one of the folders inside it.
+
+    Parameters
+    ----------
+    path : the `--out` of `videothinker eval`, or a model's, benchmark's or column's folder in it.
+
+    Returns
+    -------
+    The runs at or below that folder; [] where no summary is found.
+    """
     place = Path(path).resolve()
     for up, pattern in enumerate(("*/*/*/", "*/*/", "*/", "")):
         if any(place.glob(f"{pattern}summary.json")):
@@ -42,31 +51,61 @@ def open_book(
     videos: Any = None,
     cache_dir: str | Path | None = "default",
     timeout: float | None = 60.0,
+    follow: bool = False,
 ) -> Book:
     """What a file or folder holds, ready to be browsed.
 
     Parameters
     ----------
-    path : a run's folder with a log of completions, an evaluation's folder, a journal of a curation
-        (or the rows that `curate` kept, beside it), or a file of rows.
+    path : a run's folder with a log of completions, an evaluation's folder or a file of records in
+        it, a journal of a curation (or the rows that `curate` kept, beside it), or a file of rows.
     data : rows that were curated, for a journal.
     videos : where the videos are; None for what a log says, or no pictures.
     cache_dir, timeout : of decoded frames, as for `FrameReader`.
+    follow : the book will be watched while it grows: one that somebody still writes may be empty,
+        such as a run before its first step.
 
     Raises
     ------
-    InputError : it is none of these; says what was looked for.
+    InputError : it is none of these, or holds no record; says what was looked for.
     FormatError : a file of rows that cannot be read.
     OSError : there is no such file or folder.
     """
     place = Path(path)
     if not place.exists():
         raise FileNotFoundError(2, "no such file or folder", str(path))
+    book = _book_of(place, data, videos, cache_dir, timeout)
+    if not book.entries and not (follow and book.is_live):
+        raise InputError(f"{place}: nothing to view: {_EMPTY[type(book)]}")
+    return book
+
+
+_EMPTY: dict[type[Book], str] = {
+    RolloutBook: "its log of completions (completions_STEP.parquet, one file per step) holds none; "
+    "look again after the first step",
+    EvaluationBook: "no answers beside its summary.json (Results-*.json, own.jsonl); ask the "
+    "questions again: videothinker eval with the same --out",
+    CurationBook: "the journal holds no verdict; look again once videothinker curate has judged a "
+    "row",
+    RowBook: "the file holds no rows; name one that does (JSONL, JSON or Parquet)",
+}  # kind of book → what was looked for in vain, and what to do
+
+
+def _book_of(
+    place: Path,
+    data: str | os.PathLike[str] | None,
+    videos: Any,
+    cache_dir: str | Path | None,
+    timeout: float | None,
+) -> Book:
+    """The book of a path that is there; it may be empty."""
     if completions_folder(place) is not None:
         return RolloutBook(place, videos, cache_dir, timeout)
     reader = FrameReader(videos, cache_dir, timeout) if videos else None
     if place.is_dir():
         return _of_folder(place, reader)
+    if (place.parent / "summary.json").exists() and evaluation_runs(place.parent):
+        return _of_folder(place.parent, reader)  # a file of its records
     if is_curation_journal(place):
         return CurationBook(place, _curated(place, data), reader)
     return RowBook(load_rows(place), f"Rows of {place.name}", reader)

@@ -28,7 +28,7 @@ from videothinker.viewer.page import (
     static_text,
     viewer_script,
 )
-from .viewer import Lane
+from .viewer import Lane, close_earlier, live_widget
 
 # %% auto #0
 __all__ = ['Bins', 'MAX_BYTES', 'PICTURES', 'LIMITS', 'PAGE_CSS', 'PARTS', 'HELP', 'SAVED_BYTES', 'Column', 'Book', 'Index',
@@ -121,7 +121,12 @@ class Book:
         """Read what has been written since."""
 
     def texts(self, number: int) -> list[str]:
-        """The replies of a record."""
+        """The replies of a record.
+
+        Parameters
+        ----------
+        number : of the record.
+        """
         raise NotImplementedError
 
     def view(self, number: int, limit: int) -> dict[str, Any]:
@@ -141,11 +146,21 @@ class Book:
         raise NotImplementedError
 
     def row(self, number: int) -> Sample | None:
-        """The row that a record is of, for a search in its options."""
+        """The row that a record is of, for a search in its options.
+
+        Parameters
+        ----------
+        number : of the record.
+        """
         return None
 
     def frames(self, number: int) -> Frames | None:
-        """The frames that the model was shown, for pictures; None where there are none."""
+        """The frames that the model was shown, for pictures; None where there are none.
+
+        Parameters
+        ----------
+        number : of the record.
+        """
         return None
 
     def spread(self) -> Iterable[int]:
@@ -301,7 +316,13 @@ def reply_lane(
 
 
 def bare_frames(times: Iterable[float] = (), shape: Sequence[int] = (9, 16)) -> dict[str, Any]:
-    """Frames of which the times are known, and no picture."""
+    """Frames of which the times are known, and no picture.
+
+    Parameters
+    ----------
+    times : seconds, in any order; equal ones are counted, what is not finite is left out.
+    shape : height and width of a frame, for the place that it would take.
+    """
     counts: dict[float, int] = {}
     for time in sorted(t for t in times if math.isfinite(t)):
         counts[time] = counts.get(time, 0) + 1
@@ -493,7 +514,13 @@ def browser_page(book: Book, pictures: int | Collection[int] = 60) -> str:
 def write_browser_page(
     path: str | os.PathLike[str], book: Book, pictures: int | Collection[int] = 60
 ) -> Path:
-    """Write `browser_page` to a file, whole or not at all; returns its path."""
+    """Write `browser_page` to a file, whole or not at all; returns its path.
+
+    Parameters
+    ----------
+    path : of the page.
+    book, pictures : as for `browser_page`.
+    """
     atomic_write(path, browser_page(book, pictures))
     return Path(path)
 
@@ -554,6 +581,10 @@ class Desk:
     def record(self, number: int) -> dict[str, Any]:
         """The detail of a record, with pictures where its frames can be read.
 
+        Parameters
+        ----------
+        number : of the record.
+
         Raises
         ------
         InputError : there is no such record.
@@ -587,7 +618,13 @@ class Desk:
             return self.book.find(words)
 
     def answer(self, what: str, value: Any) -> Any:
-        """Answer a question by name: "data", "record" or "find".
+        """Answer a question by name.
+
+        Parameters
+        ----------
+        what : "data", "record" or "find".
+        value : its argument: how many records the page has (-1 for none yet), the number of a
+            record, or words.
 
         Raises
         ------
@@ -616,14 +653,9 @@ def served_page(book: Book) -> str:
 @lru_cache(maxsize=1)
 def _widget_class() -> Any:
     """The widget class, made when first needed."""
-    try:
-        import anywidget
-        import traitlets
-    except ModuleNotFoundError:
-        raise UserError(
-            "a live widget needs anywidget: pip install 'videothinker[lab]'; "
-            "`videothinker view` shows the same in a browser"
-        ) from None
+    base: Any = live_widget("`videothinker view` shows the same in a browser")
+    import traitlets
+
     style = json.dumps(static_text("browser.css"))
     run = (
         "render = ({ model, el }) => {\n"
@@ -637,10 +669,10 @@ def _widget_class() -> Any:
     )
     script = f"let render;\n{viewer_script(browser_script(run))}\nexport default {{ render }};"
 
-    class RecordBrowser(anywidget.AnyWidget):
+    class RecordBrowser(base):
         """A live list of records; `refresh()` shows at once what has been written."""
 
-        _esm = script
+        _code: Any = traitlets.Unicode(script).tag(sync=True)
         records: Any = traitlets.Int(0).tag(sync=True)
 
         def __init__(self, book: Book) -> None:
@@ -660,10 +692,8 @@ def _widget_class() -> Any:
             self.send(told)
             self.records = len(self.book.entries)
 
-        def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-            bundle = super()._repr_mimebundle_(**kwargs)
-            data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-            return {**(data or {}), "text/html": page_frame(self.book)}, metadata
+        def still(self) -> str:
+            return page_frame(self.book)
 
         def refresh(self) -> int:
             """Read what has been written since, and show it; returns the number of records."""
@@ -682,4 +712,6 @@ def record_browser(book: Book) -> Any:
     -------
     A widget with `refresh()`; it follows a growing log while the kernel is idle.
     """
-    return _widget_class()(book)
+    browser = _widget_class()(book)
+    close_earlier(browser)
+    return browser

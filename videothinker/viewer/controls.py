@@ -42,7 +42,7 @@ from ..video.frames import SPREADS, Frames, Sampling, VideoInfo, sample_times
 from ..video.reader import probe, read_frames
 from .charts import table
 from .page import static_text
-from .viewer import View, _close_earlier, trace_viewer
+from .viewer import View, close_earlier, import_lab, trace_viewer
 
 # %% auto #0
 __all__ = ['CSS', 'KEYS', 'Draw', 'ROW', 'Rewards', 'AS_IT_IS', 'STAGES', 'MAX_STORED', 'BY_RATE', 'BY_NUMBER', 'PICKS', 'ALL',
@@ -97,14 +97,7 @@ def as_drawn(drawing: str) -> str:
 # %% ../../nbs/7_viewer/05_controls.ipynb #ctrl-006
 def _import_widgets() -> Any:
     """The module ipywidgets, imported when a control is first made."""
-    try:
-        import ipywidgets
-    except ModuleNotFoundError:
-        raise UserError(
-            "controls need ipywidgets: pip install 'videothinker[lab]'; "
-            "the drawings they show can be made without"
-        ) from None
-    return ipywidgets
+    return import_lab("ipywidgets", "the drawings of the controls can be made without")
 
 
 @lru_cache(maxsize=1)
@@ -126,8 +119,7 @@ def _keys_class() -> Any:
 @lru_cache(maxsize=1)
 def _control_class() -> Any:
     """The class of all controls."""
-    _import_widgets()
-    import ipywidgets as widgets
+    widgets: Any = _import_widgets()
 
     class Control(widgets.VBox):
         """Inputs above, the drawing of their values below; see `control`."""
@@ -191,7 +183,11 @@ def _control_class() -> Any:
             for one in self.inputs.values():
                 one.unobserve(self._later, "value")
             for child in self._inside(self):
+                for part in (child.layout, getattr(child, "style", None)):
+                    if part:  # ipywidgets leaves both open
+                        part.close()
                 child.close()
+            self.layout.close()
             super().close()
 
         def _inside(self, box: Any) -> list[Any]:
@@ -251,7 +247,7 @@ def control(
     UserError : without ipywidgets.
     """
     made = _control_class()(draw, inputs, settings, extra, delay)
-    _close_earlier(made)
+    close_earlier(made)
     return made
 
 # %% ../../nbs/7_viewer/05_controls.ipynb #ctrl-013
@@ -782,7 +778,12 @@ def group_html(step: GroupStep, stage: str) -> str:
 
 
 def weights_html(step: GroupStep) -> str:
-    """The weights of all tokens and their formula, without the stages before."""
+    """The weights of all tokens and their formula, without the stages before.
+
+    Parameters
+    ----------
+    step : the group and its weights.
+    """
     rows = [
         f"<tr><td>{row + 1}</td><td>{_tokens_html(step, row, 'weights')}</td></tr>"
         for row in range(len(step.tokens))
@@ -1126,7 +1127,12 @@ def filtered(verdicts: Iterable[Verdict], which: str) -> list[Verdict]:
 
 
 def curation_filters(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """The filters of a curation and how many samples each leaves: kept, rejected, each check."""
+    """The filters of a curation and how many samples each leaves: kept, rejected, each check.
+
+    Parameters
+    ----------
+    verdicts : of a journal, one per sample.
+    """
     checks = Counter(check for v in verdicts for check in {check_of(r) for r in v.history})
     names = [ALL, KEPT, REJECTED, *sorted(checks)]
     return {name: len(filtered(verdicts, name)) for name in names}
@@ -1136,7 +1142,13 @@ _LEADS_TO = re.compile(r"lead to (\w+), not")
 
 
 def readers_answer(reason: str, sample: Sample) -> str:
-    """What the reader made of an attempt, from the reason the journal keeps, in words."""
+    """What the reader made of an attempt, from the reason the journal keeps, in words.
+
+    Parameters
+    ----------
+    reason : why the attempt was rejected; "" for the kept one.
+    sample : the row, for its right answer.
+    """
     if not reason:
         return f"{sample.answer}, the right one"
     if check_of(reason) != "reader":

@@ -117,6 +117,10 @@ def edited_rows(samples: Sequence[Sample], edits: Sequence[Iterable[Any] | None]
 def segments_json(view: Any) -> str:
     """Question, answers and segments of a `View` as JSON, for `read_segments`.
 
+    Parameters
+    ----------
+    view : a `viewer.View`.
+
     Returns
     -------
     What the page's own button writes: `version`, `title`, `question`, `options`, `answer`,
@@ -145,6 +149,10 @@ def segments_csv(view: Any) -> str:
 
     A row for each segment, numbers from 1, times in seconds. The texts are as they are: a
     spreadsheet may take one that begins with `=` for a formula, so import them as text.
+
+    Parameters
+    ----------
+    view : a `viewer.View`.
     """
     out = io.StringIO()
     table = csv.writer(out)

@@ -78,15 +78,31 @@ class RowBook(Book):
         }
 
     def row(self, number: int) -> Sample:
-        """The row."""
+        """The row.
+
+        Parameters
+        ----------
+        number : of the row.
+        """
         return self.rows[number]
 
     def texts(self, number: int) -> list[str]:
-        """The trace of a row."""
+        """The trace of a row.
+
+        Parameters
+        ----------
+        number : of the row.
+        """
         return [whole_trace(self.rows[number])]
 
     def view(self, number: int, limit: int) -> dict[str, Any]:
-        """The trace beside the annotation."""
+        """The trace beside the annotation.
+
+        Parameters
+        ----------
+        number : of the row.
+        limit : characters after which a trace is cut.
+        """
         row = self.rows[number]
         trace = whole_trace(row)
         lanes = [reply_lane("trace", trace, row, {}, limit)] if trace else []
@@ -94,12 +110,23 @@ class RowBook(Book):
         return {"view": row_view(row, lanes, sample_id(row), meta)}
 
     def frames(self, number: int) -> Frames | None:
-        """Some frames of the clip, evenly spread."""
+        """Some frames of the clip, evenly spread.
+
+        Parameters
+        ----------
+        number : of the row.
+        """
         return read_clip(self._reader, self.rows[number])
 
 
 def read_clip(reader: FrameReader | None, row: Sample) -> Frames | None:
-    """Frames of a row's clip; None where they cannot be had."""
+    """Frames of a row's clip; None where they cannot be had.
+
+    Parameters
+    ----------
+    reader : of the videos; None for no pictures.
+    row : names the video.
+    """
     if reader is None or not row.path:
         return None
     try:
@@ -148,7 +175,12 @@ def _entry(verdict: Verdict, row: Sample) -> dict[str, Any]:
 
 
 def is_curation_journal(path: str | os.PathLike[str]) -> bool:
-    """Return True if a file begins with the header of a curation's journal."""
+    """Return True if a file begins with the header of a curation's journal.
+
+    Parameters
+    ----------
+    path : of any file that is there.
+    """
     with open(path, "rb") as file:
         return b'"journal": "curation"' in file.readline(100_000)[:200]
 
@@ -161,6 +193,10 @@ class CurationBook(Book):
     path : the journal, as `videothinker curate` writes it (`OUT.journal`).
     rows : what was curated, for questions and clips; () for what stands in the journal only.
     reader : of their videos; None for no pictures.
+
+    Attributes
+    ----------
+    status : as for `Book`: the share that was kept.
 
     Raises
     ------
@@ -212,17 +248,33 @@ class CurationBook(Book):
             self.entries.append(_entry(verdict, self.row(len(self.entries))))
 
     def row(self, number: int) -> Sample:
-        """The row that a verdict is of; only its id where the rows are not at hand."""
+        """The row that a verdict is of; only its id where the rows are not at hand.
+
+        Parameters
+        ----------
+        number : of the verdict.
+        """
         name = self.verdicts[number].id
         return self._rows.get(name) or Sample(name, [], "", id=name)
 
     def texts(self, number: int) -> list[str]:
-        """The attempts, the kept one last."""
+        """The attempts, the kept one last.
+
+        Parameters
+        ----------
+        number : of the verdict.
+        """
         verdict = self.verdicts[number]
         return [*verdict.rejected, *([verdict.process] if verdict.process else [])]
 
     def view(self, number: int, limit: int) -> dict[str, Any]:
-        """A lane for each attempt whose text is known, with why it was rejected."""
+        """A lane for each attempt whose text is known, with why it was rejected.
+
+        Parameters
+        ----------
+        number : of the verdict.
+        limit : characters after which a trace is cut.
+        """
         verdict = self.verdicts[number]
         row = self.row(number)
         attempts = []
@@ -252,5 +304,10 @@ class CurationBook(Book):
         return facts
 
     def frames(self, number: int) -> Frames | None:
-        """Some frames of the clip, evenly spread."""
+        """Some frames of the clip, evenly spread.
+
+        Parameters
+        ----------
+        number : of the verdict.
+        """
         return read_clip(self._reader, self.row(number))

@@ -35,12 +35,24 @@ JUDGES = ("headline", *READINGS)
 
 
 def given_answer(record: Record, judge: str = "headline") -> str | None:
-    """The answer that one of `JUDGES` finds in a reply; None if it finds none."""
+    """The answer that one of `JUDGES` finds in a reply; None if it finds none.
+
+    Parameters
+    ----------
+    record : of one reply.
+    judge : one of `JUDGES`; "headline" is the protocol's reading.
+    """
     return record.prediction if judge == "headline" else record.readings.get(judge)
 
 
 def outcome(record: Record, judge: str = "headline") -> str:
-    """What became of a record (see `Record.outcome`), by the headline's reading or another one."""
+    """What became of a record (see `Record.outcome`), by the headline's reading or another one.
+
+    Parameters
+    ----------
+    record : of one reply.
+    judge : one of `JUDGES`; "headline" is the protocol's reading.
+    """
     if judge == "headline" or record.error or record.open_ended:
         return record.outcome
     if is_right(record, judge):
@@ -198,6 +210,10 @@ class EvaluationBook(Book):
     tables : shown above the list.
     title : of the page.
 
+    Attributes
+    ----------
+    status : as for `Book`: the share of right replies.
+
     Raises
     ------
     InputError : a record belongs to none of the rows of its run.
@@ -219,15 +235,31 @@ class EvaluationBook(Book):
         self.runs = runs
 
     def row(self, number: int) -> Sample:
-        """The question's row."""
+        """The question's row.
+
+        Parameters
+        ----------
+        number : of the record.
+        """
         return self.records[number][1]
 
     def texts(self, number: int) -> list[str]:
-        """The reply."""
+        """The reply.
+
+        Parameters
+        ----------
+        number : of the record.
+        """
         return [self.records[number][0].text]
 
     def view(self, number: int, limit: int) -> dict[str, Any]:
-        """The reply beside the annotation."""
+        """The reply beside the annotation.
+
+        Parameters
+        ----------
+        number : of the record.
+        limit : characters after which a reply is cut.
+        """
         record, sample, run = self.records[number]
         is_own_clip = record.condition in ("own", "shuffled_frames")
         segments = _predicted(record, limit)
@@ -242,7 +274,12 @@ class EvaluationBook(Book):
         return {"view": view}
 
     def frames(self, number: int) -> Frames | None:
-        """The frames that were shown, read again."""
+        """The frames that were shown, read again.
+
+        Parameters
+        ----------
+        number : of the record.
+        """
         record, sample, run = self.records[number]
         if run.frames_of is None or record.condition == "no_video" or record.error:
             return None
@@ -300,6 +337,11 @@ def evaluation_page(
 # %% ../../nbs/7_viewer/08_evaluation_page.ipynb #outp-043
 def write_evaluation_page(path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Path:
     """Write the page to a file, whole or not at all; arguments as for `evaluation_page`.
+
+    Parameters
+    ----------
+    path : of the page.
+    *args, **kwargs : as for `evaluation_page`.
 
     Returns
     -------

@@ -33,9 +33,9 @@ from ..video.frames import Frames
 from ..video.reader import probe
 
 # %% auto #0
-__all__ = ['PICTURES', 'WIDTH', 'SPRITE_BYTES', 'TRACE_LIMIT', 'PAGE_VIDEO', 'CSS', 'JS', 'sprite_data', 'frame_data',
-           'segment_data', 'segment_rows', 'trace_data', 'option_data', 'lane_data', 'check_playable', 'video_data',
-           'static_text', 'script_json', 'viewer_script', 'widget_module', 'sayable', 'plain', 'page_html', 'cell_html']
+__all__ = ['PICTURES', 'WIDTH', 'SPRITE_BYTES', 'TRACE_LIMIT', 'PAGE_VIDEO', 'CSS', 'JS', 'WIDGET_JS', 'sprite_data',
+           'frame_data', 'segment_data', 'segment_rows', 'trace_data', 'option_data', 'lane_data', 'check_playable',
+           'video_data', 'static_text', 'script_json', 'viewer_script', 'sayable', 'plain', 'page_html', 'cell_html']
 
 # %% ../../nbs/7_viewer/01_page.ipynb #c15-007
 PICTURES = 64  # of a clip; the strip shows no more
@@ -141,6 +141,11 @@ def frame_data(frames: Frames, pictures: int = PICTURES, width: int = WIDTH) -> 
 def segment_data(segments: Sequence[Segment], lane: str = "") -> list[dict[str, Any]]:
     """Segments as JSON: `start`, `end` (seconds) and `caption`, in the order given.
 
+    Parameters
+    ----------
+    segments : times in seconds, captions.
+    lane : name of their lane, for the error.
+
     Raises
     ------
     InputError : a time is not a finite number; names the `lane` and the segment.
@@ -224,7 +229,12 @@ def trace_data(text: str, segments: Sequence[Segment]) -> list[dict[str, Any]]:
 
 # %% ../../nbs/7_viewer/01_page.ipynb #vpy-13
 def option_data(view: Any) -> list[dict[str, Any]]:
-    """Options of a `View` as `viewer.js` reads them: `text`, `letter`, whether it is `right`."""
+    """Options of a `View` as `viewer.js` reads them: `text`, `letter`, whether it is `right`.
+
+    Parameters
+    ----------
+    view : a `viewer.View`.
+    """
     letters = option_letters(view.options) or view.options
     return [
         {"text": line, "letter": letter, "right": bool(view.answer) and letter == view.answer}
@@ -233,7 +243,13 @@ def option_data(view: Any) -> list[dict[str, Any]]:
 
 
 def lane_data(lane: Any, verdict: str = "") -> dict[str, Any]:
-    """A `Lane` as `viewer.js` reads it, with what is to be said of its answer."""
+    """A `Lane` as `viewer.js` reads it, with what is to be said of its answer.
+
+    Parameters
+    ----------
+    lane : a `viewer.Lane`.
+    verdict : what is said of its answer, such as "right"; "" for nothing.
+    """
     return {
         "name": lane.name,
         "kind": lane.kind,
@@ -316,22 +332,33 @@ def video_data(
 
 # %% ../../nbs/7_viewer/01_page.ipynb #c15-048
 def static_text(name: str) -> str:
-    """Read a file of `videothinker/viewer/static`, as `"viewer.js"` or `"page.html"`."""
+    """Read a file of `videothinker/viewer/static`, as `"viewer.js"` or `"page.html"`.
+
+    Parameters
+    ----------
+    name : of the file.
+    """
     return (files("videothinker.viewer") / "static" / name).read_text(encoding="utf-8")
 
 
-def _joined(js: str, css: str) -> str:
-    """The viewer's two files as one script, without comments and indentation."""
+def _packed_css(css: str) -> str:
+    """A style sheet without comments and indentation."""
     css = re.sub(r"/\*.*?\*/|\s+", " ", css, flags=re.DOTALL)
-    css = re.sub(r" *([{};,]) *", r"\1", css).replace(";}", "}").replace(": ", ":")
+    return re.sub(r" *([{};,]) *", r"\1", css).replace(";}", "}").replace(": ", ":")
+
+
+def _packed_js(js: str) -> str:
+    """A script without comments and indentation."""
     js = re.sub(r"^\s*(//.*)?\n?|\s+// .*$", "", js, flags=re.MULTILINE)
     js = re.sub(r" (=|=>|===|&&) ", r"\1", js)  # none stands in a text
-    js = js.encode("ascii", "backslashreplace").decode()  # a browser keeps it in half the memory
-    return js.replace('"viewer.css";', f"{json.dumps(css)};", 1)
+    return js.encode("ascii", "backslashreplace").decode()  # in half a browser's memory
 
 
 CSS = static_text("viewer.css")
-JS = _joined(static_text("viewer.js"), CSS)
+JS = _packed_js(static_text("viewer.js")).replace(
+    '"viewer.css";', f"{json.dumps(_packed_css(CSS))};"
+)
+WIDGET_JS = _packed_js(static_text("widget.js"))
 
 # %% ../../nbs/7_viewer/01_page.ipynb #c15-040
 def script_json(data: Any) -> str:
@@ -367,16 +394,6 @@ def viewer_script(run: str) -> str:
     functions, export, _ = JS.rpartition("\nexport default ")
     assert export, "viewer.js has lost its `export default`"
     return f"(function page() {{\n{functions}\n// == The page ==\nkeepText(page);\n{run}\n}})();"
-
-
-def widget_module() -> str:
-    """The viewer's file as the module of a widget.
-
-    A page never forgets a module, and each widget brings one: the first one works for all.
-    """
-    name = "globalThis.videothinker" + hashlib.blake2b(JS.encode(), digest_size=6).hexdigest()
-    run = f"{name} = {{ render: ({{ model, el }}) => draw(el, model), mount, tiou }};"
-    return f"if (!{name}) {viewer_script(run)}\nexport default {name};"
 
 # %% ../../nbs/7_viewer/01_page.ipynb #c15-056
 def sayable(text: str) -> str:

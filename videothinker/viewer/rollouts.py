@@ -149,7 +149,12 @@ def _spoken(value: Any) -> str:
 
 
 def reward_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The columns of a log that are rewards: numbers, and none of `OWN`."""
+    """The columns of a log that are rewards: numbers, and none of `OWN`.
+
+    Parameters
+    ----------
+    rows : of a log, one per completion, column → value.
+    """
     return [
         name
         for name in (rows[0] if rows else ())
@@ -401,6 +406,10 @@ class RolloutBook(Book):
     videos : where the videos are; None for what the log says.
     cache_dir, timeout : of decoded frames, as for `FrameReader`.
 
+    Attributes
+    ----------
+    status : as for `Book`: the mean reward.
+
     Raises
     ------
     InputError : there is no log of completions; says how to get one.
@@ -466,15 +475,31 @@ class RolloutBook(Book):
         self.entries.clear()
 
     def row(self, number: int) -> Sample:
-        """The row of a group."""
+        """The row of a group.
+
+        Parameters
+        ----------
+        number : of the group.
+        """
         return self.groups[number].sample
 
     def texts(self, number: int) -> list[str]:
-        """The completions of a group."""
+        """The completions of a group.
+
+        Parameters
+        ----------
+        number : of the group.
+        """
         return self.groups[number].texts
 
     def view(self, number: int, limit: int) -> dict[str, Any]:
-        """A lane for each completion, with what it earned; best and worst are compared first."""
+        """A lane for each completion, with what it earned; best and worst are compared first.
+
+        Parameters
+        ----------
+        number : of the group.
+        limit : characters after which a reply is cut.
+        """
         group = self.groups[number]
         lanes = [
             reply_lane(str(g + 1), text, group.sample, _facts(group, g), limit)
@@ -498,7 +523,12 @@ class RolloutBook(Book):
         }
 
     def frames(self, number: int) -> Frames | None:
-        """The frames that the model was shown; None where the video is not to be had."""
+        """The frames that the model was shown; None where the video is not to be had.
+
+        Parameters
+        ----------
+        number : of the group.
+        """
         sample = self.groups[number].sample
         roots = self._videos or self._log.video_root
         if not sample.path or not roots:

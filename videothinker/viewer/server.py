@@ -112,7 +112,12 @@ class BookServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/{self.token}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a browser that has gone away while it was answered."""
+        """Say nothing of a browser that has gone away while it was answered.
+
+        Parameters
+        ----------
+        request, client_address : of the connection, as `socketserver` hands them over.
+        """
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 

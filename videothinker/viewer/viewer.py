@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from videothinker.viewer.corrections import (
     segments_webvtt,
 )
 from videothinker.viewer.page import (
+    JS,
     PAGE_VIDEO,
+    WIDGET_JS,
     cell_html,
     check_playable,
     frame_data,
@@ -37,12 +40,11 @@ from videothinker.viewer.page import (
     segment_rows,
     video_data,
     viewer_script,
-    widget_module,
 )
 
 # %% auto #0
 __all__ = ['WORDS_LIMIT', 'PAGE_CSS', 'CELL_VIDEO', 'WIDGET_VIDEO', 'EVENTS', 'Lane', 'View', 'check_lanes', 'view_data',
-           'words_html', 'view_html', 'trace_viewer']
+           'words_html', 'view_html', 'import_lab', 'live_widget', 'close_earlier', 'trace_viewer']
 
 # %% ../../nbs/7_viewer/03_viewer.ipynb #vpv-01
 @dataclass
@@ -200,7 +202,12 @@ class View:
         return [lane for lane in self.lanes if lane.kind == "predicted"]
 
     def verdict(self, lane: Lane) -> str:
-        """`right`, `wrong`, `no answer`, or "" where there is nothing to judge."""
+        """`right`, `wrong`, `no answer`, or "" where there is nothing to judge.
+
+        Parameters
+        ----------
+        lane : one of the view's.
+        """
         if lane.kind == "true":
             return ""
         if lane.answer is None:
@@ -218,7 +225,12 @@ class View:
         return segments_csv(self)
 
     def to_webvtt(self, *lanes: str) -> str:
-        """The segments as subtitles, as `corrections.segments_webvtt`."""
+        """The segments as subtitles, as `corrections.segments_webvtt`.
+
+        Parameters
+        ----------
+        *lanes : names of those that are written; none for all.
+        """
         return segments_webvtt(self, *lanes)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -362,6 +374,84 @@ def view_html(view: View, standalone: bool = True, path: str | os.PathLike[str] 
 WIDGET_VIDEO = 64_000_000  # bytes of a video that are sent to the page of a live widget
 EVENTS = ("seek", "select", "play", "pause", "loop", "edit", "add", "delete", "undo", "redo")
 
+# %% ../../nbs/7_viewer/03_viewer.ipynb #vpv-15
+def import_lab(package: str, instead: str) -> Any:
+    """Import a package of the extra `lab`.
+
+    Parameters
+    ----------
+    package : its name.
+    instead : what works without, as the end of a sentence.
+
+    Raises
+    ------
+    UserError : it is not installed.
+    """
+    try:
+        return import_module(package)
+    except ModuleNotFoundError:
+        raise UserError(
+            f"a live widget needs {package}: pip install 'videothinker[lab]'; {instead}"
+        ) from None
+
+
+def live_widget(instead: str) -> Any:
+    """The class that live widgets derive from.
+
+    Parameters
+    ----------
+    instead : what works without anywidget, as the end of a sentence.
+
+    Returns
+    -------
+    A class; one derived from it has a trait `_code`, the ES module that draws it (`render` in its
+    default export), and a method `still()`, the HTML shown where there is no kernel.
+
+    Raises
+    ------
+    UserError : anywidget is not installed.
+    """
+    anywidget: Any = import_lab("anywidget", instead)
+
+    class LiveWidget(anywidget.AnyWidget):
+        _esm = WIDGET_JS
+
+        def close(self) -> None:
+            self.layout.close()  # ipywidgets leaves it open
+            super().close()
+
+        def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+            bundle = super()._repr_mimebundle_(**kwargs)
+            data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+            return {**(data or {}), "text/html": self.still()}, metadata
+
+    return LiveWidget
+
+# %% ../../nbs/7_viewer/03_viewer.ipynb #vpv-16
+_of_cell: dict[str, tuple[str, list[Any]]] = {}  # cell → its last run and the widgets made in it
+
+
+def close_earlier(widget: Any) -> None:
+    """Close the widgets that an earlier run of this cell has made; remember this one.
+
+    Parameters
+    ----------
+    widget : that is shown now.
+    """
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    get_parent = getattr(shell, "get_parent", dict)  # of a notebook; a terminal has none
+    parent: dict[str, Any] = get_parent() or {}
+    cell = (parent.get("metadata") or {}).get("cellId")
+    run = (parent.get("header") or {}).get("msg_id", "")
+    if not cell:
+        return
+    last_run, widgets = _of_cell.get(cell, (run, []))
+    if last_run != run:
+        for earlier in widgets:
+            earlier.close()
+        widgets = []
+    _of_cell[cell] = (run, [*widgets, widget])
+
 # %% ../../nbs/7_viewer/03_viewer.ipynb #vpv-13
 def _live_data(view: View, frames: dict[str, Any] | None = None) -> dict[str, Any]:
     """The traits that show a view: its data, the segments that can be edited, the video's bytes.
@@ -385,17 +475,11 @@ def _live_data(view: View, frames: dict[str, Any] | None = None) -> dict[str, An
 @lru_cache(maxsize=1)
 def _widget_class() -> Any:
     """The widget class, made when first needed."""
-    try:
-        import anywidget
-        import traitlets
-        from ipywidgets import CallbackDispatcher
-    except ModuleNotFoundError:
-        raise UserError(
-            "a live widget needs anywidget: pip install 'videothinker[lab]'; "
-            "without it a View shows itself as a page"
-        ) from None
+    base: Any = live_widget("without it a View shows itself as a page")
+    import traitlets
+    from ipywidgets import CallbackDispatcher
 
-    class TraceViewer(anywidget.AnyWidget):
+    class TraceViewer(base):
         """A live view, whose traits are synchronised with the page.
 
         Attributes
@@ -406,7 +490,7 @@ def _widget_class() -> Any:
         playing, loop : whether it plays, and repeats the selected segment.
         """
 
-        _esm = widget_module()
+        _code: Any = traitlets.Unicode(JS).tag(sync=True)
         data: Any = traitlets.Dict().tag(sync=True)
         time: Any = traitlets.Float(0.0).tag(sync=True, echo_update=False)
         selected: Any = traitlets.Unicode("").tag(sync=True, echo_update=False)
@@ -495,32 +579,10 @@ def _widget_class() -> Any:
             if self.selected and not self._exists(self.selected):
                 self.selected = ""
 
-        def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-            bundle = super()._repr_mimebundle_(**kwargs)
-            data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-            return {**(data or {}), "text/html": view_html(self.view, standalone=False)}, metadata
+        def still(self) -> str:
+            return view_html(self.view, standalone=False)
 
     return TraceViewer
-
-
-_of_cell: dict[str, tuple[str, list[Any]]] = {}  # cell → its last run and the viewers made in it
-
-
-def _close_earlier(viewer: Any) -> None:
-    """Close the viewers that an earlier run of this cell has made; remember this one."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    get_parent = getattr(shell, "get_parent", dict)  # of a notebook; a terminal has none
-    parent: dict[str, Any] = get_parent() or {}
-    cell = (parent.get("metadata") or {}).get("cellId")
-    run = (parent.get("header") or {}).get("msg_id", "")
-    if not cell:
-        return
-    last_run, viewers = _of_cell.get(cell, (run, []))
-    if last_run != run:
-        for earlier in viewers:
-            earlier.close()
-        viewers = []
-    _of_cell[cell] = (run, [*viewers, viewer])
 
 
 def trace_viewer(view: View) -> Any:
@@ -542,5 +604,5 @@ def trace_viewer(view: View) -> Any:
     traitlets.TraitError : later, when a trait is set to what does not exist.
     """
     viewer = _widget_class()(view)
-    _close_earlier(viewer)
+    close_earlier(viewer)
     return viewer

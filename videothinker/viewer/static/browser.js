@@ -7,29 +7,9 @@ const PAGE = 100; // rows that are drawn at a time, whatever the list holds
 const PAUSE = 2000; // milliseconds between two looks at a log that grows
 const LONGEST = 200; // characters of a text in the list
 
-// Texts of the data go through `plain`, which shows the characters that one does not see.
-function make(tag, className, ...children) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  const there = children.filter(child => child !== null && child !== undefined);
-  node.append(...there.map(child => (child instanceof Node ? child : plain(child))));
-  return node;
-}
-
-function makeButton(className, words, act) {
-  const button = make("button", className, words);
-  button.type = "button";
-  button.onclick = act;
-  return button;
-}
-
 // A table that scrolls sideways where it does not fit: by keys, too, so it can have the focus.
 function wide(label, table) {
-  const node = make("div", "vb-wide", table);
-  node.tabIndex = 0;
-  node.setAttribute("role", "region");
-  node.setAttribute("aria-label", label);
-  return node;
+  return element("div.vb-wide", { tabIndex: 0, role: "region", "aria-label": label }, table);
 }
 
 const thousands = number => number.toLocaleString("en");
@@ -268,15 +248,15 @@ function browse(host, source, inPage) {
   let shown = []; // numbers of the records that the list holds, in its order
   let timer = 0, failures = 0, ended = false;
   const selects = {}, pagers = [];
-  const status = make("span", "vb-status");
+  const status = element("span.vb-status");
   status.setAttribute("role", "status");
-  const live = make("span", "vb-live");
-  const bar = make("div", "vb-bar");
+  const live = element("span.vb-live");
+  const bar = element("div.vb-bar");
   bar.setAttribute("role", "search");
-  const charts = make("div", "vb-charts");
-  const head = make("tr"), body = make("tbody");
-  const table = make("table", "vb-list", make("thead", "", head), body);
-  const root = make("div", "vb", charts, bar, pager(), make("div", "vb-wide", table), pager());
+  const charts = element("div.vb-charts");
+  const head = element("tr"), body = element("tbody");
+  const table = element("table.vb-list", element("thead", head), body);
+  const root = element("div.vb", charts, bar, pager(), element("div.vb-wide", table), pager());
   host.replaceChildren(root);
 
   // == Filters ==
@@ -288,7 +268,7 @@ function browse(host, source, inPage) {
   }
 
   function labelled(words, ...controls) {
-    return make("label", "", words, ...controls);
+    return element("label", words, ...controls);
   }
 
   function drawBar() {
@@ -298,7 +278,7 @@ function browse(host, source, inPage) {
       if (column.range) bar.append(drawRange(column));
     }
     if (records.variants) {
-      const select = make("select");
+      const select = element("select");
       select.name = "variant";
       records.variants.values.forEach((name, k) => select.append(option(k, name)));
       select.value = state.variant;
@@ -308,7 +288,7 @@ function browse(host, source, inPage) {
       });
       bar.append(labelled(records.variants.name, select));
     }
-    const search = make("input");
+    const search = element("input");
     search.type = "search";
     search.name = "text";
     search.placeholder = "question, option, reply, id";
@@ -318,17 +298,17 @@ function browse(host, source, inPage) {
       clearTimeout(waiting);
       waiting = setTimeout(() => look(search.value), 120);
     };
-    bar.append(labelled("text", search), makeButton("", "clear", () => change(clear)));
+    bar.append(labelled("text", search), button("clear", "", () => change(clear), "button"));
   }
 
   function option(value, words) {
-    const node = make("option", "", cut(words, LONGEST));
+    const node = element("option", cut(words, LONGEST));
     node.value = value;
     return node;
   }
 
   function drawFacet(column) {
-    const select = make("select");
+    const select = element("select");
     select.name = column.key;
     select.onchange = () => change(() => {
       if (select.value === "") delete state.filters[column.key];
@@ -340,7 +320,7 @@ function browse(host, source, inPage) {
 
   function drawRange(column) {
     const ends = ["from", "to"].map((word, k) => {
-      const input = make("input", "vb-number");
+      const input = element("input.vb-number");
       input.type = "number";
       input.name = column.key + "-" + word;
       input.placeholder = word;
@@ -353,7 +333,7 @@ function browse(host, source, inPage) {
       return input;
     });
     selects[column.key + "-range"] = ends;
-    return make("span", "vb-range", column.name, make("span", "", ...ends));
+    return element("span.vb-range", column.name, element("span", ...ends));
   }
 
   function setRange(key, range) {
@@ -405,12 +385,12 @@ function browse(host, source, inPage) {
   // == The list ==
 
   function pager() {
-    const back = makeButton("", "← previous", () => turn(-1));
-    const on = makeButton("", "next →", () => turn(1));
-    const words = make("span");
+    const back = button("← previous", "", () => turn(-1), "button");
+    const on = button("next →", "", () => turn(1), "button");
+    const words = element("span");
     const told = pagers.length ? [] : [status, live];
     pagers.push({ back, on, words });
-    return make("div", "vb-pager", ...told, back, words, on);
+    return element("div.vb-pager", ...told, back, words, on);
   }
 
   const listed = () => records.columns.filter(column => column.list);
@@ -418,11 +398,12 @@ function browse(host, source, inPage) {
   function drawHead() {
     head.replaceChildren();
     for (const column of [{ key: "", name: "#", type: "number" }, ...listed()]) {
-      const button = makeButton("", column.name, () => change(() => {
+      const sort = () => change(() => {
         state.down = state.sort === column.key && !state.down;
         state.sort = column.key;
-      }));
-      const cell = make("th", column.type === "number" ? "vb-r" : "", button);
+      });
+      const kind = column.type === "number" ? "th.vb-r" : "th";
+      const cell = element(kind, button(column.name, "", sort, "button"));
       cell.scope = "col";
       cell.dataset.key = column.key || "number";
       head.append(cell);
@@ -433,14 +414,13 @@ function browse(host, source, inPage) {
     if (column.type === "spark") return sparkOf(column, i);
     const text = cut(column.text(i, state.variant), LONGEST);
     if (column.marks) {
-      return make("span", "vb-outcome", make("b", "", column.marks[text] || ""), text);
+      return element("span.vb-outcome", element("b", column.marks[text] || ""), text);
     }
     if (!column.opens) return text;
-    const button = makeButton("vb-row", text, () => toggle(i));
-    button.dataset.record = i;
-    button.setAttribute("aria-expanded", state.open === i);
-    button.title = cut(nameOf(i), LONGEST);
-    return button;
+    const opener = button(text, cut(nameOf(i), LONGEST), () => toggle(i), "button.vb-row");
+    opener.dataset.record = i;
+    opener.setAttribute("aria-expanded", state.open === i);
+    return opener;
   }
 
   const nameOf = i => (records.names ? records.by[records.names].text(i, 0) : "");
@@ -451,7 +431,7 @@ function browse(host, source, inPage) {
     const { low, high } = extent(column);
     const bars = [...values].sort((a, b) => a - b).map(value =>
       "▁▂▃▄▅▆▇█"[high > low ? Math.round(7 * (value - low) / (high - low)) : 3]);
-    const node = make("span", "vb-spark", bars.join(""));
+    const node = element("span.vb-spark", bars.join(""));
     node.setAttribute("role", "img");
     const ends = values.length ? Math.min(...values) + " to " + Math.max(...values) : "none";
     node.setAttribute("aria-label", values.length + " values, " + ends);
@@ -474,12 +454,11 @@ function browse(host, source, inPage) {
   }
 
   function drawRow(i) {
-    const cells = [make("td", "vb-r", String(i + 1))];
+    const cells = [element("td.vb-r", String(i + 1))];
     for (const column of listed()) {
-      const align = column.type === "number" ? "vb-r" : "";
-      cells.push(make("td", align, drawCell(column, i)));
+      cells.push(element(column.type === "number" ? "td.vb-r" : "td", drawCell(column, i)));
     }
-    return make("tr", state.open === i ? "vb-open" : "", ...cells);
+    return element(state.open === i ? "tr.vb-open" : "tr", ...cells);
   }
 
   const lastPage = () => Math.max(0, Math.ceil(shown.length / PAGE) - 1);
@@ -557,16 +536,16 @@ function browse(host, source, inPage) {
   function detailRow(i) {
     if (detail && detail.number === i) return detail.row;
     closeDetail();
-    const place = make("div", "vb-inner", make("p", "vb-note", "…"));
-    const cell = make("td", "", place);
+    const place = element("div.vb-inner", element("p.vb-note", "…"));
+    const cell = element("td", place);
     cell.colSpan = listed().length + 1;
-    const own = { number: i, row: make("tr", "vb-detail", cell), close: null };
+    const own = { number: i, row: element("tr.vb-detail", cell), close: null };
     detail = own;
     source.detail(i).then(told => {
       if (detail === own) own.close = drawDetail(place, told);
     }).catch(error => {
       const words = String(error.message || error);
-      if (detail === own) place.replaceChildren(make("p", "vb-note", words));
+      if (detail === own) place.replaceChildren(element("p.vb-note", words));
     });
     return own.row;
   }
@@ -578,14 +557,14 @@ function browse(host, source, inPage) {
 
   function drawDetail(place, told) {
     if (!told) {
-      place.replaceChildren(make("p", "vb-note", "The replies of this one are not on this page; "
+      place.replaceChildren(element("p.vb-note", "The replies of this one are not on this page; "
         + "videothinker view, without --out, shows them all."));
       return null;
     }
-    const viewer = make("div", "vb-viewer");
+    const viewer = element("div.vb-viewer");
     const parts = [viewer];
     const lanes = told.view.lanes.filter(lane => lane.kind === "predicted");
-    if (told.note) parts.unshift(make("p", "vb-note", told.note));
+    if (told.note) parts.unshift(element("p.vb-note", told.note));
     if (lanes.length > 1) {
       const called = lanes.map((lane, k) =>
         lane.name + (told.called && told.called[k] ? ", " + told.called[k] : ""));
@@ -602,19 +581,19 @@ function browse(host, source, inPage) {
   function laneTable(lanes, called) {
     const names = [...new Set(lanes.flatMap(lane => Object.keys(lane.facts)))];
     const titles = [records.lane || "lane", "answer", "verdict", ...names];
-    const header = make("tr", "", ...titles.map(name => {
-      const cell = make("th", "", name);
+    const header = element("tr", ...titles.map(name => {
+      const cell = element("th", name);
       cell.scope = "col";
       return cell;
     }));
     const rows = lanes.map((lane, k) => {
-      const facts = names.map(name => make("td", "vb-r", lane.facts[name] ?? "–"));
-      const first = make("th", "", called[k]);
+      const facts = names.map(name => element("td.vb-r", lane.facts[name] ?? "–"));
+      const first = element("th", called[k]);
       first.scope = "row";
-      const verdict = make("td", "", lane.verdict || "–");
-      return make("tr", "", first, make("td", "", lane.answer ?? "none"), verdict, ...facts);
+      const verdict = element("td", lane.verdict || "–");
+      return element("tr", first, element("td", lane.answer ?? "none"), verdict, ...facts);
     });
-    const lines = make("table", "vb-lanes", make("thead", "", header), make("tbody", "", ...rows));
+    const lines = element("table.vb-lanes", element("thead", header), element("tbody", ...rows));
     return wide("figures of each " + titles[0], lines);
   }
 
@@ -699,16 +678,15 @@ function browse(host, source, inPage) {
 
   function showLive() {
     if (!records.live) return live.replaceChildren();
-    let button = live.querySelector("button");
-    if (!button) {
-      button = makeButton("", "", () => {
-        state.paused = !state.paused;
-        showLive();
-      });
-      live.replaceChildren(make("span"), button);
+    const pause = () => {
+      state.paused = !state.paused;
+      showLive();
+    };
+    if (!live.querySelector("button")) {
+      live.replaceChildren(element("span"), button("", "", pause, "button"));
     }
     live.firstChild.textContent = state.paused ? "❚❚ paused" : "● live";
-    button.textContent = state.paused ? "go on" : "pause";
+    live.lastChild.textContent = state.paused ? "go on" : "pause";
   }
 
   // Show an index from its beginning. What is open is drawn anew, if its number still means it.

@@ -89,10 +89,10 @@ function compareWords(a, b) {
 }
 
 function runsOf(runs, side) {
-  const node = make("span");
+  const node = element("span");
   runs.forEach(([text, only], k) => {
     if (k) node.append(" ");
-    node.append(only ? make(side ? "del" : "ins", "", (side ? "−" : "+") + text) : text);
+    node.append(only ? element(side ? "del" : "ins", (side ? "−" : "+") + text) : text);
   });
   return node;
 }
@@ -101,26 +101,26 @@ function runsOf(runs, side) {
 
 function drawDifference(lanes, called, chosen) {
   const selects = [0, 1].map(side => {
-    const select = make("select");
+    const select = element("select");
     select.name = side ? "compare-with" : "compare";
     lanes.forEach((_, k) => {
-      const node = make("option", "", called[k]);
+      const node = element("option", called[k]);
       node.value = k;
       select.append(node);
     });
     select.value = chosen ? chosen[side] : side;
     return select;
   });
-  const place = make("div");
+  const place = element("div");
   const draw = () => place.replaceChildren(
     ...differenceOf(...selects.map(({ value }) => lanes[value]),
       selects.map(({ value }) => called[value])));
   for (const select of selects) select.onchange = draw;
-  const title = make("div", "vb-pick", make("strong", "", "What differs between"),
-    make("label", "", make("span", "vb-hidden", "one"), selects[0]), "and",
-    make("label", "", make("span", "vb-hidden", "the other"), selects[1]));
+  const title = element("div.vb-pick", element("strong", "What differs between"),
+    element("label", element("span.vb-hidden", "one"), selects[0]), "and",
+    element("label", element("span.vb-hidden", "the other"), selects[1]));
   draw();
-  const section = make("section", "vb-difference", title, place);
+  const section = element("section.vb-difference", title, place);
   section.setAttribute("aria-label", "what differs between two of them");
   return section;
 }
@@ -128,16 +128,16 @@ function drawDifference(lanes, called, chosen) {
 function differenceOf(a, b, called) {
   const one = blocksOf(a), other = blocksOf(b);
   const pairs = aligned(one.blocks, other.blocks);
-  const names = make("tr", "", ...["", ...called].map(name => {
-    const cell = make("th", "", name);
+  const names = element("tr", ...["", ...called].map(name => {
+    const cell = element("th", name);
     cell.scope = "col";
     return cell;
   }));
   const rows = [];
   const add = (label, note, left, right) => {
-    const head = make("th", "", label, note ? make("small", "", note) : null);
+    const head = element("th", label, note ? element("small", note) : null);
     head.scope = "row";
-    rows.push(make("tr", "", head, make("td", "", ...left), make("td", "", ...right)));
+    rows.push(element("tr", head, element("td", ...left), element("td", ...right)));
   };
   const texts = (left, right) => {
     const runs = compareWords(left || "", right || "");
@@ -158,8 +158,8 @@ function differenceOf(a, b, called) {
   const told = close + " of " + pairs.length + " blocks agree in time (IoU 0.5 or better), "
     + (pairs.length - common.length) + " stand on one side only. "
     + "+ marks words that only the left one has, − those that only the right one has.";
-  const table = make("table", "vb-two", make("thead", "", names), make("tbody", "", ...rows));
-  return [make("p", "vb-note", told), wide("both, side by side", table)];
+  const table = element("table.vb-two", element("thead", names), element("tbody", ...rows));
+  return [element("p.vb-note", told), wide("both, side by side", table)];
 }
 
 function noteOf(left, right) {
@@ -177,7 +177,7 @@ function blockCells(left, right) {
     const runs = left && right ? compareWords(left[part], right[part])
       : [left, right].map(block => (block ? [[block[part], true]] : []));
     runs.forEach((side, k) => {
-      if (side.length && side[0][0]) cells[k].push(make("div", "vb-" + part, runsOf(side, k)));
+      if (side.length && side[0][0]) cells[k].push(element("div.vb-" + part, runsOf(side, k)));
     });
   }
   return cells.map(cell => (cell.length ? cell : ["–"]));

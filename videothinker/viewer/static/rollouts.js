@@ -48,8 +48,8 @@ function binsOf(records, numbers) {
 }
 
 function rolloutPanel(host, records, state, change, setRange) {
-  const place = make("div", "vb-grid");
-  const figures = make("details", "vb-figures", make("summary", "", "the figures as a table"));
+  const place = element("div.vb-grid");
+  const figures = element("details.vb-figures", element("summary", "the figures as a table"));
   host.replaceChildren(place, figures);
   let told = null;
   figures.ontoggle = () => { if (figures.open) drawFigures(); };
@@ -72,7 +72,7 @@ function rolloutPanel(host, records, state, change, setRange) {
     label("step " + told.first, left, height - 5, "start"),
     label(String(told.last), width - right, height - 5, "end"),
     draw("line", { ...bottomLine, class: "vb-base" }), ...marks, ...overlays());
-    return make("figure", "", make("figcaption", "", title), picture);
+    return element("figure", element("figcaption", title), picture);
   }
 
   const across = () => CHART.width - CHART.left - CHART.right;
@@ -169,9 +169,9 @@ function rolloutPanel(host, records, state, change, setRange) {
         "stroke-dasharray": DASHES[n % DASHES.length] });
       const value = figure(known(curves[n]).at(-1) ?? null, 2);
       const picture = draw("svg", { viewBox: "0 0 30 8", class: "vb-sample" }, sample);
-      return make("span", "", picture, part.name + " " + value);
+      return element("span", picture, part.name + " " + value);
     });
-    chart.append(make("div", "vb-legend", ...legend));
+    chart.append(element("div.vb-legend", ...legend));
     return chart;
   }
 
@@ -189,16 +189,16 @@ function rolloutPanel(host, records, state, change, setRange) {
   function drawFigures() {
     const titles = ["step", "completions", "reward", ...told.parts.map(part => part.name), "tokens",
       "groups that earned the same, %"];
-    const head = make("tr", "", ...titles.map(title => {
-      const cell = make("th", "", title);
+    const head = element("tr", ...titles.map(title => {
+      const cell = element("th", title);
       cell.scope = "col";
       return cell;
     }));
-    const rows = told.bins.map(bin => make("tr", "", ...[span(bin), String(bin.rewards.length),
+    const rows = told.bins.map(bin => element("tr", ...[span(bin), String(bin.rewards.length),
       figure(mean(bin.rewards), 3), ...bin.parts.map(values => figure(mean(values), 3)),
       figure(mean(bin.tokens), 1), figure(bin.alike.length ? 100 * mean(bin.alike) : null, 0),
-    ].map((text, k) => make("td", k ? "vb-r" : "", text))));
-    const table = make("table", "vb-lanes", make("thead", "", head), make("tbody", "", ...rows));
+    ].map((text, k) => element(k ? "td.vb-r" : "td", text))));
+    const table = element("table.vb-lanes", element("thead", head), element("tbody", ...rows));
     figures.replaceChildren(figures.firstChild, wide("figures by step", table));
   }
 
@@ -206,7 +206,7 @@ function rolloutPanel(host, records, state, change, setRange) {
     told = binsOf(records, numbers);
     figures.hidden = !told.bins.length;
     if (!told.bins.length) {
-      place.replaceChildren(make("p", "vb-note", records.live
+      place.replaceChildren(element("p.vb-note", records.live
         ? "nothing is logged yet; the first step appears here by itself" : "no groups"));
       return;
     }

@@ -30,17 +30,18 @@ const cut = (text, limit) => {
   return plain(all.slice(0, limit)) + (all.length > limit ? " …" : "");
 };
 
-// element("div.a.b", { title: "…" }, "text", node): a plain object holds properties or attributes.
+// element("div.a.b", { title: "…" }, "text", node): an object holds properties or attributes, null
+// nothing. What one does not see in a text of the data is shown.
 function element(kind, ...parts) {
   const [tag, ...classes] = kind.split(".");
   const node = document.createElement(tag);
   if (classes.length) node.className = classes.join(" ");
   for (const part of parts) {
     if (typeof part === "string" || part instanceof Node) {
-      node.append(part);
+      node.append(part instanceof Node ? part : plain(part));
       continue;
     }
-    for (const [key, value] of Object.entries(part)) {
+    for (const [key, value] of Object.entries(part || {})) {
       if (key in node) node[key] = value;
       else node.setAttribute(key, value);
     }
@@ -376,13 +377,14 @@ function drawStage(v) {
   return stage;
 }
 
-// A widget may be drawn more than once: the first of its drawings counts the time while it plays.
-const drawings = new WeakMap();
+// A widget may be drawn more than once, each time through a model of its own that holds the same
+// data: the first of the drawings counts the time while it plays.
+const drawings = new WeakMap(); // data → its drawings
 
 function addPlayer(v) {
   const { model, duration } = v;
-  const all = drawings.get(model) || [];
-  drawings.set(model, all);
+  const all = drawings.get(v.data) || [];
+  drawings.set(v.data, all);
   all.push(v);
   const leave = () => all.splice(all.indexOf(v), 1);
   const lead = () => all.unshift(...leave());
@@ -1426,7 +1428,7 @@ function keepText(page) {
   own.text = text.slice(text.indexOf("\n") + 1, text.indexOf(MARK));
 }
 
-const scriptOf = v => own.text || (v.model.get("_esm") || "").split("\nexport default ")[0];
+const scriptOf = v => own.text || (v.model.get("_code") || "").split("\nexport default ")[0];
 
 // The video as it stands in a page of its own: its bytes, where this page has them.
 async function videoData(v) {
@@ -1578,7 +1580,7 @@ function draw(host, model) {
 function standIn(data) {
   const lane = data.lanes.find(({ name }) => name === data.editable);
   const segments = lane ? lane.segments : [];
-  const state = { data, time: 0, selected: "", playing: false, loop: false, segments };
+  const state = { data: { ...data }, time: 0, selected: "", playing: false, loop: false, segments };
   const heard = {};
   const fire = (name, value) => (heard[name] || []).forEach(react => react(value));
   return {
