@@ -10,11 +10,11 @@ Guides and the index are not counted: they export nothing.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import json
 import re
 import statistics
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -159,10 +159,17 @@ def table(ours: dict[str, str]) -> list[str]:
     return rows
 
 
-def main(root: str = str(ROOT)) -> None:
+def main() -> None:
     """Print the table of a tree."""
-    print("\n".join(table(figures(count(chapters(Path(root)))))))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("root", nargs="?", type=Path, default=ROOT, help="of the repository")
+    root = parser.parse_args().root
+    if not (root / "nbs").is_dir():
+        parser.error(f"{root} has no folder nbs; give the root of the repository")
+    print("\n".join(table(figures(count(chapters(root))))))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
