@@ -2,7 +2,7 @@
 
     python scripts/draw_browser.py RUN [nbs/images]
 
-RUN is the folder of a finished `videothinker demo` (RUN/grpo, RUN/eval, RUN/curation.jsonl); what
+RUN is the folder of a finished `videothinker demo` (RUN/grpo, RUN/eval, RUN/traces); what
 of these is not there is not drawn. Needs playwright, and Chromium where CHROMIUM says
 (`export CHROMIUM=$(bash scripts/chromium.sh)`).
 """
@@ -25,14 +25,13 @@ WIDTH, COLOURS = 1000, 64  # pixels; colours of a picture
 PICTURES = {  # name → what of a run is viewed, the row that is open, pixels that are shown
     "rollouts": ("grpo", 1, 1100),
     "evaluation": ("eval/grpo", 0, 800),
-    "curation": ("curation.jsonl", 0, 785),
+    "curation": ("traces/train.jsonl.journal", 0, 785),
 }
 
 
 def opened(run: Path, inside: str) -> Book:
     """What is viewed; of a curation only the kept samples whose first trace was rejected."""
-    rows = run / "train.jsonl" if inside == "curation.jsonl" else None
-    book = open_book(run / inside, rows, run / "world")
+    book = open_book(run / inside, videos=run / "world")
     if isinstance(book, CurationBook):
         mended = [v for v in book.verdicts if v.kept and v.history]
         book.entries = [e for v, e in zip(book.verdicts, book.entries, strict=True) if v in mended]

@@ -28,7 +28,7 @@ def damage(path: Path) -> str:
     try:
         if path.suffix == ".json":
             json.loads(path.read_text())
-        elif path.suffix == ".jsonl":
+        elif path.suffix in (".jsonl", ".journal"):
             return lines_damage(path)
         elif path.suffix == ".safetensors":
             return tensors_damage(path)
@@ -78,7 +78,7 @@ def temporary(path: Path, out: Path) -> bool:
 
 def is_journal(path: Path) -> bool:
     """Return True if a `.jsonl` is appended to line by line."""
-    return path.name == "curation.jsonl" or path.parents[2].name == "eval"
+    return path.suffix == ".journal" or path.parents[2].name == "eval"
 
 
 def steps_of(out: Path) -> dict[str, tuple[int, bytes]]:

@@ -229,7 +229,7 @@ def make_traces(world: Path, plan: DemoPlan, out: Path) -> dict[str, Any]:
     """Synthesize and curate the training rows of a toy world.
 
     Writes `out/train.jsonl` (the rows kept, in a seeded order), `out/sft.jsonl` (the same, many of
-    the traces cut short) and `out/curation.jsonl` (the journal).
+    the traces cut short) and `out/train.jsonl.journal` (of the curation).
 
     Returns
     -------
@@ -241,7 +241,7 @@ def make_traces(world: Path, plan: DemoPlan, out: Path) -> dict[str, Any]:
     clips = read_captions(world / "captions.jsonl")
     questions = read_rows(world / "qa.jsonl")
     rows = synthesize(clips, questions, teacher, plan.questions_per_clip, plan.seed)
-    rows, report = curate(rows, teacher, SymbolicReader(), out=out / "curation.jsonl")
+    rows, report = curate(rows, teacher, SymbolicReader(), out=out / "train.jsonl.journal")
     order = named_rng(plan.seed, "rows").permutation(len(rows))
     rows = [rows[i] for i in order]
     write_rows(out / "train.jsonl", rows)
