@@ -66,7 +66,7 @@ def main(run: Path, out: Path) -> None:
             if not (run / inside).exists():
                 continue
             book = opened(run, inside)
-            page = write_browser_page(Path(folder) / f"{name}.html", book, 40)
+            page = write_browser_page(Path(folder) / f"{name}.html", book, [number])
             few = picture(page, number, height).quantize(COLOURS, Image.Quantize.FASTOCTREE)
             few.save(out / f"{name}.png", optimize=True)
             print(f"{out / name}.png: {(out / f'{name}.png').stat().st_size:,} bytes")
