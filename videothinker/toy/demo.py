@@ -95,7 +95,13 @@ class DemoPlan:
 
 # %% ../../nbs/8_toy/07_demo.ipynb #c18-038
 def make_plan(seed: int = 0, quick: bool = False) -> DemoPlan:
-    """The plan of `videothinker demo`; `quick` is the same with fewer clips and steps."""
+    """The plan of `videothinker demo`; `quick` is the same with fewer clips and steps.
+
+    Parameters
+    ----------
+    seed : of clips, questions, mistakes, row order and every sampled token.
+    quick : too short for the model to improve, to try the path.
+    """
     sft, grpo = read_recipe("tiny/sft"), read_recipe("tiny/grpo")
     plan = DemoPlan(seed, sft=sft, grpo=grpo)
     if not quick:
@@ -111,7 +117,12 @@ def make_plan(seed: int = 0, quick: bool = False) -> DemoPlan:
 
 
 def planted_weaknesses(plan: DemoPlan) -> list[str]:
-    """What was planted in the traces, in sentences: a report says so before it shows a gain."""
+    """What was planted in the traces, in sentences: a report says so before it shows a gain.
+
+    Parameters
+    ----------
+    plan : with the teacher's three shares.
+    """
     stops, direct, wrong = (
         f"{100 * share:.0f} %"
         for share in (plan.stop_rate, 1 - plan.check_share, plan.mistake_rate)
@@ -231,6 +242,12 @@ def make_traces(world: Path, plan: DemoPlan, out: Path) -> dict[str, Any]:
     Writes `out/train.jsonl` (the rows kept, in a seeded order), `out/sft.jsonl` (the same, many of
     the traces cut short) and `out/train.jsonl.journal` (of the curation).
 
+    Parameters
+    ----------
+    world : folder of the toy world.
+    plan : with the seed, the teacher's shares and the questions per clip.
+    out : folder.
+
     Returns
     -------
     The curation report, with the number of traces cut short (`careless`) and a note for the reader.
@@ -252,7 +269,12 @@ def make_traces(world: Path, plan: DemoPlan, out: Path) -> dict[str, Any]:
 
 # %% ../../nbs/8_toy/07_demo.ipynb #c18-016
 def frames_of(folder: Path) -> EncoderOptions:
-    """Where a run keeps its decoded frames; its clips are our own and need no killable decoder."""
+    """Where a run keeps its decoded frames; its clips are our own and need no killable decoder.
+
+    Parameters
+    ----------
+    folder : of the run.
+    """
     from videothinker.model.encoder import EncoderOptions
 
     return EncoderOptions(cache_dir=folder / "frames", timeout=None)
@@ -261,7 +283,15 @@ def frames_of(folder: Path) -> EncoderOptions:
 def make_encoder(
     model_dir: str | Path, settings: Settings, world: Path, frames: EncoderOptions
 ) -> Encoder:
-    """An encoder with the processor of `model_dir`, for the clips of a toy world."""
+    """An encoder with the processor of `model_dir`, for the clips of a toy world.
+
+    Parameters
+    ----------
+    model_dir : folder of the model.
+    settings : prompt style and sampling.
+    world : folder of the clips.
+    frames : where decoded frames are kept.
+    """
     from transformers import AutoProcessor
 
     from videothinker.model.encoder import Encoder
@@ -382,12 +412,23 @@ def evaluate_model(stage: str, model_dir: Path, folder: Path, n_samples: int = 4
 
 
 def looking_of(path: Path, samples: Sequence[Sample]) -> dict[str, Any]:
-    """The `looking_summary` of the records in a file."""
+    """The `looking_summary` of the records in a file.
+
+    Parameters
+    ----------
+    path : of the records of one condition.
+    samples : the rows that were asked.
+    """
     return looking_summary([look for _, look in looks_of(path, samples)])
 
 
 def looks_of(path: Path, samples: Sequence[Sample]) -> list[tuple[Record, Look]]:
-    """The records in a file, each with its `Look`."""
+    """The records in a file, each with its `Look`.
+
+    Parameters
+    ----------
+    path, samples : as for `looking_of`.
+    """
     by_id = {sample_id(sample): sample for sample in samples}
     looks = []
     for record in read_records(path).values():
@@ -421,7 +462,13 @@ def paired_differences(folder: Path) -> list[dict[str, Any]]:
 
 
 def means_of_samples(path: Path, samples: Sequence[Sample]) -> list[Record]:
-    """One record per question; its `segments` are the means over its samples, by metric."""
+    """One record per question; its `segments` are the means over its samples, by metric.
+
+    Parameters
+    ----------
+    path : of the sampled records.
+    samples : the rows that were asked.
+    """
     by_question: dict[str, list[tuple[Record, Look]]] = {}
     for record, look in looks_of(path, samples):
         by_question.setdefault(record.id, []).append((record, look))
@@ -491,6 +538,10 @@ PACKAGES = ("videothinker", "torch", "transformers", "trl", "av", "numpy")
 def versions(processes: int = 1) -> dict[str, str]:
     """Versions, and the number of threads of one process or of each of several: what the figures
     depend on.
+
+    Parameters
+    ----------
+    processes : that trained and answered together.
     """
     import platform
     from importlib.metadata import version
@@ -505,7 +556,13 @@ def versions(processes: int = 1) -> dict[str, str]:
 
 # %% ../../nbs/8_toy/07_demo.ipynb #c18-044
 def first_questions(samples: Sequence[Sample], n_clips: int) -> list[Sample]:
-    """The first question of each of the first `n_clips` clips."""
+    """The first question of each of the first `n_clips` clips.
+
+    Parameters
+    ----------
+    samples : rows in order.
+    n_clips : how many of their clips.
+    """
     first: dict[str, Sample] = {}
     for sample in samples:
         first.setdefault(video_of(sample), sample)

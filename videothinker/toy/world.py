@@ -107,7 +107,13 @@ def named_rng(*names: object) -> np.random.Generator:
 
 # %% ../../nbs/8_toy/02_world.ipynb #c03-014
 def draw_motions(rng: np.random.Generator, n_events: int) -> list[str]:
-    """Motions of at least 3 events: n of them share one, n uniform on 0..3; others are free."""
+    """Motions of at least 3 events: n of them share one, n uniform on 0..3; others are free.
+
+    Parameters
+    ----------
+    rng : decides them.
+    n_events : how many are drawn.
+    """
     theme = rng.choice(MOTIONS)
     n = int(rng.integers(4))
     free = list(rng.choice([motion for motion in MOTIONS if motion != theme], n_events - n))
@@ -121,7 +127,15 @@ def draw_times(
     min_duration: int,
     max_duration: int,
 ) -> tuple[list[tuple[int, int]], int]:
-    """Times of events that do not overlap, in order, and the clip's duration: whole seconds."""
+    """Times of events that do not overlap, in order, and the clip's duration: whole seconds.
+
+    Parameters
+    ----------
+    rng : decides them.
+    n_events : how many there may be.
+    lengths : an event may have (seconds).
+    min_duration, max_duration : of the clip (seconds); a draw outside is drawn again.
+    """
     while True:
         n = int(rng.choice(n_events))
         spans = []
@@ -238,6 +252,10 @@ def frame_ticks(scene: Scene) -> list[int]:
     """Presentation times of a clip's frames, in 1/24 s.
 
     Every third tick; with a variable rate at distances of 2 to 6, from a random stream of its own.
+
+    Parameters
+    ----------
+    scene : its duration, and whether its rate varies.
     """
     end = scene.duration * SUBTICK
     if not scene.variable_rate:
@@ -395,7 +413,12 @@ def to_sample(
 class WorldSize:
     """Numbers of clips in each split, and of questions per clip.
 
-    The `long` clips, captioned like one half of `train`, are to train on too.
+    Attributes
+    ----------
+    train : clips to train on, one half with captions, one half with questions.
+    val, test, ood : clips for validation, for the test in the domain, and out of it.
+    questions : on each clip.
+    long : further clips to train on, with captions: five events, a variable frame rate.
     """
 
     train: int = 800
@@ -509,5 +532,11 @@ def _question_rows(
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write dictionaries as JSON lines, whole or not at all."""
+    """Write dictionaries as JSON lines, whole or not at all.
+
+    Parameters
+    ----------
+    path : of the file.
+    rows : JSON objects, one per line.
+    """
     atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
