@@ -348,9 +348,13 @@ def test_two_arms_share_what_they_have_in_common(
     of_demo(tmp_path, tmp_path / "second" / "demo-0", tiny(0, True))
     spared = stages.train_arm(stages.Store(tmp_path / "second"), stages.Setting(), 0, size)
     assert spared.seconds == {"sft": 14, "grpo": 14} and spared.log == ["grpo"]
-    changed = stages.Setting.of("grpo.train.beta=0.0")
-    trained = stages.train_arm(stages.Store(tmp_path / "second"), changed, 0, size)
-    assert trained.seconds["sft"] == 14 and len(trained.log) > 1
+    made = stages.DemoRun.of(tmp_path / "second", 0, size)
+    rows, sft = read_rows(made.folder / "train.jsonl"), made.folder / "sft" / "model"
+    assert made.has(made.grpo, rows, sft) and not made.has(made.grpo, rows[1:], sft)
+    changed = stages.plan_of(stages.Setting.of("grpo.train.beta=0.0"), 0, size).grpo
+    assert not made.has(changed, rows, sft)
+    assert not made.has(made.grpo, rows, Path(model_path("tiny-base")))
+    assert stages.DemoRun.of(tmp_path / "second", 1, size) is None
 
 
 def of_demo(out: Path, run: Path, plan: Any) -> None:
@@ -370,5 +374,6 @@ def of_demo(out: Path, run: Path, plan: Any) -> None:
         }
         write_json(run / stage / "run.json", claim)
         write_json(run / "steps" / f"{stage}.json", {"seconds": 7, "result": {"log": [stage]}})
+    shutil.copy(traces / "train.jsonl", run / "train.jsonl")
     write_json(run / "plan.json", asdict(plan) | {"weights": "of the base"})
     write_json(run / "summary.json", {})

@@ -173,7 +173,7 @@ def test_measures_of_weight_0_pay_nothing() -> None:
     rewards: dict[str, torch.Tensor] = {}
     terms: dict[str, torch.Tensor] = {}
     for name, functions, weights in (
-        ("paid", paid, None),
+        ("paid", paid, recipe.train["reward_weights"][:2]),
         ("measured", measured, recipe.train["reward_weights"]),
     ):
         rng.seed(5)

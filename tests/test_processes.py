@@ -173,6 +173,7 @@ def stages(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         "lr_scheduler_type": "constant",
         "warmup_steps": 0,
         "disable_tqdm": True,
+        "reward_weights": [1.0],
     }
     rewards = (f"{__name__}:longer",)
     grpo = replace(plan.grpo, rewards=rewards, train=plan.grpo.train | sizes)

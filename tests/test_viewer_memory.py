@@ -46,16 +46,15 @@ AGAIN = """async ({ index, n, drawn }) => {
 }"""
 
 
-def growth(notebook: Notebook, cell: int, drawn: str) -> float:
-    """Bytes that a run of a cell leaves in the page, on average; `drawn` finds its widget."""
+def growth(notebook: Notebook, cell: int, drawn: str) -> dict[str, float]:
+    """What a run of a cell leaves in the page, on average; `drawn` finds its widget."""
     again = {"index": cell, "drawn": drawn}
     notebook.page.evaluate(AGAIN, {**again, "n": 10})
     before = bench.counters(notebook.page, collect=True)
     notebook.page.evaluate(AGAIN, {**again, "n": RUNS})
     after = bench.counters(notebook.page, collect=True)
-    assert after["Nodes"] - before["Nodes"] < 5 * RUNS
-    assert after["JSEventListeners"] - before["JSEventListeners"] < RUNS
-    return (after["JSHeapUsedSize"] - before["JSHeapUsedSize"]) / RUNS
+    names = {"bytes": "JSHeapUsedSize", "nodes": "Nodes", "listeners": "JSEventListeners"}
+    return {name: (after[key] - before[key]) / RUNS for name, key in names.items()}
 
 
 def test_a_cell_run_fifty_times_leaves_less_than_it_shows(browser, jupyter):
@@ -66,8 +65,11 @@ def test_a_cell_run_fifty_times_leaves_less_than_it_shows(browser, jupyter):
     control = growth(lab, 1, "[data-testid=trivial]")
     ours = growth(lab, 2, VIEWER)
     shown = len(json.dumps(view_data(example_view())))
-    print(f"bytes of a run: {control=:.0f} {ours=:.0f} {shown=}")
-    assert ours - control < shown + MARGIN, f"{control=:.0f} {ours=:.0f} {shown=}"
+    print(f"left by a run: {control=} {ours=} {shown=}")
+    more = {name: ours[name] - control[name] for name in ours}
+    assert more["bytes"] < shown + MARGIN, f"{control=} {ours=} {shown=}"
+    # JupyterLab's own counts waver by some; one drawing of a viewer has dozens of listeners
+    assert more["nodes"] < 10 and more["listeners"] < 5, f"{control=} {ours=}"
     widgets = "len(__import__('ipywidgets').widgets.widget._instances)"
     assert lab.ask(widgets) == 4, "closed widgets stay in the kernel"
     assert lab.errors == [] and lab.elsewhere == []
