@@ -40,6 +40,9 @@ def run_demo_command(args: argparse.Namespace) -> None:
     from videothinker.toy.demo import make_plan, run_demo
 
     run_demo(args.out, make_plan(args.seed, args.quick))
+    print(f"rollouts: videothinker view {args.out}/grpo --videos {args.out}/world")
+    if args.quick:
+        print("This was --quick: it tries every step, and is too short to learn even the format.")
 
 
 def add_demo_command(command: Any) -> None:
@@ -48,7 +51,9 @@ def add_demo_command(command: Any) -> None:
     demo = command("demo", run_demo_command, text)
     demo.add_argument("--out", default="runs/demo", help="folder of the run")
     demo.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
-    demo.add_argument("--quick", action="store_true", help="the same with fewer clips and steps")
+    demo.add_argument(
+        "--quick", action="store_true", help="every step, too short to learn anything"
+    )
 
 # %% ../../nbs/9_commands/06_main.ipynb #c19-018
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -129,7 +129,7 @@ def own_question(video: Path, question: str, options: Sequence[str] = ()) -> Any
 # %% ../../nbs/9_commands/02_models.ipynb #c19-015
 NO_TRACES = (
     "the tiny base model answers: it writes no traces, only a letter; "
-    "`bash scripts/quickstart.sh` trains one that does (--quick: in minutes); --model names another"
+    "`bash scripts/quickstart.sh` trains one that does, in half an hour; --model names another"
 )
 
 
