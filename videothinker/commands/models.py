@@ -224,6 +224,8 @@ def own_view(args: argparse.Namespace, sample: Any, video: Path) -> Any:
     path = model_path(args.model) if args.model else default_model()
     if path == model_path(TINY_BASE):
         print(NO_TRACES, file=sys.stderr)
+    elif not args.model:
+        print(f"model: {path}", file=sys.stderr)
     model, processor = load_model(path, device=args.device, revision=args.revision)
     settings = Settings.of(path, args.revision)
     options = EncoderOptions(timeout=args.timeout)
@@ -452,7 +454,8 @@ def add_asking_commands(command: Any) -> None:
     )
     add_timeout(answer)
     group = add_model_flags(
-        answer, "folder or hub name; default: runs/demo/grpo/model, else tiny-base"
+        answer,
+        "folder or hub name; default: grpo/model in runs/demo, runs/demo-quick, or tiny-base",
     )
     add_device(group)
     served = answer.add_argument_group("a served model")
