@@ -202,6 +202,20 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return one, two
 
 
+def test_two_ranks_draw_the_same_world(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    from videothinker.toy.world import WorldSize, make_world
+
+    one = folders[0] / "world"
+    size = WorldSize(train=8, val=2, test=2, ood=2)
+    manifest = run_in_processes(make_world, (tmp_path, size, 0))
+    assert manifest == read_json(one / "manifest.json")
+    files = {path.relative_to(one) for path in one.rglob("*") if path.is_file()}
+    assert {p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file()} == files
+    assert all((tmp_path / name).read_bytes() == (one / name).read_bytes() for name in files)
+    with pytest.raises(InputError, match="holds the world of another seed"):
+        run_in_processes(make_world, (tmp_path, size, 1))
+
+
 def test_two_ranks_do_what_one_process_does(folders: tuple[Path, Path]) -> None:
     from safetensors.torch import load_file
 

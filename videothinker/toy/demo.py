@@ -48,10 +48,11 @@ if TYPE_CHECKING:
     from videothinker.model.qwen import Settings
 
 # %% auto #0
-__all__ = ['SOLVER_NOTE', 'GRPO_COLUMNS', 'PACKAGES', 'RESULT_COLUMNS', 'SAMPLED_COLUMNS', 'DemoPlan', 'make_plan',
-           'planted_weaknesses', 'run_demo', 'Run', 'make_traces', 'frames_of', 'make_encoder', 'validation_probe',
-           'with_measures', 'train_stage', 'evaluate_model', 'looking_of', 'looks_of', 'paired_differences',
-           'means_of_samples', 'curves_of', 'versions', 'first_questions', 'make_views', 'results_lines']
+__all__ = ['QUICK', 'SOLVER_NOTE', 'GRPO_COLUMNS', 'PACKAGES', 'RESULT_COLUMNS', 'SAMPLED_COLUMNS', 'DemoPlan', 'make_plan',
+           'caution_of', 'planted_weaknesses', 'run_demo', 'Run', 'make_traces', 'frames_of', 'make_encoder',
+           'validation_probe', 'with_measures', 'train_stage', 'evaluate_model', 'looking_of', 'looks_of',
+           'paired_differences', 'means_of_samples', 'curves_of', 'versions', 'first_questions', 'make_views',
+           'results_lines']
 
 # %% ../../nbs/8_toy/07_demo.ipynb #c18-005
 @dataclass(frozen=True)
@@ -116,6 +117,17 @@ def make_plan(seed: int = 0, quick: bool = False) -> DemoPlan:
     )
 
 
+QUICK = (
+    "This is a shortened run (--quick): it tries every step, and is too short to learn even the "
+    "format. Its figures say that the path works, and nothing about the method."
+)
+
+
+def caution_of(plan: DemoPlan) -> str:
+    """What has to be said before the figures of a plan; "" for one that is not the quick one."""
+    return QUICK if plan == make_plan(plan.seed, quick=True) else ""
+
+
 def planted_weaknesses(plan: DemoPlan) -> list[str]:
     """What was planted in the traces, in sentences: a report says so before it shows a gain.
 
@@ -159,12 +171,12 @@ def run_demo(out: str | Path, plan: DemoPlan) -> dict[str, Any]:
         "sft": folder / "sft" / "model",
         "grpo": folder / "grpo" / "model",
     }
-    manifest = run.step("world", make_world, folder / "world", plan.world, plan.seed)
-    curation = run.step("traces", make_traces, folder / "world", plan, folder / "traces")
 
     def together(name: str, function: Callable[..., Any], *args: Any) -> Any:
         return run.step(name, run_in_processes, function, args, plan.processes)
 
+    manifest = together("world", make_world, folder / "world", plan.world, plan.seed)
+    curation = run.step("traces", make_traces, folder / "world", plan, folder / "traces")
     sft = together("sft", train_stage, "sft", models["base"], folder, plan)
     grpo = together("grpo", train_stage, "grpo", models["sft"], folder, plan)
     scores = {
@@ -172,6 +184,7 @@ def run_demo(out: str | Path, plan: DemoPlan) -> dict[str, Any]:
         for stage, model in models.items()
     }
     summary = {
+        "caution": caution_of(plan),
         "stages": scores,
         "paired": paired_differences(folder),
         "planted": planted_weaknesses(plan),
@@ -187,6 +200,9 @@ def run_demo(out: str | Path, plan: DemoPlan) -> dict[str, Any]:
     write_report(folder / "report.html", summary, summary["curves"], views)
     print("", *results_lines(summary), "", sep="\n")
     print(f"report: {folder / 'report.html'}\nfigures: {folder / 'summary.json'}")
+    print(f"rollouts: videothinker view {folder / 'grpo'} --videos {folder / 'world'}")
+    if summary["caution"]:
+        print(summary["caution"])
     return summary
 
 # %% ../../nbs/8_toy/07_demo.ipynb #c18-008

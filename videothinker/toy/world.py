@@ -28,6 +28,7 @@ from videothinker.toy.questions import (
     Question,
     make_question,
 )
+from ..training.ranks import Ranks, ranks
 
 # %% auto #0
 __all__ = ['TOY_SOURCE', 'SIDE', 'RADIUS', 'SUBTICK', 'SPLITS', 'Event', 'Scene', 'named_rng', 'draw_motions', 'draw_times',
@@ -432,6 +433,8 @@ class WorldSize:
 def make_world(out: str | Path, size: WorldSize = WorldSize(), seed: int = 0) -> dict[str, Any]:
     """Write the toy world; killed and started again, it goes on (a clip that is there is whole).
 
+    The processes of a launch share the encoding of clips, which takes nearly all of the time.
+
     Parameters
     ----------
     out : folder for `videos/` and the annotation files.
@@ -447,15 +450,40 @@ def make_world(out: str | Path, size: WorldSize = WorldSize(), seed: int = 0) ->
     ------
     InputError : when `out` holds the world of another seed, whose clips have the same names.
     """
-    out = Path(out)
-    _claim(out, seed)
+    out, launch = Path(out), ranks()
     scenes = {
         split: [
             draw_scene(f"{split}-{i:04d}", seed, **options) for i in range(getattr(size, split))
         ]
         for split, options in SPLITS.items()
     }
-    videos_sha256 = _write_videos(out, scenes)
+    with launch.together("clips of the toy world"):
+        _claim(out, seed)
+        _encode(out, scenes, launch)
+    return launch.decide("toy world", lambda: _write_annotations(out, scenes, size, seed))
+
+
+def _encode(out: Path, scenes: Mapping[str, Sequence[Scene]], launch: Ranks) -> None:
+    """Encode this process's share of the clips, of those that are not there yet."""
+    from tqdm.auto import tqdm
+
+    for split, members in scenes.items():
+        share = members[launch.rank :: launch.size]
+        for scene in tqdm(share, desc=f"encoding {split}", disable=len(members) < 20):
+            path = _clip(out, split, scene)
+            if not path.exists():
+                encode_scene(scene, path)
+
+
+def _clip(out: Path, split: str, scene: Scene) -> Path:
+    """The file of a clip."""
+    return out / "videos" / split / f"{scene.id}.mp4"
+
+
+def _write_annotations(
+    out: Path, scenes: Mapping[str, Sequence[Scene]], size: WorldSize, seed: int
+) -> dict[str, Any]:
+    """Write everything but the clips, which are there; returns the manifest."""
     half = size.train // 2  # captions for one half of the training clips, questions for the other
     captions = [_caption_row(scene, "train") for scene in scenes["train"]]
     long = [_caption_row(scene, "long") for scene in scenes["long"]]
@@ -468,11 +496,15 @@ def make_world(out: str | Path, size: WorldSize = WorldSize(), seed: int = 0) ->
         ("eval_ood", "ood", scenes["ood"]),
     ):
         write_rows(out / f"{name}.jsonl", _question_rows(name, split, members, size, seed))
+    videos = hashlib.sha256()
+    for split, members in scenes.items():
+        for scene in members:
+            videos.update(_clip(out, split, scene).read_bytes())
     manifest = {
         "seed": seed,
         "size": vars(size),
         "videos": {split: len(members) for split, members in scenes.items()},
-        "videos_sha256": videos_sha256,
+        "videos_sha256": videos.hexdigest(),
         "files": {
             p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.glob("*.jsonl"))
         },
@@ -490,20 +522,6 @@ def _claim(out: Path, seed: int) -> None:
             "choose another folder"
         )
     write_json(mark, {"seed": seed})
-
-
-def _write_videos(out: Path, scenes: Mapping[str, Sequence[Scene]]) -> str:
-    """Encode the clips that are not there yet; returns the SHA-256 (hex) of all of them."""
-    from tqdm.auto import tqdm
-
-    digest = hashlib.sha256()
-    for split, members in scenes.items():
-        for scene in tqdm(members, desc=f"encoding {split}", disable=len(members) < 20):
-            path = out / "videos" / split / f"{scene.id}.mp4"
-            if not path.exists():
-                encode_scene(scene, path)
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 # %% ../../nbs/8_toy/02_world.ipynb #stoy-world-030
 def _caption_row(scene: Scene, folder: str) -> dict[str, Any]:
