@@ -938,4 +938,7 @@ def measure(clips: dict[str, Clip], folder: Path, work: Path, args: argparse.Nam
 
 
 if __name__ == "__main__":
-    main()
+    from videothinker.commands.main import reader_may_leave
+
+    with reader_may_leave():
+        main()

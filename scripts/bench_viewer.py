@@ -44,6 +44,7 @@ def hour_view(n_segments: int = 1000, n_frames: int = 768) -> View:
     ]
     reply = "".join(
         f"<time>{_clock(a + 1)}-{_clock(b + 2)}</time> <caption>what I see, {k}</caption> "
+        f"<think>event {k}</think> "
         for k, (a, b) in enumerate(zip(starts, ends, strict=True))
     )
     sample = Sample("What happens?", ["A. x", "B. y"], "<answer>B</answer>", id="hour")
@@ -268,4 +269,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from videothinker.commands.main import reader_may_leave
+
+    with reader_may_leave():
+        sys.exit(main())

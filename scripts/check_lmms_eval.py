@@ -205,4 +205,7 @@ def report(
 
 
 if __name__ == "__main__":
-    main()
+    from videothinker.commands.main import reader_may_leave
+
+    with reader_may_leave():
+        main()

@@ -72,4 +72,7 @@ def main(nb_log: str, nb_rc: str, xml: str, py_rc: str, skip: str = "") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    from videothinker.commands.main import reader_may_leave
+
+    with reader_may_leave():
+        sys.exit(main(*sys.argv[1:]))

@@ -48,4 +48,7 @@ def hardware_table() -> str:
 
 
 if __name__ == "__main__":
-    print(hardware_table())
+    from videothinker.commands.main import reader_may_leave
+
+    with reader_may_leave():
+        print(hardware_table())

@@ -147,4 +147,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from videothinker.commands.main import reader_may_leave
+
+    with reader_may_leave():
+        main()

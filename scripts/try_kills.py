@@ -152,4 +152,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from videothinker.commands.main import reader_may_leave
+
+    with reader_may_leave():
+        sys.exit(main())

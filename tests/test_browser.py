@@ -259,6 +259,10 @@ def test_report_is_whole_and_nothing_overlaps(open_page, report, width):
         assert figure.locator("svg").get_attribute("aria-label").strip()
     assert page.evaluate(OVERLAPS) == []
     assert page.locator("[data-testid=videothinker-viewer]").count() == N_VIEWS >= 12
+    for table in page.locator(".wide").all():
+        assert table.get_attribute("role") == "region" and table.get_attribute("aria-label")
+        assert table.get_attribute("tabindex") == "0"
+        assert table.evaluate("e => getComputedStyle(e).backgroundAttachment") == "local, scroll"
     sideways = "document.documentElement.scrollWidth > window.innerWidth"
     assert not page.evaluate(sideways), "the page itself scrolls sideways"
     loaded = "images => images.every(i => i.complete && i.naturalWidth > 0)"

@@ -23,12 +23,17 @@ COMMANDS = {
     "synthesize --captions": "synthesize --captions {no} --out {out}.jsonl --toy",
     "synthesize --qa": "synthesize --qa {no} --out {out}.jsonl --toy",
     "prepare --annotations": "prepare star --annotations {no} --out {out}",
+    "sft --videos": "sft --recipe tiny/sft --model {model} --data {rows} --videos {no} --out {out}",
+    "synthesize --videos": "synthesize --qa {rows} --videos {no} --out {out}.jsonl "
+    "--teacher-url http://127.0.0.1:9/v1 --teacher-model m",
     "validate": "validate {no}",
+    "validate --videos": "validate --eval {rows} --videos {no}",
     "answer --video": "answer --model {model} --video {no} --question Which?",
     "plan": "plan {no}",
     "compare": "compare {no} {no}",
     "push": "push {no} --to me/it",
     "view": "view {no}",
+    "view --videos": "view {rows} --videos {no}",
 }
 SAID_BY_THE_SYSTEM = [
     "eval --data",
@@ -55,6 +60,7 @@ def test_a_path_that_is_not_there_is_one_line(
     assert str(missing) in said, said
     command, _, flag = name.partition(" ")
     assert said.startswith(f"videothinker {command}: "), said
+    assert flag != "--videos" or flag in said, said
     if name in SAID_BY_THE_SYSTEM:
         where = f"videothinker {command}: {flag} {missing}: there is no such file or folder"
         assert said == where

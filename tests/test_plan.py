@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -109,6 +111,19 @@ def test_what_a_recipe_says_about_memory_is_heard() -> None:
     exact = plan(name, gpus, "train.bf16=false")
     assert exact.memory["16-bit copies"] == 0
     assert exact.memory["activations"] > usual.memory["activations"]
+
+
+@pytest.mark.parametrize("flags", [["--gpus", "8xV100"], ["--sharding", "zero9"]])
+def test_a_place_that_is_not_known_is_said_before_torch_is_loaded(flags: list[str]) -> None:
+    code = (
+        "import sys\nfrom videothinker.commands.main import main\n"
+        f"try: main(['plan', 'qwen2.5-vl-7b/grpo', *{flags}])\n"
+        "except SystemExit as stopped: print(stopped.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout == "2 False\n" and flags[1] in done.stderr and "known" in done.stderr
 
 
 def test_the_readme_says_what_plan_says() -> None:

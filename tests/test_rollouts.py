@@ -166,6 +166,8 @@ def test_many_parts_are_told_apart_and_an_unknown_length_has_no_chart(open_page,
     wait_for(page, "6 of 6")
     titles = page.locator(".vb-grid figcaption").all_text_contents()
     assert len(titles) == 3 and not any("tokens" in title for title in titles)
+    said = page.locator(".vb-legend span").all_text_contents()
+    assert all(", last: " in text for text in said), said  # of the curve, and not its mean
     drawn = page.locator(".vb-legend line").evaluate_all(
         "all => all.map(e => [getComputedStyle(e).stroke, getComputedStyle(e).strokeDasharray])"
     )
@@ -608,6 +610,12 @@ def test_the_page_is_whole_and_without_faults(open_page, offline, scheme, width)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     box = page.locator(".vb-viewer").bounding_box()
     assert box["width"] <= width  # the viewer is as wide as the page, not as the list
+    for table in page.locator(".vb-wide").all():
+        assert table.get_attribute("role") == "region" and table.get_attribute("aria-label")
+        assert table.evaluate("e => getComputedStyle(e).backgroundAttachment") == "local, scroll"
+        table.focus()
+    table = page.get_by_role("region", name="the list")
+    assert width > 500 or table.evaluate("e => e.scrollWidth > e.clientWidth")
     assert faults(page) == []
 
 

@@ -422,6 +422,35 @@ def test_readme_is_the_notebook() -> None:
     assert load_script("readme").readme(nb) == (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_readme_soon_says_where_to_go() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    headings = re.findall("^## (.+)", text, re.M)
+    assert headings[:3] == ["Two commands", "What you get", "From here"]
+    assert text.index("## From here") < 5000
+
+
+FEW_LINES = (  # scripts that print no table
+    "build_docs check_dist check_export check_install clean_nbs draw_browser draw_viewer readme"
+).split()
+
+
+def test_every_script_that_prints_a_table_lets_its_reader_leave() -> None:
+    """`scripts/ablate_toy.py table OUT | head`"""
+    for path in sorted((ROOT / "scripts").glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if '__name__ == "__main__"' in text and path.stem not in FEW_LINES:
+            assert "    with reader_may_leave():\n" in text, path.name
+
+
+def test_a_script_whose_reader_has_gone_ends_in_silence(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "scripts" / "ablate_toy.py", "table", tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()  # before the first line comes
+        said = process.stderr.read()
+    assert (process.returncode, said) == (141, b"")
+
+
 def test_readme_links_lead_somewhere() -> None:
     for name in ("README.md", "CONTRIBUTING.md", "data/README.md"):
         page = ROOT / name

@@ -16,7 +16,15 @@ from pathlib import Path
 import pytest
 
 from videothinker.evaluation.temporal_iou import tiou
-from videothinker.viewer.page import JS, WIDGET_JS, script_json, static_text, viewer_script
+from videothinker.trace import parse_trace
+from videothinker.viewer.page import (
+    JS,
+    WIDGET_JS,
+    script_json,
+    static_text,
+    trace_data,
+    viewer_script,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -624,7 +632,7 @@ def test_hostile_texts_stay_texts(open_viewer):
 def test_a_video_that_does_not_play_gives_way_to_the_frames(open_viewer):
     src = "data:video/mp4;base64," + base64.b64encode(b"no video at all").decode()
     page = open_viewer(make_data(video={"src": src, "start": 0}))
-    page.wait_for_selector(".vt-soft:has-text('the frames that the model saw stand in')")
+    page.wait_for_selector(".vt-soft:has-text('the frames stand in')")
     page.locator(".vt-bar").get_by_role("button", name="Play").click()
     page.wait_for_function("model.get('time') > 0.2")
     assert page.locator(".vt-picture").is_visible()
@@ -809,3 +817,91 @@ def test_a_page_imports_what_draws_once_and_a_closed_model_is_empty(open_page, t
     empty = {"_code": "", "data": None, "segments": None, "video_bytes": None, "time": 1}
     assert drawn == ["first", empty, "second", empty, 1]
     assert page.errors == []
+
+
+# What a newcomer stumbled over
+
+
+def test_blocks_that_are_not_counted_are_shown_with_the_reason(open_viewer):
+    text = (
+        "<time>00:01-00:04</time> <caption>no thought</caption> "
+        "<time>soon</time> <caption>a</caption> <think>b</think> <answer>B</answer>"
+    )
+    broken = lane("GRPO", [], answer="B", trace=trace_data(text, parse_trace(text).segments))
+    page = open_viewer(make_data([lane("true", [(1.0, 5.0, "a square")], "true"), broken]))
+    board = page.locator(".vt-board")
+    assert "none named" not in board.text_content()
+    [drop] = board.locator(".vt-seg.vt-off").all()  # the other range cannot be read
+    assert drop.get_attribute("title") == "no <think> after its <caption>"
+    box, true = drop.bounding_box(), board.locator(".vt-true").bounding_box()
+    assert abs(box["x"] - true["x"]) < 2 and 0.7 < box["width"] / true["width"] < 0.8
+    reasons = page.locator(".vt-block .vt-soft").all_text_contents()
+    assert reasons == [
+        "⚠ not counted: no <think> after its <caption>",
+        "⚠ not counted: its time range cannot be read",
+    ]
+    assert "GRPO (hatched): none, 2 blocks not counted" in page.locator(".vt-lists").text_content()
+    drop.click()  # goes there, and selects nothing
+    assert state(page, "selected") == [""] and abs(state(page, "time")[0] - 2.5) < 0.1
+    assert page.errors == []
+
+
+def test_a_lane_whose_blocks_all_broke_is_not_one_that_named_nothing(open_viewer):
+    text = "<time>soon</time> <caption>a</caption> <think>b</think>"
+    lanes = [lane("A", [], trace=trace_data(text, [])), lane("B", [])]
+    page = open_viewer(make_data(lanes, editable=""))
+    said = page.locator(".vt-lane .vt-soft").all_text_contents()
+    assert said == ["1 block not counted", "none named"]
+
+
+def test_the_line_follows_a_playing_video_and_the_live_region_does_not(open_viewer):
+    page = open_viewer(make_data())
+    line, live = page.locator(".vt-status"), page.locator("[role=status]")
+    before = live.text_content()
+    assert line.text_content() == before and line.get_attribute("aria-hidden") == "true"
+    page.evaluate(
+        """() => { window.lines = 0; const one = document.querySelector(
+            '[data-testid=videothinker-viewer]').shadowRoot.querySelector('.vt-status');
+            new MutationObserver(() => { window.lines += 1; }).observe(
+                one, { characterData: true, subtree: true, childList: true }); }"""
+    )
+    focus(page)
+    page.keyboard.press("k")
+    page.wait_for_function("model.get('time') > 1.2")
+    assert line.text_content() != before and "frame 2 of 12" in line.text_content()
+    assert live.text_content() == before  # not read out while it plays
+    assert page.evaluate("lines / model.get('time')") < 6  # changes a second
+    page.keyboard.press("k")
+    assert live.text_content() == line.text_content() != before
+
+
+def test_frames_that_no_model_saw_are_only_shown(open_viewer):
+    page = open_viewer(make_data(seen=False))
+    assert "12 frames shown" in page.locator(".vt-head").text_content()
+    page = open_viewer(make_data(n=1))
+    assert "1 frame seen" in page.locator(".vt-head").text_content()
+    page = open_viewer(make_data(n=0, seen=None))  # it saw some, and nobody knows how many
+    assert "frames" not in page.locator(".vt-head").text_content()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_table_that_scrolls_shows_it_and_is_reached_by_keys(open_viewer, scheme):
+    lanes = [
+        lane("true", [(3725.25, 4000.5, "a square")], "true"),
+        lane("SFT", [(3725.25, 4000.5, "a square")]),
+        lane("GRPO", [(3700.125, 4000.5, "a square")]),
+    ]
+    data = make_data(lanes, editable="", duration=7384.0)
+    page = open_viewer(data, color_scheme=scheme, viewport={"width": 320, "height": 900})
+    page.get_by_role("button", name="Compare").click()
+    table = page.get_by_role("region", name="differences")
+    assert table.evaluate("e => e.scrollWidth > e.clientWidth + 20")
+    style = table.evaluate("e => getComputedStyle(e).backgroundAttachment")
+    assert style == "local, scroll"  # the cover goes with the content, the shadow stands
+    table.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        """() => document.querySelector('[data-testid=videothinker-viewer]').shadowRoot
+        .querySelector('.vt-wide').scrollLeft > 0"""
+    )
+    assert state(page, "time") == [0.0]  # the key scrolled, and moved nothing else

@@ -33,6 +33,7 @@ def hour(browser, tmp_path_factory):
 
 
 def test_an_hour_with_a_thousand_segments_is_a_page_of_few_elements(hour):
+    assert sum(len(lane.segments) for lane in bench.hour_view().lanes) == 1000
     counts = bench.counters(hour.page)
     assert counts["Nodes"] < 12_000 and counts["JSEventListeners"] < 2_000
     assert hour.errors == [] and hour.elsewhere == []

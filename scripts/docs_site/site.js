@@ -184,8 +184,14 @@
 
   // == Code: what scrolls can be reached with the keyboard, and everything can be copied ==
   function markScrolling(element) {
-    if (element.scrollWidth > element.clientWidth + 1) element.tabIndex = 0;
+    const isWide = element.scrollWidth > element.clientWidth + 1;
+    if (isWide) element.tabIndex = 0;
     else element.removeAttribute("tabindex");
+    if (!isWide || !element.matches(".wide") || element.hasAttribute("role")) return;
+    const names = [...element.querySelectorAll("th")].map((cell) => cell.textContent.trim());
+    const label = names.length ? `table: ${names.filter(Boolean).join(", ")}` : "formula";
+    element.setAttribute("role", "region");
+    element.setAttribute("aria-label", label.slice(0, 200));
   }
 
   async function copy(button, text) {

@@ -20,8 +20,8 @@ from ..configs import config_names
 from ..files import InputError, check_writable
 
 # %% auto #0
-__all__ = ['PARTIAL', 'ADVICE', 'VIDEOS_HELP', 'EXIT_CODES', 'video_roots', 'run_prepare', 'prepare_source', 'print_sources',
-           'run_mix', 'run_validate', 'run_toyworld', 'require_servers', 'make_engine', 'make_teacher',
+__all__ = ['PARTIAL', 'ADVICE', 'VIDEOS_HELP', 'EXIT_CODES', 'video_roots', 'checked_roots', 'run_prepare', 'prepare_source',
+           'print_sources', 'run_mix', 'run_validate', 'run_toyworld', 'require_servers', 'make_engine', 'make_teacher',
            'make_toy_teacher', 'make_reader', 'using', 'refuse_foreign_rows', 'advice', 'check_outputs',
            'write_failures', 'exit_partial', 'run_synthesize', 'run_curate', 'positive', 'positive_seconds', 'fraction',
            'not_negative', 'temperature', 'json_object', 'add_source_commands', 'add_prepare_flags',
@@ -67,6 +67,33 @@ def video_roots(text: str) -> Any:
         )
     base = Path(text).parent if is_file else Path()
     return {source: str(base / folder) for source, folder in roots.items()}
+
+# %% ../../nbs/9_commands/01_data.ipynb #nc-d02
+def checked_roots(videos: str, rows: Sequence[Any] = ()) -> Any:
+    """Where the videos are (see `video_roots`), once the folders of these rows are known to exist.
+
+    Parameters
+    ----------
+    videos : the value of `--videos`.
+    rows : that have videos; () if they are not known yet.
+
+    Returns
+    -------
+    As `video_roots`.
+
+    Raises
+    ------
+    InputError : names a folder that is not there.
+    """
+    roots = video_roots(videos)
+    folders = [roots]
+    if isinstance(roots, dict):
+        sources = sorted({row.data_source for row in rows}) or list(roots)
+        folders = [roots.get(source, roots.get("default")) for source in sources]
+    missing = [folder for folder in folders if folder and not Path(folder).is_dir()]
+    if missing and (rows or len(missing) == len(folders)):
+        raise InputError(f"--videos: there is no folder {missing[0]}; where are the videos?")
+    return roots
 
 # %% ../../nbs/9_commands/01_data.ipynb #c18a-008
 def run_prepare(args: argparse.Namespace) -> None:
@@ -182,7 +209,7 @@ def run_validate(args: argparse.Namespace) -> None:
     report = validate(
         train,
         evaluation,
-        video_roots(args.videos) if args.videos else None,
+        checked_roots(args.videos) if args.videos else None,
         decode=not args.no_decode,
         workers=args.workers or os.cpu_count() or 1,
         strict=args.strict,
@@ -294,7 +321,7 @@ def make_teacher(args: argparse.Namespace) -> Any:
     from videothinker.paths import resolve_path
     from videothinker.synthesis.teacher import EngineTeacher, segment_images
 
-    roots: Any = video_roots(args.videos) if args.videos else None
+    roots: Any = checked_roots(args.videos) if args.videos else None
 
     def show(sample: Any, segment: Any) -> list[str]:
         return segment_images(resolve_path(sample, roots), segment, args.frames)

@@ -13,13 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .data import positive, video_roots
+from .data import checked_roots, positive, video_roots
 from videothinker.commands.models import (
     add_data_flags,
     add_device,
     add_model_flags,
     add_served_flags,
-    checked_roots,
     key_variable,
 )
 from ..configs import model_path

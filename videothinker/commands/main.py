@@ -27,7 +27,7 @@ from ..files import UserError, check_writable
 # %% auto #0
 __all__ = ['EXTRAS', 'FULL', 'WRITERS', 'READERS', 'STOPPED', 'INTERRUPTED', 'CUT_OFF', 'run_demo_command', 'add_demo_command',
            'HelpFormatter', 'build_parser', 'write_failure', 'user_message', 'claims', 'apply_environment',
-           'run_command', 'main']
+           'run_command', 'main', 'reader_may_leave']
 
 # %% ../../nbs/9_commands/06_main.ipynb #c19-005
 def run_demo_command(args: argparse.Namespace) -> None:
@@ -40,9 +40,6 @@ def run_demo_command(args: argparse.Namespace) -> None:
     from videothinker.toy.demo import make_plan, run_demo
 
     run_demo(args.out, make_plan(args.seed, args.quick))
-    print(f"rollouts: videothinker view {args.out}/grpo --videos {args.out}/world")
-    if args.quick:
-        print("This was --quick: it tries every step, and is too short to learn even the format.")
 
 
 def add_demo_command(command: Any) -> None:
@@ -273,16 +270,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     # peft and TRL ask transformers for it under this name; nobody else can do anything about it
     warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
     try:
-        run_command(args)
-        sys.stdout.flush()  # a reader that has gone shows here, and not at the interpreter's end
+        with reader_may_leave():
+            run_command(args)
     except KeyboardInterrupt:
         if debug:
             raise
         print(STOPPED if args.command in WRITERS else "stopped", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _reader_is_gone():
-            sys.exit(CUT_OFF)
         message = user_message(error, _given_flags(args, words))
         if message is None or debug:
             raise
@@ -292,6 +287,23 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 STOPPED = "stopped; the same command goes on where it was"
 INTERRUPTED, CUT_OFF = 130, 141  # exit codes, as a shell has them for Ctrl-C and a closed pipe
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """End in silence, with exit code 141, when nobody reads our output any more (`… | head`).
+
+    It stands around every command, and around every script that prints more than a line.
+    """
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # a reader that has gone shows here, not at the interpreter's end
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        sys.exit(CUT_OFF)
 
 
 def _reader_is_gone() -> bool:

@@ -12,33 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .data import VIDEOS_HELP, positive, positive_seconds, video_roots
+from .data import VIDEOS_HELP, checked_roots, positive, positive_seconds
 from ..configs import TINY_BASE, model_path
 from ..files import InputError, UserError, check_writable
 
 # %% auto #0
-__all__ = ['NO_TRACES', 'RECIPE_HELP', 'checked_roots', 'run_training', 'run_plan', 'own_question', 'default_model',
-           'answer_view', 'run_answer', 'played_video', 'own_view', 'served_view', 'add_data_flags', 'frames_folder',
-           'add_timeout', 'add_model_flags', 'add_device', 'add_recipe_overrides', 'add_training_commands',
-           'add_served_flags', 'key_variable', 'add_asking_commands', 'add_model_commands']
-
-# %% ../../nbs/9_commands/02_models.ipynb #cmod-09
-def checked_roots(videos: str, rows: Sequence[Any]) -> Any:
-    """Where the videos are (see `video_roots`), once the folders of these rows are known to exist.
-
-    Raises
-    ------
-    InputError : names a folder that is not there.
-    """
-    roots = video_roots(videos)
-    folders = [roots]
-    if isinstance(roots, dict):
-        sources = sorted({row.data_source for row in rows})
-        folders = [roots.get(source, roots.get("default")) for source in sources]
-    for folder in folders:
-        if folder is not None and not Path(folder).is_dir():
-            raise InputError(f"--videos: there is no folder {folder}; where are the videos?")
-    return roots
+__all__ = ['NO_TRACES', 'RECIPE_HELP', 'run_training', 'run_plan', 'own_question', 'default_model', 'answer_view', 'run_answer',
+           'played_video', 'own_view', 'served_view', 'add_data_flags', 'frames_folder', 'add_timeout',
+           'add_model_flags', 'add_device', 'add_recipe_overrides', 'add_training_commands', 'add_served_flags',
+           'key_variable', 'add_asking_commands', 'add_model_commands']
 
 # %% ../../nbs/9_commands/02_models.ipynb #c19-009
 def run_training(args: argparse.Namespace) -> None:
@@ -84,10 +66,12 @@ def run_plan(args: argparse.Namespace) -> None:
     ----------
     args : the flags of `plan`.
     """
-    from videothinker.training.plan import plan_lines, plan_training
+    from videothinker.training.plan import check_place, plan_lines, plan_training
     from videothinker.training.recipes import apply_overrides, read_recipe
 
-    recipe = apply_overrides(read_recipe(args.recipe), args.set)
+    recipe = read_recipe(args.recipe)
+    check_place(recipe, args.gpus, args.sharding)  # before torch is loaded
+    recipe = apply_overrides(recipe, args.set)
     model = model_path(args.model or recipe.model)
     plan = plan_training(recipe, args.gpus, model, args.duration, args.answer, args.sharding)
     print(*plan_lines(plan), sep="\n")

@@ -20,7 +20,7 @@ __all__ = ['PUBLISHED', 'PUBLISHED_TOWER', 'SHARDING', 'BUCKET', 'GPUS', 'USABLE
            'ADAPTERS', 'config_of', 'parameters_of', 'Shape', 'Load', 'load_of', 'group_size', 'rows_of',
            'is_checkpointed', 'step_flops', 'widths', 'layer_activations', 'update_activations', 'trained_parameters',
            'optimizer_bytes', 'state_memory', 'memory_of', 'parse_gpus', 'CostEstimate', 'smaller_batch',
-           'changes_that_fit', 'plan_training', 'plan_lines']
+           'changes_that_fit', 'check_place', 'plan_training', 'plan_lines']
 
 # %% ../../nbs/5_training/18_plan.ipynb #c17a-005
 def _text_config(
@@ -621,6 +621,28 @@ def _engine_memory(recipe: Recipe, gigabytes: int) -> float | None:
     return gigabytes * 1e9 * recipe.train.get("vllm_gpu_memory_utilization", 0.3)
 
 
+def check_place(recipe: Recipe, gpus: str, sharding: str = "ddp") -> tuple[int, str]:
+    """Check where a recipe is to be trained, without torch: a misspelt GPU is said at once.
+
+    Parameters
+    ----------
+    recipe, gpus, sharding : as for `plan_training`.
+
+    Returns
+    -------
+    Count and kind of the GPUs.
+
+    Raises
+    ------
+    InputError : as `plan_training`.
+    """
+    if sharding not in SHARDING:
+        raise InputError(f"--sharding {sharding} is not known; known: {', '.join(SHARDING)}")
+    if recipe.stage == "grpo" and sharding in ("fsdp2", "zero3"):
+        raise InputError("GRPO needs whole weights on every GPU: --sharding ddp or zero2")
+    return parse_gpus(gpus)
+
+
 def plan_training(
     recipe: Recipe,
     gpus: str = "1xA100-80G",
@@ -645,16 +667,12 @@ def plan_training(
     InputError : for GPUs or a sharding that are not known, without a model, or for GRPO with
         divided weights.
     """
-    n, kind = parse_gpus(gpus)
+    n, kind = check_place(recipe, gpus, sharding)
     name = model or recipe.model
     if not name:
         raise InputError(
             "the recipe names no model: give --model, such as Qwen/Qwen2.5-VL-7B-Instruct"
         )
-    if sharding not in SHARDING:
-        raise InputError(f"--sharding {sharding} is not known; known: {', '.join(SHARDING)}")
-    if recipe.stage == "grpo" and sharding in ("fsdp2", "zero3"):
-        raise InputError("GRPO needs whole weights on every GPU: --sharding ddp or zero2")
     shape = Shape.of(config_of(name))
     counts = parameters_of(name)
     load = load_of(recipe, duration, answer)

@@ -11,7 +11,7 @@ import math
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -25,15 +25,16 @@ from videothinker.viewer.page import (
     lane_data,
     page_html,
     script_json,
+    shown_duration,
     static_text,
     viewer_script,
 )
 from .viewer import Lane, close_earlier, live_widget
 
 # %% auto #0
-__all__ = ['Bins', 'MAX_BYTES', 'PICTURES', 'LIMITS', 'PAGE_CSS', 'PARTS', 'HELP', 'SAVED_BYTES', 'Column', 'Book', 'Index',
-           'shortened', 'reply_lane', 'bare_frames', 'row_view', 'browser_script', 'browser_page', 'write_browser_page',
-           'page_frame', 'Desk', 'served_page', 'record_browser']
+__all__ = ['Bins', 'Length', 'MAX_BYTES', 'PICTURES', 'LIMITS', 'PAGE_CSS', 'PARTS', 'HELP', 'SAVED_BYTES', 'Column', 'Book',
+           'Index', 'shortened', 'reply_lane', 'bare_frames', 'row_view', 'with_length', 'length_of', 'browser_script',
+           'browser_page', 'write_browser_page', 'page_frame', 'Desk', 'served_page', 'record_browser']
 
 # %% ../../nbs/7_viewer/07_browser.ipynb #roll-b05
 Bins = tuple[tuple[float | None, str], ...]
@@ -46,7 +47,8 @@ class Column:
     Attributes
     ----------
     key, name : of the value in a record, and as it is shown.
-    type : "text"; "tags", a list of texts; "number"; "spark", a list of numbers drawn as bars.
+    type : "text"; "tags", a list of texts; "number"; "time", seconds written as the viewer does;
+        "spark", a list of numbers drawn as bars.
     list : show it in the list.
     facet : offer its values as a filter; of numbers, their `bins`.
     range : offer a filter from … to.
@@ -96,6 +98,8 @@ class Book:
     variants : name and values of what a reader chooses among, for columns that vary.
     status : what the line above the list says of the records shown: `{"share": [key, value]}` or
         `{"mean": [key, words]}`.
+    opened : the first record is open when the page opens.
+    unseen : record → why it has no pictures, of those whose frames were asked for in vain.
     charts : "rollouts" for the curves of a training above the list.
     names : key of the column that is a record's id.
     tables : HTML above the list.
@@ -110,12 +114,14 @@ class Book:
     tables = ""
     variants: tuple[str, Sequence[str]] | None = None
     status: Mapping[str, Any] = {}
+    opened = False
     is_live = False
 
     def __init__(self, columns: Sequence[Column] = ()) -> None:
         self.columns = list(columns)
         self.entries: list[dict[str, Any]] = []
         self.version = 0
+        self.unseen: dict[int, str] = {}
 
     def refresh(self) -> None:
         """Read what has been written since."""
@@ -162,6 +168,20 @@ class Book:
         number : of the record.
         """
         return None
+
+    def read(self, number: int, reader: Callable[[], Frames | None]) -> Frames | None:
+        """Frames for pictures; where they cannot be had None, and `unseen` says why.
+
+        Parameters
+        ----------
+        number : of the record.
+        reader : reads them; None for a record that has none.
+        """
+        try:
+            return reader()
+        except (UserError, OSError) as error:
+            self.unseen[number] = str(error)
+            return None
 
     def spread(self) -> Iterable[int]:
         """The numbers of the records, in the order in which they get pictures on a page."""
@@ -244,6 +264,7 @@ class Index:
             "charts": book.charts,
             "names": book.names,
             "status": book.status,
+            "opened": book.opened,
             "variants": variants,
             "columns": columns,
             "rows": self.rows,
@@ -269,6 +290,9 @@ def _rounded(value: float | None) -> float | None:
     return value if isinstance(value, int) else float(f"{value:.6g}")
 
 # %% ../../nbs/7_viewer/07_browser.ipynb #roll-b11
+Length = tuple[float, list[float]]  # duration of a clip and times of its frames, seconds
+
+
 def _finite(segments: Iterable[Segment]) -> list[Segment]:
     return [s for s in segments if math.isfinite(s.start) and math.isfinite(s.end)]
 
@@ -342,6 +366,7 @@ def row_view(
     duration: float | None = None,
     times: Iterable[float] = (),
     annotated: bool = True,
+    seen: bool | None = True,
 ) -> dict[str, Any]:
     """A row and replies to it as `viewer.js` reads them, without pictures.
 
@@ -354,6 +379,8 @@ def row_view(
         the last segment, and `guessed` is set.
     times : of the frames, seconds.
     annotated : show the row's segments as the lane `true`.
+    seen : some model saw these frames; False if they are only shown, None if it saw some and
+        nobody knows which before they are read.
     """
     true = _finite(sample.segments) if annotated else []
     annotation = lane_data(Lane("true", "true", true))
@@ -370,14 +397,33 @@ def row_view(
             for letter, line in options
         ],
         "answer": sample.answer,
-        "duration": known or max([1.0, *frames["times"], *ends]),
+        "duration": shown_duration(known, max([1.0, *ends]), frames["times"]),
         "guessed": not known,
+        "seen": seen,
         "meta": {name: str(value) for name, value in meta.items() if value not in ("", None)},
         "frames": frames,
         "video": None,
         "lanes": [*([annotation] if true else []), *lanes],
         "editable": "",
     }
+
+
+def with_length(view: Mapping[str, Any], clip: Length) -> dict[str, Any]:
+    """A view whose clip was read: that says how long it is where the row does not.
+
+    Parameters
+    ----------
+    view : as from `row_view`.
+    clip : as from `length_of`.
+    """
+    said = None if view.get("guessed") else view["duration"]
+    seen = view.get("seen") is not False
+    return {**view, "duration": shown_duration(said, *clip), "guessed": False, "seen": seen}
+
+
+def length_of(frames: Frames) -> Length:
+    """Duration of a clip and times of its frames, seconds: what is kept without the pixels."""
+    return frames.duration, frames.times.tolist()
 
 # %% ../../nbs/7_viewer/07_browser.ipynb #roll-b16
 MAX_BYTES = 28_000_000
@@ -416,10 +462,27 @@ def _room_for(
     return limit, kept
 
 
-def _clips(book: Book, pictures: int | Collection[int]) -> tuple[list[str], dict[int, int]]:
-    """Pictures of some records: the clips as JSON, and record → number of its clip."""
+@dataclass(frozen=True)
+class _Clips:
+    """Pictures of some records.
+
+    Attributes
+    ----------
+    texts : the clips as JSON, each once.
+    number_of : record → number of its clip.
+    lengths : record → duration of its clip and times of its frames, seconds.
+    """
+
+    texts: list[str]
+    number_of: dict[int, int]
+    lengths: dict[int, Length]
+
+
+def _clips(book: Book, pictures: int | Collection[int]) -> _Clips:
+    """Pictures of some records, as many as there is room for."""
     clips: dict[str, int] = {}
     clip_of: dict[int, int] = {}
+    lengths: dict[int, Length] = {}
     room = MAX_BYTES / 4
     tries = 0
     for number in book.spread():
@@ -435,7 +498,8 @@ def _clips(book: Book, pictures: int | Collection[int]) -> tuple[list[str], dict
         text = script_json(frame_data(frames, PICTURES))
         room -= 0 if text in clips else len(text)
         clip_of[number] = clips.setdefault(text, len(clips))
-    return list(clips), clip_of
+        lengths[number] = length_of(frames)
+    return _Clips(list(clips), clip_of, lengths)
 
 # %% ../../nbs/7_viewer/07_browser.ipynb #roll-b17
 PAGE_CSS = static_text("report.css") + static_text("browser.css")
@@ -483,32 +547,38 @@ def browser_page(book: Book, pictures: int | Collection[int] = 60) -> str:
     -------
     The page. It forbids itself any request; the same records give the same bytes.
     """
-    clips, clip_of = _clips(book, pictures)
+    clips = _clips(book, pictures)
     index = Index(book)
     index.update()
     whole = script_json({**index.whole(), "live": False})
     count = len(book.entries)
     sizes = [[len(json.dumps(text)) for text in book.texts(n)] for n in range(count)]
-    room = MAX_BYTES - len(whole) - sum(map(len, clips))
-    limit, kept = _room_for(sizes, room, clip_of)
-    details = [
-        {**book.view(n, limit), "clip": clip_of.get(n, -1)} if n in kept else None
-        for n in range(count)
-    ]
+    room = MAX_BYTES - len(whole) - sum(map(len, clips.texts))
+    limit, kept = _room_for(sizes, room, clips.number_of)
+    details = [_page_detail(book, n, limit, clips) if n in kept else None for n in range(count)]
     cut = sum(len(text) > limit for n in kept for text in book.texts(n))
     notes = [HELP]
     if cut:
         notes.append(f"{cut} replies are cut after {limit:,} characters.")
     if len(kept) < count:
         notes.append(f"The replies of {len(kept):,} of {count:,} {book.plural} are on this page.")
-    if len(clip_of) < count:
-        notes.append(f"{len(clip_of)} of {count:,} {book.plural} have pictures of their frames.")
+    if len(clips.number_of) < count:
+        shown = len(clips.number_of)
+        notes.append(f"{shown} of {count:,} {book.plural} have pictures of their frames.")
     blocks = {
         "vb-index": whole,
         "vb-details": script_json(details),
-        "vb-clips": f"[{','.join(clips)}]",
+        "vb-clips": f"[{','.join(clips.texts)}]",
     }
     return _page(book, notes, blocks, "blockSource")
+
+
+def _page_detail(book: Book, number: int, limit: int, clips: _Clips) -> dict[str, Any]:
+    """The detail of a record on a page, which names its clip by number (-1: it has none)."""
+    detail = {**book.view(number, limit), "clip": clips.number_of.get(number, -1)}
+    if number in clips.lengths:
+        detail["view"] = with_length(detail["view"], clips.lengths[number])
+    return detail
 
 
 def write_browser_page(
@@ -601,16 +671,15 @@ class Desk:
             clip = self._clips[key]
         if clip is None:
             return detail
-        view = detail["view"]
-        if clip["duration"]:
-            view = {**view, "duration": clip["duration"], "guessed": False}
-        return {**detail, "view": {**view, "frames": clip["frames"]}}
+        length, frames = clip
+        return {**detail, "view": {**with_length(detail["view"], length), "frames": frames}}
 
-    def _pictures(self, number: int) -> dict[str, Any] | None:
+    def _pictures(self, number: int) -> tuple[Length, dict[str, Any]] | None:
+        """The length of a record's clip, and its frames as data."""
         frames = self.book.frames(number)
         if frames is None or not len(frames.times):
             return None
-        return {"frames": frame_data(frames), "duration": frames.duration}
+        return length_of(frames), frame_data(frames)
 
     def find(self, words: str) -> list[int]:
         """The numbers of the records with these words."""

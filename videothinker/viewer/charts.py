@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['Point', 'WIDTH', 'INK', 'SOFT', 'RULE', 'GROUND', 'PALETTE', 'DASHES', 'CSS_VARIABLES', 'STYLE', 'CHART_CSS',
            'PANEL_WIDTH', 'curve', 'running_mean', 'spread', 'line_chart', 'small_multiples', 'interval_chart',
-           'percent', 'table']
+           'percent', 'scroll_box', 'table']
 
 # %% ../../nbs/7_viewer/04_charts.ipynb #c16-008
 Point = tuple[float, float]
@@ -521,6 +521,20 @@ def percent(value: Any, digits: int = 1) -> str:
     return "–"
 
 # %% ../../nbs/7_viewer/04_charts.ipynb #c16-040
+def scroll_box(body: str, label: str) -> str:
+    """A box that scrolls sideways where what is in it is wider than the page.
+
+    A shadow at the edge says that there is more; with the focus on it, arrow keys scroll it.
+
+    Parameters
+    ----------
+    body : HTML.
+    label : what it is, for a screen reader.
+    """
+    label = html.escape(label)
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{label}">{body}</div>'
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> str:
     """An HTML table.
 
@@ -532,7 +546,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> 
 
     Returns
     -------
-    HTML; every text in it is escaped. A table wider than the page scrolls by itself.
+    HTML; every text in it is escaped. A table wider than the page scrolls, see `scroll_box`.
     """
 
     def cell(value: Any, column: int, tag: str) -> str:
@@ -546,4 +560,4 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> 
         return f"<tr>{''.join(cell(v, i, tag) for i, v in enumerate(values))}</tr>"
 
     lines = [line(head, "th"), *(line(row, "td") for row in rows)]
-    return f'<div class="wide"><table>{"".join(lines)}</table></div>'
+    return scroll_box(f"<table>{''.join(lines)}</table>", f"table: {', '.join(head)}")

@@ -40,7 +40,7 @@ from videothinker.trace import (
 from ..video.container import opened
 from ..video.frames import SPREADS, Frames, Sampling, VideoInfo, sample_times
 from ..video.reader import probe, read_frames
-from .charts import table
+from .charts import scroll_box, table
 from .page import static_text
 from .viewer import View, close_earlier, import_lab, trace_viewer
 
@@ -773,7 +773,7 @@ def group_html(step: GroupStep, stage: str) -> str:
     return (
         f'<p class="say">{reached + 1}. {stage}</p><p>{STAGES[stage]}</p>'
         f"<ul>{lines}</ul>"
-        f'<div class="wide"><table><tr>{names}</tr>{cells}</table></div>'
+        f"{scroll_box(f'<table><tr>{names}</tr>{cells}</table>', f'{stage}, token by token')}"
     )
 
 
@@ -789,7 +789,7 @@ def weights_html(step: GroupStep) -> str:
         for row in range(len(step.tokens))
     ]
     formula = html.escape(step.formulas.get("weights", ""))
-    return f'<p>{formula}</p><div class="wide"><table>{"".join(rows)}</table></div>'
+    return f"<p>{formula}</p>" + scroll_box(f"<table>{''.join(rows)}</table>", "weights of tokens")
 
 
 def _right(column: int) -> str:

@@ -137,7 +137,7 @@ def segments_json(view: Any) -> str:
         "question": view.question,
         "options": list(view.options),
         "answer": view.answer,
-        "duration": view.frames.duration or 1.0,
+        "duration": view.duration,
         "meta": {str(name): str(value) for name, value in view.meta.items()},
         "lanes": lanes,
     }
@@ -188,7 +188,7 @@ def segments_webvtt(view: Any, *lanes: str) -> str:
     -------
     A cue for each segment, named `LANE N`, in order of their starts, with the lane as its speaker.
     """
-    duration = view.frames.duration or 1.0
+    duration = view.duration
     cues = []
     for lane in view.lanes:
         for number, segment in enumerate(lane.segments, 1):

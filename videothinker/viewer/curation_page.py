@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..files import FormatError, UserError
+from ..files import FormatError, InputError, UserError
 from ..schema import Sample, sample_id
 from ..synthesis.hindsight_curation import Verdict, read_verdicts
 from ..synthesis.synthesize import whole_trace
 from ..video.frame_reader import FrameReader
 from ..video.frames import Frames, Sampling
+from ..video.reader import probe
 from .browser import Book, Column, reply_lane, row_view
+from .page import PAGE_VIDEO, lane_data, video_data
 from .rollouts import Tail
+from .viewer import Lane
 
 # %% auto #0
-__all__ = ['SHOWN', 'KEPT', 'RowBook', 'read_clip', 'is_curation_journal', 'CurationBook']
+__all__ = ['SHOWN', 'KEPT', 'RowBook', 'read_clip', 'VideoBook', 'is_curation_journal', 'CurationBook']
 
 # %% ../../nbs/7_viewer/10_curation_page.ipynb #roll-c05
 SHOWN = Sampling(n_frames=16)  # of a clip, where nobody says what a model was shown
@@ -50,7 +54,7 @@ class RowBook(Book):
                 Column("answer", "answer"),
                 Column("trace", "trace", facet=True),
                 Column("segments", "segments", type="number"),
-                Column("duration", "video, s", type="number", digits=1),
+                Column("duration", "video", type="time"),
                 Column("kind", "kind", facet=True),
                 Column("source", "source", facet=True),
                 Column("split", "split", facet=True, list=False),
@@ -107,7 +111,7 @@ class RowBook(Book):
         trace = whole_trace(row)
         lanes = [reply_lane("trace", trace, row, {}, limit)] if trace else []
         meta = {"kind": row.problem_type, "source": row.data_source, "video": row.path}
-        return {"view": row_view(row, lanes, sample_id(row), meta)}
+        return {"view": row_view(row, lanes, sample_id(row), meta, seen=False)}
 
     def frames(self, number: int) -> Frames | None:
         """Some frames of the clip, evenly spread.
@@ -116,23 +120,86 @@ class RowBook(Book):
         ----------
         number : of the row.
         """
-        return read_clip(self._reader, self.rows[number])
+        return self.read(number, partial(read_clip, self._reader, self.rows[number]))
 
 
-def read_clip(reader: FrameReader | None, row: Sample) -> Frames | None:
-    """Frames of a row's clip; None where they cannot be had.
+def read_clip(reader: FrameReader | None, row: Sample, sampling: Sampling = SHOWN) -> Frames | None:
+    """Frames of a row's clip; None for a row without a video.
 
     Parameters
     ----------
     reader : of the videos; None for no pictures.
     row : names the video.
+    sampling : which frames.
+
+    Raises
+    ------
+    InputError : there is no reader, or the path is refused.
+    VideoError : the clip cannot be read.
     """
-    if reader is None or not row.path:
+    if not row.path:
         return None
-    try:
-        return reader(row, SHOWN)
-    except (UserError, OSError):
-        return None
+    if reader is None:
+        raise InputError("nobody said where the videos are")
+    return reader(row, sampling)
+
+# %% ../../nbs/7_viewer/10_curation_page.ipynb #nc-c02
+class VideoBook(RowBook):
+    """A video of which there is no row yet, to be annotated.
+
+    Parameters
+    ----------
+    path : of the file.
+    cache_dir, timeout : of decoded frames, as for `FrameReader`.
+
+    Raises
+    ------
+    VideoError : it cannot be read.
+    """
+
+    plural, opened = "videos", True
+    SAMPLING = Sampling(n_frames=64)
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        cache_dir: str | Path | None = "default",
+        timeout: float | None = 60.0,
+    ) -> None:
+        self.path = Path(path).resolve()
+        duration = probe(self.path, timeout).duration
+        name = self.path.name
+        row = Sample(name, [], "", path=name, id=name, duration=duration, problem_type="")
+        super().__init__([row], name, FrameReader(self.path.parent, cache_dir, timeout))
+        self._played = None
+        try:
+            self._played = video_data(self.path)
+            why = "" if self._played else f"more than {PAGE_VIDEO // 1_000_000} MB are not played"
+        except UserError as error:
+            why = str(error)
+        alone = f" The frames stand alone: {why}" if why else ""
+        self.note = f"N begins a segment, I and O set its edges, Export saves all.{alone}"
+
+    def view(self, number: int, limit: int) -> dict[str, Any]:
+        """An empty lane, which may be edited, over the video.
+
+        Parameters
+        ----------
+        number, limit : as for `Book.view`.
+        """
+        view = super().view(number, limit)["view"]
+        own = lane_data(Lane("true", "true"))
+        own_video = {"question": "", "lanes": [own], "editable": "true", "video": self._played}
+        return {"view": {**view, **own_video}}
+
+    def frames(self, number: int) -> Frames | None:
+        """Frames of the video, evenly spread.
+
+        Parameters
+        ----------
+        number : 0.
+        """
+        return self.read(number, partial(read_clip, self._reader, self.rows[0], self.SAMPLING))
 
 # %% ../../nbs/7_viewer/10_curation_page.ipynb #roll-c07
 KEPT = ("kept", "dropped")
@@ -237,6 +304,7 @@ class CurationBook(Book):
             self.version += 1
             self.verdicts.clear()
             self.entries.clear()
+            self.unseen.clear()
             self._tail.restart()
         is_first = not self._tail.lines
         values = self._tail.more()
@@ -293,7 +361,7 @@ class CurationBook(Book):
             note = "This journal does not keep rejected traces; their reasons: "
             note += "; ".join(verdict.history)
         compare = [len(lanes) - 1, len(lanes) - 2] if len(lanes) > 1 else None
-        view = row_view(row, lanes, verdict.id, meta)
+        view = row_view(row, lanes, verdict.id, meta, seen=False)
         return {"view": view, "note": note, "compare": compare}
 
     def _facts(self, verdict: Verdict, reason: str, attempt: int) -> dict[str, str]:
@@ -310,4 +378,4 @@ class CurationBook(Book):
         ----------
         number : of the verdict.
         """
-        return read_clip(self._reader, self.row(number))
+        return self.read(number, partial(read_clip, self._reader, self.row(number)))

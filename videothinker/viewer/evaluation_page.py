@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..evaluation.records import OUTCOMES, READINGS, Record, is_right, read_reco
 from ..evaluation.results import rows_of_results
 from ..evaluation.tables import Run, Table
 from ..evaluation.window_reading import read_windows
-from ..files import InputError, UserError, atomic_write
+from ..files import InputError, atomic_write
 from ..schema import Sample, Segment, sample_id
 from ..trace import parse_trace
 from ..video.frame_reader import FrameReader
@@ -127,7 +128,7 @@ def _columns(runs: Sequence[PageRun]) -> list[Column]:
         Column("question", "question", opens=True),
         Column("answers", "given / right", varies=True),
         Column("category", "category", type="tags", facet=True),
-        Column("duration", "video, s", type="number", facet=True, bins=DURATIONS),
+        Column("duration", "video", type="time", facet=True, bins=DURATIONS),
         Column("tokens", "tokens", type="number"),
         Column("miou", "mIoU, %", type="number", percent=True),
         Column("model", "model", list=differ("model"), facet=True),
@@ -281,9 +282,12 @@ class EvaluationBook(Book):
         number : of the record.
         """
         record, sample, run = self.records[number]
-        if run.frames_of is None or record.condition == "no_video" or record.error:
+        if record.condition == "no_video" or record.error:
             return None
-        return run.frames_of(record, sample)
+        if run.frames_of is None:
+            self.unseen[number] = "nobody said where the videos are"
+            return None
+        return self.read(number, partial(run.frames_of, record, sample))
 
     def spread(self) -> list[int]:
         """The first record of each run, the second of each, and so on."""
@@ -396,15 +400,12 @@ def frames_again(reader: FrameReader) -> FramesOf:
 
     Returns
     -------
-    None for the frames of another video, and where they cannot be read.
+    None for the frames of another video; what cannot be read is an error of the reader's.
     """
 
     def frames_of(record: Record, sample: Sample) -> Frames | None:
         if record.condition != "own" or not record.times:
             return None
-        try:
-            return reader(sample, Sampling(times=tuple(sorted(set(record.times)))))
-        except UserError:
-            return None
+        return reader(sample, Sampling(times=tuple(sorted(set(record.times)))))
 
     return frames_of

@@ -15,7 +15,7 @@ import os
 import re
 import shlex
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from numbers import Real
@@ -33,9 +33,10 @@ from ..video.frames import Frames
 from ..video.reader import probe
 
 # %% auto #0
-__all__ = ['PICTURES', 'WIDTH', 'SPRITE_BYTES', 'TRACE_LIMIT', 'PAGE_VIDEO', 'CSS', 'JS', 'WIDGET_JS', 'sprite_data',
-           'frame_data', 'segment_data', 'segment_rows', 'trace_data', 'option_data', 'lane_data', 'check_playable',
-           'video_data', 'static_text', 'script_json', 'viewer_script', 'sayable', 'plain', 'page_html', 'cell_html']
+__all__ = ['PICTURES', 'WIDTH', 'SPRITE_BYTES', 'TRACE_LIMIT', 'Piece', 'PAGE_VIDEO', 'CSS', 'JS', 'WIDGET_JS', 'sprite_data',
+           'frame_data', 'shown_duration', 'segment_data', 'segment_rows', 'trace_data', 'not_counted', 'option_data',
+           'lane_data', 'check_playable', 'video_data', 'static_text', 'script_json', 'viewer_script', 'sayable',
+           'plain', 'page_html', 'cell_html']
 
 # %% ../../nbs/7_viewer/01_page.ipynb #c15-007
 PICTURES = 64  # of a clip; the strip shows no more
@@ -137,6 +138,24 @@ def frame_data(frames: Frames, pictures: int = PICTURES, width: int = WIDTH) -> 
         "sprite": sprite,
     }
 
+# %% ../../nbs/7_viewer/01_page.ipynb #nc-p04
+def shown_duration(said: float | None, read: float, times: Iterable[float] = ()) -> float:
+    """How long a clip is shown to be, seconds: as its row says, else as its file does.
+
+    Parameters
+    ----------
+    said : by the row; None or 0 where it says nothing.
+    read : of the clip as it was read.
+    times : of the frames, seconds: none is left outside.
+
+    Returns
+    -------
+    At least that of the last frame; 1 for a clip without length, since all on the page is a
+    fraction of it.
+    """
+    duration = said if said and math.isfinite(said) and said > 0 else read or 1.0
+    return float(max(duration, *times, 0.0))
+
 # %% ../../nbs/7_viewer/01_page.ipynb #vpy-03
 def segment_data(segments: Sequence[Segment], lane: str = "") -> list[dict[str, Any]]:
     """Segments as JSON: `start`, `end` (seconds) and `caption`, in the order given.
@@ -186,11 +205,78 @@ def segment_rows(segments: Any) -> list[dict[str, Any]]:
     return rows
 
 # %% ../../nbs/7_viewer/01_page.ipynb #c15-015
-_ELEMENT = re.compile(r"<(time|caption|think|answer)>(.*?)</\1>", re.DOTALL)
+_ELEMENT = re.compile(r"<(time|caption|think|answer)>((?:(?!<\1>).)*?)</\1>", re.DOTALL)
+_BLOCK_TAG = re.compile(r"</?(time|caption|think)>")
+_BEFORE = {"caption": "time", "think": "caption"}  # what a tag of a block follows
+_CUT = re.compile(r" … \(\d+ more characters\)$")
 TRACE_LIMIT = 20_000  # characters shown; a reply that long is a runaway
 
+Piece = dict[str, Any]
 
-def trace_data(text: str, segments: Sequence[Segment]) -> list[dict[str, Any]]:
+
+def _pieces(text: str) -> list[Piece]:
+    """A text cut at its tags: `tag` ("" for plain text), `text`, `segment` (-1)."""
+    pieces: list[Piece] = []
+
+    def add(tag: str, words: str) -> None:
+        if tag or words.strip():
+            pieces.append({"tag": tag, "text": words.strip(), "segment": -1})
+
+    end = 0
+    for match in _ELEMENT.finditer(text):
+        add("", text[end : match.start()])
+        add(*match.groups())
+        end = match.end()
+    add("", text[end:])
+    return pieces
+
+# %% ../../nbs/7_viewer/01_page.ipynb #nc-p01
+def _fault_of_block(pieces: Sequence[Piece], i: int) -> str:
+    """Why the block that begins with the range `pieces[i]` is none; "" if it is one."""
+    if parse_range(pieces[i]["text"]) is None:
+        return "its time range cannot be read"
+    nothing = {"tag": "end", "text": ""}
+    for tag, piece in zip(_BEFORE, [*pieces[i + 1 : i + 3], nothing, nothing], strict=False):
+        if piece["tag"] != tag:
+            is_open = piece["tag"] == "" and f"<{tag}>" in piece["text"]
+            missing = f"no <{tag}> after its <{_BEFORE[tag]}>"
+            return f"its <{tag}> is not closed" if is_open else missing
+    if any(_BLOCK_TAG.search(piece["text"]) for piece in pieces[i : i + 3]):
+        return "a tag stands inside another"
+    return ""
+
+
+def _fault_outside(pieces: Sequence[Piece], i: int) -> str:
+    """What is wrong with a piece that belongs to no block that begins with a range."""
+    tag, text = pieces[i]["tag"], pieces[i]["text"]
+    before = pieces[i - 1]["tag"] if i else ""
+    if tag in _BEFORE and before != _BEFORE[tag]:
+        return f"no <{_BEFORE[tag]}> before its <{tag}>"
+    is_cut_off = i == len(pieces) - 1 and _CUT.search(text)
+    if not tag and not is_cut_off and (alone := _BLOCK_TAG.search(text)):
+        return f"{alone[0]} stands alone"
+    return ""
+
+
+def _faults(pieces: Sequence[Piece]) -> list[str]:
+    """For each piece why what begins there is no block, "" for most; one reason for each block."""
+    faults = []
+    is_told = False  # what is wrong with the block that this piece is of
+    for i, piece in enumerate(pieces):
+        fault = ""
+        if piece["tag"] == "time":
+            fault = _fault_of_block(pieces, i)
+            is_told = bool(fault)
+        elif piece["tag"] == "answer":
+            is_told = False
+        elif not is_told:
+            fault = _fault_outside(pieces, i)
+            is_told = bool(fault)
+        faults.append(fault)
+    return faults
+
+# %% ../../nbs/7_viewer/01_page.ipynb #nc-p02
+def trace_data(text: str, segments: Sequence[Segment]) -> list[Piece]:
     """A reply as JSON, cut at its tags.
 
     Parameters
@@ -201,31 +287,42 @@ def trace_data(text: str, segments: Sequence[Segment]) -> list[dict[str, Any]]:
     Returns
     -------
     Pieces in order: `tag` ("" for plain text), `text`, and `segment` (index among the predicted,
-    or -1; kept through a block).
+    or -1; kept through a block). Where a block begins that is no segment also `why` it is not
+    counted, and `range` (start and end, seconds) if that can be read.
     """
     if len(text) > TRACE_LIMIT:
         text = f"{text[:TRACE_LIMIT]} … ({len(text) - TRACE_LIMIT} more characters)"
-    tokens: list[dict[str, Any]] = []
-
-    def add(tag: str, words: str, segment: int = -1) -> None:
-        if tag or words.strip():
-            tokens.append({"tag": tag, "text": words.strip(), "segment": segment})
-
+    pieces = _pieces(text)
+    faults = _faults(pieces)
     unused = list(range(len(segments)))
+    ranges = [i for i, piece in enumerate(pieces) if piece["tag"] == "time"]
+    # whole blocks first; then others, of which some reader may have taken the range all the same
+    for i in sorted(ranges, key=lambda i: bool(faults[i])):
+        times = parse_range(pieces[i]["text"])
+        same = (k for k in unused if times == (segments[k].start, segments[k].end))
+        pieces[i]["segment"] = next(same, -1)
+        unused = [k for k in unused if k != pieces[i]["segment"]]
     current = -1  # the segment that this block is about
-    end = 0
-    for match in _ELEMENT.finditer(text):
-        add("", text[end : match.start()])
-        tag, words = match.groups()
-        if tag == "time":
-            times = parse_range(words)
-            same = (i for i in unused if times == (segments[i].start, segments[i].end))
-            current = next(same, -1)
-            unused = [i for i in unused if i != current]
-        add(tag, words, -1 if tag == "answer" else current)
-        end = match.end()
-    add("", text[end:])
-    return tokens
+    for piece, fault in zip(pieces, faults, strict=True):
+        if piece["tag"] == "time":
+            current = piece["segment"]
+        elif piece["tag"] in _BEFORE:
+            piece["segment"] = current
+        if fault and piece["segment"] < 0:
+            piece["why"] = fault
+            if piece["tag"] == "time" and (times := parse_range(piece["text"])):
+                piece["range"] = list(times)
+    return pieces
+
+
+def not_counted(pieces: Iterable[Piece]) -> list[str]:
+    """What the reader dropped of a reply, and why, in words.
+
+    Parameters
+    ----------
+    pieces : from `trace_data`.
+    """
+    return [f"{piece['text'][:40]}: {piece['why']}" for piece in pieces if "why" in piece]
 
 # %% ../../nbs/7_viewer/01_page.ipynb #vpy-13
 def option_data(view: Any) -> list[dict[str, Any]]:
@@ -348,9 +445,10 @@ def _packed_css(css: str) -> str:
 
 
 def _packed_js(js: str) -> str:
-    """A script without comments and indentation."""
+    """A script without comments, indentation and most of the spaces that it does not need."""
     js = re.sub(r"^\s*(//.*)?\n?|\s+// .*$", "", js, flags=re.MULTILINE)
-    js = re.sub(r" (=|=>|===|&&) ", r"\1", js)  # none stands in a text
+    js = re.sub(r" (=|=>|===|!==|&&|\|\||<|>|<=|>=|\?|:|\*|\+) ", r"\1", js)  # none is in a text
+    js = js.replace("if (", "if(")
     return js.encode("ascii", "backslashreplace").decode()  # in half a browser's memory
 
 

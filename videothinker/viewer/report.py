@@ -22,11 +22,20 @@ from videothinker.viewer.charts import (
     interval_chart,
     line_chart,
     percent,
+    scroll_box,
     small_multiples,
     table,
 )
-from .page import page_html, plain, script_json, static_text, viewer_script
-from .viewer import View, view_data, words_html
+from videothinker.viewer.page import (
+    not_counted,
+    page_html,
+    plain,
+    script_json,
+    static_text,
+    trace_data,
+    viewer_script,
+)
+from .viewer import Lane, View, view_data, words_html
 
 # %% auto #0
 __all__ = ['STAGE_NAMES', 'SPLIT_NAMES', 'TIMES_NAMES', 'LOOKING_NAMES', 'CAUSES', 'CAUSES_NOTE', 'FLIPS', 'SAMPLED_METRICS',
@@ -761,6 +770,12 @@ def facts_html(summary: dict[str, Any]) -> str:
     return "".join(parts)
 
 # %% ../../nbs/7_viewer/06_report.ipynb #c16a-033
+def _named(lane: Lane) -> str:
+    """How many segments a reply names, and how many blocks of it are none."""
+    dropped = len(not_counted(trace_data(lane.trace_text, lane.segments)))
+    return f"{len(lane.segments)}{f' ({dropped} not counted)' if dropped else ''}"
+
+
 def _index_row(number: int, view: View) -> str:
     """One row of the index of traces."""
     truth = view.annotation.segments if view.annotation else []
@@ -770,7 +785,7 @@ def _index_row(number: int, view: View) -> str:
         view.question,
         f"{', '.join(lane.answer or 'none' for lane in replies)} / {view.answer}",
         ", ".join(view.verdict(lane) for lane in replies),
-        f"{', '.join(str(len(lane.segments)) for lane in replies)} / {len(truth)}",
+        f"{', '.join(map(_named, replies))} / {len(truth)}",
         ", ".join(percent(each.get("miou"), 0) for each in scores),
     ]
     link = f'<a href="#view-{number}">{number}. {plain(view.title)}</a>'
@@ -805,7 +820,7 @@ def views_html(views: Sequence[View]) -> str:
         f'<article id="view-{k}"><div class="vt-host">{words_html(view)}</div></article>'
         for k, view in enumerate(views, 1)
     )
-    return f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div>{boxes}'
+    return f"{scroll_box(f'<table><tr>{head}</tr>{rows}</table>', 'traces')}{boxes}"
 
 
 def views_script(views: Sequence[View]) -> str:
@@ -876,7 +891,10 @@ def _top_html(summary: dict[str, Any]) -> str:
     """What is said before all sections: the story, what was learned, what was planted."""
     title = str(summary.get("title") or TITLE)
     sentence = str(summary.get("story") or story(summary))
-    top = f'<h1>{html.escape(title)}</h1><p class="story">{html.escape(sentence)}</p>'
+    top = f"<h1>{html.escape(title)}</h1>"
+    if caution := summary.get("caution"):
+        top += f'<p class="caution" role="note">{html.escape(str(caution))}</p>'
+    top += f'<p class="story">{html.escape(sentence)}</p>'
     if sentences := learned(summary):
         items = "".join(f"<li>{html.escape(text)}</li>" for text in sentences)
         top += f'<ul class="learned">{items}</ul>'
@@ -899,7 +917,8 @@ def report_html(
     Parameters
     ----------
     summary : `stages` (stage → split → scores, `controls`, `sampled` and `looking`), `paired`,
-        `curation`, `planted`, `seeds`, `versions`, `seconds`; and if wanted `title` and `story`.
+        `curation`, `planted`, `seeds`, `versions`, `seconds`; and if wanted `caution`, `title` and
+        `story`.
         Fractions are 0 to 1. Any part may be missing.
     curves : logs by step: `sft` (`loss`), `grpo` (`reward`, `reward_correct`, `reward_format`,
         `needed_recall`, `checked`, `right_checked`, `right_direct`, `completion_length`,

@@ -13,13 +13,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from ..data.rowfiles import load_library
-from ..files import FormatError, InputError, UserError
+from ..files import FormatError, InputError
 from ..json_files import read_json
 from ..schema import Sample
 from ..video.frame_reader import FrameReader
@@ -473,6 +474,7 @@ class RolloutBook(Book):
         self.version += 1
         self.groups.clear()
         self.entries.clear()
+        self.unseen.clear()
 
     def row(self, number: int) -> Sample:
         """The row of a group.
@@ -513,7 +515,7 @@ class RolloutBook(Book):
         }
         title = group.sample.id or group.sample.path or f"step {group.step}"
         return {
-            "view": row_view(group.sample, lanes, title, meta),
+            "view": row_view(group.sample, lanes, title, meta, seen=None),
             "called": {best: "best", worst: "worst"} if group.teaches else {},
             "compare": [best, worst if worst != best else (best + 1) % max(1, len(lanes))],
             "note": ""
@@ -532,15 +534,13 @@ class RolloutBook(Book):
         sample = self.groups[number].sample
         roots = self._videos or self._log.video_root
         if not sample.path or not roots:
+            self.unseen[number] = "the log does not say where its video is"
             return None
         if self._reader is None:
             if isinstance(roots, Mapping) and set(roots) == {"default"}:
                 roots = roots["default"]
             self._reader = FrameReader(roots, *self._reading)
-        try:
-            return self._reader(sample, self._sampling)
-        except (UserError, OSError):
-            return None
+        return self.read(number, partial(self._reader, sample, self._sampling))
 
     def spread(self) -> list[int]:
         """Groups that teach first, evenly over the run."""

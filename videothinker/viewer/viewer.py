@@ -33,11 +33,14 @@ from videothinker.viewer.page import (
     check_playable,
     frame_data,
     lane_data,
+    not_counted,
     option_data,
     page_html,
     plain,
     script_json,
     segment_rows,
+    shown_duration,
+    trace_data,
     video_data,
     viewer_script,
 )
@@ -103,6 +106,7 @@ class View:
     meta : more facts to show, name → value.
     video : path of the video file that the frames come from, to be played beside them.
     editable : name of the lane that a reader may edit, or "".
+    duration : of the clip as its row says it, seconds; by default that of the frames.
 
     Raises
     ------
@@ -118,9 +122,11 @@ class View:
     meta: dict[str, Any] = field(default_factory=dict)
     video: str | os.PathLike[str] | None = None
     editable: str = ""
+    duration: float = 0.0
 
     def __post_init__(self) -> None:
         check_lanes(self)
+        self.duration = shown_duration(self.duration, self.frames.duration, self.frames.times)
 
     @classmethod
     def of(
@@ -130,7 +136,8 @@ class View:
 
         Parameters
         ----------
-        sample : the question, its right answer and its annotated segments.
+        sample : the question, its right answer and its annotated segments; without any, there is
+            no lane `true`, unless it may be edited.
         frames : what the model saw.
         reply : the whole text of the model.
         title : by default the id of the sample.
@@ -240,7 +247,7 @@ class View:
 
     def edited(self, sample: Sample, segments: Iterable[Any]) -> Sample:
         """The sample with corrected segments, as `corrections.edited_sample`."""
-        return edited_sample(sample, segments, self.frames.duration)
+        return edited_sample(sample, segments, self.duration)
 
     def _repr_html_(self) -> str:
         return view_html(self, standalone=False)
@@ -268,16 +275,19 @@ def _view_of(
     title: str,
     more: dict[str, Any],
 ) -> View:
-    """The view of a sample's annotation and some lanes of replies."""
+    """The view of a sample's annotation, if it has one, and some lanes of replies."""
+    editable = more.pop("editable", "")
+    true = Lane.of_annotation(sample)
     return cls(
         title=title or sample.id or sample.video_id,
         question=sample.problem,
         options=sample.option_lines,
         frames=frames,
-        lanes=[Lane.of_annotation(sample), *lanes],
+        lanes=[*([true] if true.segments or editable == true.name else []), *lanes],
         answer=sample.answer,
         video=more.pop("video", None),
-        editable=more.pop("editable", ""),
+        editable=editable,
+        duration=sample.duration or 0.0,
         meta=more,
     )
 
@@ -308,9 +318,10 @@ def view_data(
         "question": view.question,
         "options": option_data(view),
         "answer": view.answer,
-        "duration": view.frames.duration or 1.0,
+        "duration": view.duration,
         "meta": {str(name): str(value) for name, value in view.meta.items()},
         "frames": frames or frame_data(view.frames),
+        "seen": bool(view.predictions),
         "video": video,
         "lanes": [lane_data(lane, view.verdict(lane)) for lane in view.lanes],
         "editable": view.editable,
@@ -335,6 +346,8 @@ def words_html(view: View) -> str:
         answer = f": answer {lane.answer}{verdict}" if lane.kind == "predicted" else ""
         ranges = [f"{s.start:g}–{s.end:g} s {s.caption}" for s in lane.segments[:50]]
         lines += [f"{lane.name}{answer}", "; ".join(ranges), lane.trace_text]
+        dropped = not_counted(trace_data(lane.trace_text, lane.segments))
+        lines += [f"not counted: {'; '.join(dropped[:50])}"] if dropped else []
     return "".join(_shown(line) for line in lines if line.strip())
 
 # %% ../../nbs/7_viewer/03_viewer.ipynb #c15a-015

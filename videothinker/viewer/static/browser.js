@@ -135,7 +135,12 @@ class Column {
     if (this.type === "tags") return value.map(code => this.words[code]).join(", ");
     if (this.words) return this.words[value];
     if (typeof value !== "number") return String(value);
+    if (this.type === "time") return clock(value, value, true);
     return (this.percent ? 100 * value : value).toFixed(this.digits || 0);
+  }
+
+  get isNumber() {
+    return this.type === "number" || this.type === "time";
   }
 
   // What it sorts by; null for what is missing.
@@ -256,7 +261,7 @@ function browse(host, source, inPage) {
   const charts = element("div.vb-charts");
   const head = element("tr"), body = element("tbody");
   const table = element("table.vb-list", element("thead", head), body);
-  const root = element("div.vb", charts, bar, pager(), element("div.vb-wide", table), pager());
+  const root = element("div.vb", charts, bar, pager(), wide("the list", table), pager());
   host.replaceChildren(root);
 
   // == Filters ==
@@ -397,12 +402,12 @@ function browse(host, source, inPage) {
 
   function drawHead() {
     head.replaceChildren();
-    for (const column of [{ key: "", name: "#", type: "number" }, ...listed()]) {
+    for (const column of [{ key: "", name: "#", isNumber: true }, ...listed()]) {
       const sort = () => change(() => {
         state.down = state.sort === column.key && !state.down;
         state.sort = column.key;
       });
-      const kind = column.type === "number" ? "th.vb-r" : "th";
+      const kind = column.isNumber ? "th.vb-r" : "th";
       const cell = element(kind, button(column.name, "", sort, "button"));
       cell.scope = "col";
       cell.dataset.key = column.key || "number";
@@ -456,7 +461,7 @@ function browse(host, source, inPage) {
   function drawRow(i) {
     const cells = [element("td.vb-r", String(i + 1))];
     for (const column of listed()) {
-      cells.push(element(column.type === "number" ? "td.vb-r" : "td", drawCell(column, i)));
+      cells.push(element(column.isNumber ? "td.vb-r" : "td", drawCell(column, i)));
     }
     return element(state.open === i ? "tr.vb-open" : "tr", ...cells);
   }
@@ -615,10 +620,14 @@ function browse(host, source, inPage) {
     const match = inPage && /^#record-(\d+)$/.exec(location.hash);
     const place = match ? shown.indexOf(match[1] - 1) : -1;
     if (place < 0) return;
+    open(place);
+    buttonOf(state.open).scrollIntoView();
+  }
+
+  function open(place) {
     state.page = Math.floor(place / PAGE);
     state.open = shown[place];
     drawPage();
-    buttonOf(state.open).scrollIntoView();
   }
 
   // Arrows go from row to row, also over the end of a page; Escape closes.
@@ -729,6 +738,7 @@ function browse(host, source, inPage) {
   source.index().then(index => {
     if (ended) return;
     start(index);
+    if (index.opened && shown.length) open(0);
     openAddressed();
     showLive();
     if (source.more) timer = setTimeout(poll, PAUSE);

@@ -169,7 +169,7 @@ function rolloutPanel(host, records, state, change, setRange) {
         "stroke-dasharray": DASHES[n % DASHES.length] });
       const value = figure(known(curves[n]).at(-1) ?? null, 2);
       const picture = draw("svg", { viewBox: "0 0 30 8", class: "vb-sample" }, sample);
-      return element("span", picture, part.name + " " + value);
+      return element("span", picture, part.name + ", last: " + value);
     });
     chart.append(element("div.vb-legend", ...legend));
     return chart;

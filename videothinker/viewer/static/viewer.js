@@ -212,7 +212,12 @@ function prepare({ duration, times }, lane) {
     const flag = flags.filter(Boolean).join(", ");
     return { origin: i, ...segment, lane, i, name, said, left, right, frames, flag };
   });
-  lane.rows = pack(lane.items, duration);
+  // Ranges of blocks that are not counted are drawn and can do nothing.
+  lane.faults = lane.trace.filter(piece => piece.why);
+  const drops = lane.faults.filter(piece => piece.range).map(({ range: [start, end], why }) =>
+    ({ why, name: "", left: clamp(start, 0, duration), right: clamp(end, 0, duration) }));
+  lane.drawn = [...lane.items, ...drops];
+  lane.rows = pack(lane.drawn, duration);
   lane.height = lane.rows < 3 ? 22 : clamp(round(72 / lane.rows), 6, 22); // of a row, pixels
 }
 
@@ -367,7 +372,7 @@ function drawStage(v) {
   v.video = makeVideo(v, reason => {
     v.video = null;
     stage.replaceChildren(canvas, element("p.vt-soft", `The video cannot be played here (${
-      plain(reason)}): the frames that the model saw stand in, at their true times.`));
+      plain(reason)}): the frames stand in, at their true times.`));
     draw();
   });
   v.start = (v.data.video || {}).start || 0; // of the clip in its file, seconds
@@ -542,9 +547,11 @@ function drawLane(v, lane) {
     node.dataset.segment = item.name;
     node.style.cssText = `left:${x}px;width:${width}px;top:${item.row * (height + 2)}px;`
       + `height:${height}px`;
+    node.title = item.why || "";
+    node.classList.toggle("vt-off", !!item.why);
     node.classList.toggle("vt-thin", width < 8);
     node.classList.toggle("vt-blind", v.times.length > 0 && !item.frames);
-    const mark = i + 1 + (item.flag ? " ⚠ " : " ");
+    const mark = item.why ? "✗" : i + 1 + (item.flag ? " ⚠ " : " ");
     const isReadable = width > 22 && height > 13;
     write(node, isReadable ? mark + (isAfter ? "" : cut(item.caption, 120)) : "");
     if (!node.parentNode) track.append(node);
@@ -552,7 +559,7 @@ function drawLane(v, lane) {
   const highlight = () => {
     const time = v.time();
     const picked = v.item();
-    lane.items.forEach((item, i) => {
+    lane.drawn.forEach((item, i) => {
       const state = (inside(item, time) ? " on" : "") + (item === picked ? " picked" : "");
       if (!nodes[i] || nodes[i].state === state) return;
       nodes[i].state = state;
@@ -566,15 +573,17 @@ function drawLane(v, lane) {
     track.style.height = lane.rows * (lane.height + 2) + "px";
     track.classList.toggle("vt-off",
       !!v.compared && lane !== v.truth && !v.compared.includes(lane));
-    lane.items.forEach(place);
-    nodes.splice(lane.items.length).forEach(node => node.remove());
+    lane.drawn.forEach(place);
+    nodes.splice(lane.drawn.length).forEach(node => node.remove());
     highlight();
   });
   v.when("time", highlight);
-  const none = lane.kind === "true" ? "none annotated" : "none named";
-  if (!lane.segments.length && lane !== v.editable) track.append(element("p.vt-soft", none));
+  const none = lane.kind === "true" ? "none annotated" : faultsOf(lane) || "none named";
+  if (!lane.drawn.length && lane !== v.editable) track.append(element("p.vt-soft", none));
   return track;
 }
+
+const faultsOf = ({ faults: { length } }) => length ? many(length, "block") + " not counted" : "";
 
 const factsOf = facts =>
   Object.entries(facts || {}).map(([name, text]) => name + ": " + text).join(" · ");
@@ -1052,8 +1061,8 @@ function addKeys(v, root) {
   root.onkeydown = event => {
     const target = event.composedPath()[0];
     const scrolls = /^(ArrowUp|ArrowDown|Page.*|Home|End)$/.test(event.key);
-    const theirs = scrolls ? "input, select, [role=region]" : "input, select";
-    if (target.matches(theirs)) return event.stopPropagation();
+    const theirs = scrolls ? ", [role=region]" : /^Arrow/.test(event.key) ? ", .vt-wide" : "";
+    if (target.matches("input, select" + theirs)) return event.stopPropagation();
     const action = actionOf(v, event, target.matches("button, summary"));
     if (!action) return;
     event.preventDefault();
@@ -1128,8 +1137,9 @@ function drawHead(v) {
   const right = answered.filter(lane => lane.verdict === "right").length;
   const verdict = answered.length > 1 ? right + " of " + answered.length + " right"
     : answered.map(lane => VERDICTS[lane.verdict])[0];
-  const facts = [data.guessed ? "length not known" : v.clock(v.duration, true) + " long",
-    v.seen + " frames seen"];
+  const facts = [data.guessed ? "length not known" : v.clock(v.duration, true) + " long"];
+  const verb = data.seen === false ? " shown" : " seen";
+  if (v.seen || data.seen !== null) facts.push(many(v.seen, "frame") + verb);
   if (factsOf(data.meta)) facts.push(factsOf(data.meta));
   const head = element("div.vt-head", words("strong", data.title, 300));
   if (verdict) head.append(element("span.vt-verdict", verdict));
@@ -1238,7 +1248,8 @@ function drawList(v, laneOf) {
     box.className = "vt-mark-" + lane.kind;
     const style = lane.kind === "true" ? " (solid)" : " (hatched)";
     const none = items.length ? "" : ": none";
-    title.replaceChildren(element("bdi", labelOf(lane)), style + none);
+    const dropped = lane.faults.length ? ", " + faultsOf(lane) : "";
+    title.replaceChildren(element("bdi", labelOf(lane)), style + none + dropped);
     const drawItem = i => element("li", { "aria-posinset": i + 1, "aria-setsize": items.length },
       drawRow(v, items[i]));
     const top = rows.length ? rows[0][0].i : 0; // an edit leaves the list where it is
@@ -1276,7 +1287,9 @@ function drawTrace(v) {
     }, "button.vt-time");
   };
   const drawBlock = (lane, pieces) => element("div.vt-block", ...pieces.flatMap(piece =>
-    [element("span.vt-tag", cut(piece.tag, 20)), drawPiece(lane, piece)]));
+    [element("span.vt-tag", cut(piece.tag, 20)), drawPiece(lane, piece)]),
+  ...pieces.filter(({ why }) => why).map(({ why }) =>
+    element("p.vt-soft", "⚠ not counted: " + why)));
   const draw = lane => {
     write(facts, cut(factsOf(lane.facts) || (lane.trace.length ? "" : "nothing"), 600));
     blocks = [];
@@ -1396,7 +1409,10 @@ function toJson(v) {
 }
 
 function toCsv(v) {
-  const cell = text => /[",\r\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
+  const cell = text => {
+    if (!/[",\r\n]/.test(text)) return text;
+    return `"${text.replaceAll('"', '""')}"`;
+  };
   const rows = v.lanes.flatMap(lane => lane.items.map(({ i, start, end, caption }) =>
     [lane.name, lane.kind, i + 1, start, end, caption]));
   const lines = [["lane", "kind", "number", "start", "end", "caption"], ...rows];
@@ -1497,12 +1513,19 @@ function drawExport(v) {
 
 // == The whole drawing ==
 
-// What is at the playhead, in words: a screen reader hears it.
+// What is at the playhead, in words; a screen reader hears it, but not while it plays.
 function drawStatus(v) {
-  const status = element("div.vt-status", { role: "status" });
-  v.say = text => write(status, text);
+  const status = element("div.vt-status", { ariaHidden: "true" });
+  const live = element("div.vt-live", { role: "status" });
+  let due = 0;
+  v.say = text => {
+    write(status, text);
+    if (!v.model.get("playing")) write(live, text);
+  };
   v.when("time", () => {
-    if (v.model.get("playing")) return;
+    const now = performance.now();
+    if (v.model.get("playing") && now < due) return;
+    due = now + 250;
     const time = v.time();
     const k = v.frameAt(time);
     const frame = v.times.length
@@ -1512,7 +1535,7 @@ function drawStatus(v) {
     const picked = v.item() ? " · selected " + v.item().said : "";
     v.say(`${v.clock(time, true)}: ${frame} · inside ${names}${picked}`);
   });
-  return status;
+  return element("div", status, live);
 }
 
 // Draw what `model` holds into a new shadow root in `host`; returns what takes all of it away.
