@@ -13,7 +13,7 @@ from typing import Any
 from ..data.prepare import SUFFIXES
 from ..data.rowfiles import load_rows
 from ..evaluation.tables import Run, all_tables, collect_runs
-from ..files import FormatError, InputError, UserError
+from ..files import FormatError, InputError
 from ..schema import Sample
 from ..video.frame_reader import FrameReader
 from .browser import Book
