@@ -165,8 +165,7 @@ def make(P: int, C: int, G: int, folder: Path, percent: int = 100) -> Given:
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from videothinker.model.encoder import Prompt
-    from videothinker.model.qwen import Family
+    from videothinker.model.family import Family, Prompt
 
     torch.manual_seed(0)
     model = Qwen2_5_VLForConditionalGeneration(configuration())

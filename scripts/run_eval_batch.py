@@ -30,7 +30,7 @@ from videothinker.files import check_writable
 
 
 def load_model(path: str, **options: Any) -> tuple[Any, Any]:
-    """`model.qwen.load_model`, imported when it is needed."""
+    """`model.loading.load_model`, imported when it is needed."""
     from videothinker.model import qwen
 
     return qwen.load_model(path, **options)

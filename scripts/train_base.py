@@ -64,8 +64,8 @@ def test_questions(split: str, clips: int) -> list[tuple[Any, Any]]:
 
 def reply_aloud(model: Any, processor: Any, asked: list[tuple[Any, Any]]) -> list[str]:
     """What the model says, thinking aloud, greedily, one reply per question."""
+    from videothinker.model.family import family_of
     from videothinker.model.generate import Decoding, generate, texts
-    from videothinker.model.qwen import family_of
     from videothinker.prompts import STYLES, question_text
     from videothinker.toy.base import Task, encode_task
 
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
 
     import torch
 
-    from videothinker.model.qwen import load_model
+    from videothinker.model.loading import load_model
     from videothinker.toy.base import train_base
 
     torch.set_num_threads(args.threads)

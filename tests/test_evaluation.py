@@ -511,7 +511,7 @@ def test_an_answer_that_was_cut_off_is_told(
 
     encoder = MagicMock(processor=None)
     with (
-        patch("videothinker.model.qwen.family_of"),
+        patch("videothinker.model.family.family_of"),
         patch("videothinker.model.generate.texts", return_value=["I see"]),
         patch("videothinker.model.generate.generate") as generate,
         patch("videothinker.viewer.viewer.View.of", return_value="view"),

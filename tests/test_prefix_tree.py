@@ -34,7 +34,7 @@ def world() -> Iterator[Any]:
     from peft import LoraConfig, get_peft_model
     from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
 
-    from videothinker.model.qwen import family_of
+    from videothinker.model.family import family_of
     from videothinker.model.shared_prefix import text_model
     from videothinker.model.vision_cache import with_features
     from videothinker.toy.base import Task, encode_task

@@ -368,7 +368,7 @@ def test_a_server_with_the_same_model_says_the_same(server: Server, world: Path)
     import torch
 
     from videothinker.evaluation.video_engine import HFEngine
-    from videothinker.model.qwen import load_model
+    from videothinker.model.loading import load_model
     from videothinker.schema import read_rows
 
     torch.set_num_threads(1)
@@ -429,7 +429,7 @@ def test_transformers_serve_answers_about_frames(transformers_server: str, world
     from PIL import Image
 
     from videothinker.evaluation.served_engine import served_request
-    from videothinker.model.qwen import load_model
+    from videothinker.model.loading import load_model
     from videothinker.schema import read_rows
 
     torch.set_num_threads(1)
@@ -569,7 +569,7 @@ def test_a_cluster_without_room_or_none_at_all_is_said(cluster: Any, tmp_path: P
 def test_workers_with_a_model_say_what_the_local_engine_says(cluster: Any, world: Path) -> None:
     from videothinker.evaluation.ray_engine import EngineRecipe, RayEngine
     from videothinker.evaluation.video_engine import HFEngine
-    from videothinker.model.qwen import load_model
+    from videothinker.model.loading import load_model
     from videothinker.schema import read_rows
 
     questions = make_questions(read_rows(world / "val.jsonl"), ASKING)

@@ -151,8 +151,8 @@ def answer_view(model: Any, encoder: Any, sample: Any, max_new_tokens: int = 102
     sample : the row.
     max_new_tokens : length limit of the trace.
     """
+    from videothinker.model.family import family_of
     from videothinker.model.generate import Decoding, generate, texts
-    from videothinker.model.qwen import family_of
     from videothinker.viewer.viewer import View
 
     family = family_of(model, encoder.processor)
@@ -218,7 +218,7 @@ def own_view(args: argparse.Namespace, sample: Any, video: Path) -> Any:
     from transformers import logging
 
     from videothinker.model.encoder import Encoder, EncoderOptions
-    from videothinker.model.qwen import Settings, load_model
+    from videothinker.model.loading import Settings, load_model
 
     logging.set_verbosity_error()  # it warns of a cap on pixels; our frames come in their size
     path = model_path(args.model) if args.model else default_model()

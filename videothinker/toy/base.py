@@ -18,8 +18,7 @@ from torch import Tensor
 
 from ..files import InputError
 from ..model.batch import Batch, collate
-from ..model.encoder import Prompt
-from ..model.qwen import Family, family_of
+from ..model.family import Family, Prompt, family_of
 from ..prompts import STYLES, question_text
 from ..schema import Sample, option_line
 from .model import build_model, build_processor, patchify, scene_frames

@@ -45,7 +45,7 @@ from ..viewer.viewer import View
 
 if TYPE_CHECKING:
     from videothinker.model.encoder import Encoder, EncoderOptions
-    from videothinker.model.qwen import Settings
+    from videothinker.model.loading import Settings
 
 # %% auto #0
 __all__ = ['SOLVER_NOTE', 'GRPO_COLUMNS', 'PACKAGES', 'RESULT_COLUMNS', 'SAMPLED_COLUMNS', 'DemoPlan', 'make_plan',
@@ -387,7 +387,7 @@ def evaluate_model(stage: str, model_dir: Path, folder: Path, n_samples: int = 4
     """
     from videothinker.evaluation.evaluate import engine_of, evaluate_stage
     from videothinker.model.encoder import Encoder
-    from videothinker.model.qwen import Settings, load_model
+    from videothinker.model.loading import Settings, load_model
 
     world = folder / "world"
     model, processor = load_model(model_dir)
@@ -580,7 +580,7 @@ def make_views(
     model_dir : whose processor and settings are used.
     n_clips : how many clips in and out of the domain; the first ones, not the best ones.
     """
-    from videothinker.model.qwen import Settings
+    from videothinker.model.loading import Settings
 
     world = folder / "world"
     encoder = make_encoder(model_dir, Settings.of(model_dir), world, frames_of(folder))

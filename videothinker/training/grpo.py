@@ -22,9 +22,10 @@ from trl import GRPOConfig
 
 from ..files import InputError
 from ..json_files import read_json
-from ..model.encoder import Encoder, Prompt, video_name
+from ..model.encoder import Encoder, video_name
+from ..model.family import Family, Prompt, family_of
 from ..model.generate import Completion, Decoding, generate, texts
-from ..model.qwen import Family, family_of, load_model
+from ..model.loading import load_model
 from ..model.shared_prefix import completion_logps, plain_model
 from ..model.vision_cache import feature_cache
 from ..schema import Sample

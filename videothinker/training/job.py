@@ -16,7 +16,7 @@ from ..video.frames import Sampling
 
 if TYPE_CHECKING:
     from videothinker.model.encoder import EncoderOptions
-    from videothinker.model.qwen import Settings
+    from videothinker.model.loading import Settings
 
 # %% auto #0
 __all__ = ['Recipe', 'TrainingJob']
@@ -56,7 +56,7 @@ class Recipe:
 
     def settings(self) -> Settings:
         """Prompt style and sampling, as they are saved with the model."""
-        from videothinker.model.qwen import Settings
+        from videothinker.model.loading import Settings
 
         return Settings(self.style, self.sampling)
 

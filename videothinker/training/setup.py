@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ..files import InputError
-from ..model.encoder import Encoder, EncoderOptions, Prompt, readable
+from ..model.encoder import Encoder, EncoderOptions, readable
+from ..model.family import Prompt
+from ..model.loading import load_model, save_model
 from ..model.model_card import write_model_card
-from ..model.qwen import load_model, save_model
 from ..schema import Sample
 from .checkpoints import resume_point
 from .job import TrainingJob

@@ -140,7 +140,7 @@ class LLMEngine:
 
 class LLM:
     def __init__(self, model, **options):
-        from videothinker.model.qwen import load_model
+        from videothinker.model.loading import load_model
 
         loaded, processor = load_model(model, "float32")
         self.options, self.resets = options, 0
