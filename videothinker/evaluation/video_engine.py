@@ -113,9 +113,12 @@ class HFEngine:
     def __init__(
         self, model: Any, processor: Any, frames: FrameSource, batch_size: int = 96, keep: int = 0
     ) -> None:
+        from videothinker.model.family import pixel_factor
+
         self.model = model
         self.processor = processor
         self.frames = frames
+        frames.factor = pixel_factor(processor)
         self.batch_size = batch_size
         self._prompts = MemoryCache["_Encoded"](keep, _size)
 

@@ -64,7 +64,7 @@ def text_name(sample: Sample, field: str) -> str:
 
 # %% ../../nbs/4_model/05_encoder.ipynb #c08-033
 def encode_messages(
-    processor: Any, messages: Sequence[Mapping[str, Any]], frames: Frames | None, times: str = "own"
+    processor: Any, messages: Sequence[Mapping[str, Any]], frames: Frames | None
 ) -> Prompt:
     """Encode a conversation and the frames that its video part stands for.
 
@@ -74,21 +74,16 @@ def encode_messages(
     messages : as `apply_chat_template` takes them, with a part `{"type": "video"}` if there are
         frames.
     frames : as `read_frames` returns them, already sampled and sized; None for a text alone.
-    times : how the model is told the frames' times (see `encode_video`).
     """
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     if frames is None:
         ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         return Prompt(torch.tensor(ids), None, None, ())
-    return encode_video(processor, text, frames, times=times)
+    return encode_video(processor, text, frames)
 
 
 def encode_prompt(
-    processor: Any,
-    sample: Sample,
-    frames: Frames | None,
-    style: str = "video-thinker",
-    times: str = "own",
+    processor: Any, sample: Sample, frames: Frames | None, style: str = "video-thinker"
 ) -> Prompt:
     """Encode a question and the frames it is about.
 
@@ -98,7 +93,6 @@ def encode_prompt(
     sample : only its question and options are read.
     frames : as `read_frames` returns them, already sampled and sized; None asks blind.
     style : a key of `STYLES`.
-    times : how the model is told the frames' times (see `encode_video`).
 
     Raises
     ------
@@ -107,7 +101,7 @@ def encode_prompt(
     check_plain(processor, sample.problem, text_name(sample, "problem"))
     check_plain(processor, "\n".join(sample.options), text_name(sample, "options"))
     messages = build_messages(sample, style, video=frames is not None)
-    return encode_messages(processor, messages, frames, times)
+    return encode_messages(processor, messages, frames)
 
 # %% ../../nbs/4_model/05_encoder.ipynb #c08-037
 @dataclass(frozen=True)
@@ -149,7 +143,6 @@ class Encoder:
     sampling : which frames are read (see `Sampling`); their sides are what the model needs.
     style : prompt style, a key of `STYLES`.
     options : where frames come from, and how much is remembered.
-    times : how the model is told the frames' times (see `encode_video`).
     """
 
     def __init__(
@@ -159,14 +152,12 @@ class Encoder:
         sampling: Sampling,
         style: str = "video-thinker",
         options: EncoderOptions = EncoderOptions(),
-        times: str = "own",
     ) -> None:
         self.processor = processor
         self.video_root = video_root
         self.sampling = fitting(sampling, processor)
         self.style = style
         self.options = options
-        self.times = times
         self._prompts = MemoryCache[Prompt](options.keep, Prompt.size)
         self.reader = FrameReader(video_root, options.cache_dir, options.timeout)
 
@@ -189,7 +180,7 @@ class Encoder:
         prompt = self._prompts.get(key)
         if prompt is None:
             frames = self.frames(sample) if video else None
-            prompt = encode_prompt(self.processor, sample, frames, self.style, self.times)
+            prompt = encode_prompt(self.processor, sample, frames, self.style)
             self._prompts.put(key, prompt)
         return prompt
 

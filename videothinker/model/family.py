@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from ..files import InputError
+from ..prompts import TIMES
 from ..video.frames import Frames
 
 # %% auto #0
-__all__ = ['VIDEO', 'VIDEO_PLACE', 'FAMILIES', 'OWN', 'GROUP', 'AnyFamily', 'TIMES', 'Prompt', 'Family', 'register',
-           'known_families', 'family_class', 'family_of', 'class_of', 'processor_family', 'pixel_factor',
-           'check_family', 'seconds_text', 'encode_video']
+__all__ = ['VIDEO', 'VIDEO_PLACE', 'FAMILIES', 'OWN', 'GROUP', 'AnyFamily', 'Prompt', 'Family', 'patch_weights', 'merger_weights',
+           'register', 'known_families', 'family_class', 'family_of', 'class_of', 'processor_family', 'pixel_factor',
+           'check_family', 'tell_times', 'seconds_text', 'encode_video']
 
 # %% ../../nbs/4_model/01_family.ipynb #family-05
 @dataclass
@@ -69,6 +70,7 @@ class Family:
     title : as its makers write it.
     video_place : what its chat template writes where a video goes; holds `VIDEO`.
     has_seconds : its positions follow from the seconds per patch, which an engine must be told.
+    words : tokens of text beside the placeholders of a temporal patch, about, for the plan.
     video_token : id that stands in a prompt for each embedding of the video.
     pad_token, eos_token : ids that fill up a batch, and that end a reply.
     suppressed : ids that may never be sampled: placeholders and control tokens.
@@ -83,6 +85,7 @@ class Family:
     title: ClassVar[str] = ""
     video_place: ClassVar[str] = VIDEO_PLACE
     has_seconds: ClassVar[bool] = False
+    words: ClassVar[int] = 0
 
     video_token: int
     pad_token: int
@@ -139,15 +142,9 @@ class Family:
         raise NotImplementedError
 
     @classmethod
-    def default_config(cls, text: dict[str, Any], **options: Any) -> Any:
-        """A configuration with a published tower, for the plan of a model that is not here.
-
-        Parameters
-        ----------
-        text : fields of the language model.
-        options : other fields.
-        """
-        raise NotImplementedError
+    def published(cls) -> dict[str, dict[str, Any]]:
+        """Hub name → fields of its configuration, for the plan of a model that is not here."""
+        return {}
 
     @property
     def factor(self) -> int:
@@ -230,6 +227,49 @@ class Family:
         return x.masked_scatter(places, main), *(
             nothing.masked_scatter(places, level) for level in levels
         )
+
+    # --- what it costs
+
+    @classmethod
+    def tower_cost(cls, vision: Any, grid: tuple[int, int, int]) -> float:
+        """Operations of the tower and its mergers on a video: full attention in each patch of time.
+
+        Parameters
+        ----------
+        vision : the tower's configuration.
+        grid : temporal patches, rows and columns of patches.
+        """
+        t, h, w = grid
+        block = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
+        levels = len(getattr(vision, "deepstack_visual_indexes", ()))
+        weights = vision.depth * block + (1 + levels) * merger_weights(vision)
+        looked_at = vision.depth * h * w
+        return (
+            2 * t * h * w * (patch_weights(vision) + weights + 2 * vision.hidden_size * looked_at)
+        )
+
+
+def patch_weights(vision: Any) -> float:
+    """Multiplications of the embedding of one patch.
+
+    Parameters
+    ----------
+    vision : the tower's configuration.
+    """
+    return float(
+        vision.in_channels * vision.temporal_patch_size * vision.patch_size**2 * vision.hidden_size
+    )
+
+
+def merger_weights(vision: Any) -> float:
+    """Multiplications of a merger, for one patch.
+
+    Parameters
+    ----------
+    vision : the tower's configuration.
+    """
+    wide = vision.hidden_size * vision.spatial_merge_size**2
+    return float((wide**2 + wide * vision.out_hidden_size) / vision.spatial_merge_size**2)
 
 # %% ../../nbs/4_model/01_family.ipynb #family-11
 FAMILIES: dict[str, type[Family]] = {}  # `config.model_type` → its family
@@ -361,7 +401,26 @@ def check_family(path: str | Path, revision: str | None = None) -> type[Family]:
     return family_class(config.get("model_type"), str(path))
 
 # %% ../../nbs/4_model/01_family.ipynb #family-16
-TIMES = ("own", "text")  # how a model is told the times of frames; "own" is as its family does it
+def tell_times(processor: Any, times: str) -> Any:
+    """Let a processor's videos have their times told in this way; returns the processor.
+
+    A model that is trained with times as text must be asked so by everyone. So it is the processor,
+    which everyone needs, that remembers; `load_model` sets it from the model's settings.
+
+    Parameters
+    ----------
+    processor : of a model.
+    times : a value of `TIMES`: "text" writes a time before each temporal patch, which becomes a
+        video of its own, as an ablation for families that have no times in their text.
+
+    Raises
+    ------
+    InputError : there is no such way.
+    """
+    if times not in TIMES:
+        raise InputError(f"times must be one of {', '.join(TIMES)}, got {times!r}")
+    processor.told_times = times
+    return processor
 
 
 def seconds_text(times: np.ndarray) -> str:
@@ -374,16 +433,14 @@ def seconds_text(times: np.ndarray) -> str:
     return f"<{(times[0] + times[-1]) / 2:.1f} seconds>"
 
 
-def encode_video(processor: Any, text: str, *clips: Frames, times: str = "own") -> Prompt:
+def encode_video(processor: Any, text: str, *clips: Frames) -> Prompt:
     """Encode a rendered conversation with videos in it.
 
     Parameters
     ----------
-    processor : of a model of any family.
+    processor : of a model of any family; see `tell_times`.
     text : the conversation, with one `<|video_pad|>` where each video goes.
     clips : the videos, sampled and sized.
-    times : "own", or "text": each temporal patch is a video of its own with its time written
-        before it, as Qwen3-VL has it; the ablation that TimeLens made.
 
     Raises
     ------
@@ -399,7 +456,7 @@ def encode_video(processor: Any, text: str, *clips: Frames, times: str = "own") 
         patches, grid = _patches(videos, clip)
         pixels.append(patches)
         moments = _patch_times(clip, videos.temporal_patch_size)  # [t, frames of a patch]
-        if times == "text":
+        if getattr(processor, "told_times", "own") == "text":
             still = (1, *grid[1:])
             place = VIDEO_PLACE.replace(VIDEO, VIDEO * (grid[1] * grid[2] // videos.merge_size**2))
             pieces += [seconds_text(m) + place for m in moments]

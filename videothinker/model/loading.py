@@ -20,12 +20,113 @@ from torch.nn.functional import linear
 
 from ..files import InputError
 from ..json_files import read_json, write_json
-from .family import TIMES, check_family
+from .family import check_family, tell_times
+from ..prompts import TIMES
 from ..video.frames import Sampling
 
 # %% auto #0
-__all__ = ['PatchProjection', 'fast_patches', 'checked_device', 'readable_weights', 'check_weights', 'keep_frequencies',
-           'load_model', 'sampling_of', 'settings_file', 'Settings', 'save_model']
+__all__ = ['sampling_of', 'settings_file', 'Settings', 'PatchProjection', 'fast_patches', 'checked_device', 'readable_weights',
+           'check_weights', 'keep_frequencies', 'load_model', 'save_model']
+
+# %% ../../nbs/4_model/04_loading.ipynb #c08-017
+def sampling_of(values: Mapping[str, Any], where: str = "sampling") -> Sampling:
+    """`Sampling` from the fields of a recipe or of `videothinker.json`; lists become tuples.
+
+    Parameters
+    ----------
+    values : field of `Sampling` → value.
+    where : what an error begins with, such as the name of a file.
+
+    Raises
+    ------
+    InputError : a field is unknown or its value is impossible; the message begins with `where`.
+    """
+    known = [f.name for f in fields(Sampling)]
+    if unknown := sorted(set(values) - set(known)):
+        raise InputError(f"{where}: unknown field {unknown[0]!r}; known: {', '.join(known)}")
+    try:
+        return Sampling(**{name: _tuples(value) for name, value in values.items()})
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, as JSON and YAML have them, as tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def settings_file(model: str | Path, revision: str | None = None) -> Path | None:
+    """Find `videothinker.json` of a model, in its folder or on the hub; None where there is none.
+
+    Parameters
+    ----------
+    model : folder or hub name.
+    revision : branch, tag or commit of a hub name.
+    """
+    path = Path(model) / "videothinker.json"
+    if path.exists():
+        return path
+    if Path(model).exists() or len(Path(model).parts) != 2:
+        return None
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        str(model),
+        "videothinker.json",
+        revision=revision,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return Path(found) if found else None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is asked.
+
+    Attributes
+    ----------
+    style : of the prompt, a key of `STYLES`.
+    sampling : which frames the model is shown.
+    times : how it is told their times: "own", or as "text" (see `tell_times`).
+
+    Raises
+    ------
+    InputError : there are no such `times`.
+    """
+
+    style: str = "video-thinker"
+    sampling: Sampling = Sampling(n_frames=16, max_pixels=128 * 28 * 28)
+    times: str = "own"
+
+    def __post_init__(self) -> None:
+        if self.times not in TIMES:
+            raise InputError(f"times must be one of {', '.join(TIMES)}, got {self.times!r}")
+
+    @classmethod
+    def of(cls, model_path: str | Path, revision: str | None = None) -> Settings:
+        """Return the settings saved with a model, or the paper's.
+
+        Parameters
+        ----------
+        model_path : folder or hub name.
+        revision : branch, tag or commit of a hub model.
+        """
+        path = settings_file(model_path, revision)
+        if path is None:
+            return cls()
+        values = read_json(path)
+        sampling = sampling_of(values["sampling"], f"{path}: sampling")
+        return cls(values["style"], sampling, values.get("times", "own"))
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `videothinker.json`: style, and what is set of sampling and times."""
+        sampling = {
+            name: value for name, value in self.sampling.to_dict().items() if value is not None
+        }
+        times = {} if self.times == "own" else {"times": self.times}
+        return {"style": self.style, "sampling": sampling} | times
 
 # %% ../../nbs/4_model/04_loading.ipynb #mqwen-04
 class PatchProjection(torch.nn.Conv3d):
@@ -128,6 +229,8 @@ def load_model(
 ) -> tuple[Any, Any]:
     """Load a model (in evaluation mode) of any known family, and its processor.
 
+    The processor writes times as the model's settings say (see `tell_times`).
+
     Parameters
     ----------
     path : a local folder or a hub name.
@@ -164,107 +267,8 @@ def load_model(
             # bitsandbytes would pack what is read on such a CPU in a form without gradients
             module.support_avx512bf16_for_cpu = False
     model = keep_frequencies(fast_patches(model.eval()))
-    return model, AutoProcessor.from_pretrained(path, revision=revision)
-
-# %% ../../nbs/4_model/04_loading.ipynb #c08-017
-def sampling_of(values: Mapping[str, Any], where: str = "sampling") -> Sampling:
-    """`Sampling` from the fields of a recipe or of `videothinker.json`; lists become tuples.
-
-    Parameters
-    ----------
-    values : field of `Sampling` → value.
-    where : what an error begins with, such as the name of a file.
-
-    Raises
-    ------
-    InputError : a field is unknown or its value is impossible; the message begins with `where`.
-    """
-    known = [f.name for f in fields(Sampling)]
-    if unknown := sorted(set(values) - set(known)):
-        raise InputError(f"{where}: unknown field {unknown[0]!r}; known: {', '.join(known)}")
-    try:
-        return Sampling(**{name: _tuples(value) for name, value in values.items()})
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{where}: {error}") from None
-
-
-def _tuples(value: Any) -> Any:
-    """Lists, as JSON and YAML have them, as tuples."""
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
-
-
-def settings_file(model: str | Path, revision: str | None = None) -> Path | None:
-    """Find `videothinker.json` of a model, in its folder or on the hub; None where there is none.
-
-    Parameters
-    ----------
-    model : folder or hub name.
-    revision : branch, tag or commit of a hub name.
-    """
-    path = Path(model) / "videothinker.json"
-    if path.exists():
-        return path
-    if Path(model).exists() or len(Path(model).parts) != 2:
-        return None
-    from transformers.utils import cached_file
-
-    found = cached_file(
-        str(model),
-        "videothinker.json",
-        revision=revision,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return Path(found) if found else None
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a model is asked.
-
-    Attributes
-    ----------
-    style : of the prompt, a key of `STYLES`.
-    sampling : which frames the model is shown.
-    times : how it is told their times: "own", or as "text" (see `encode_video`).
-
-    Raises
-    ------
-    InputError : there are no such `times`.
-    """
-
-    style: str = "video-thinker"
-    sampling: Sampling = Sampling(n_frames=16, max_pixels=128 * 28 * 28)
-    times: str = "own"
-
-    def __post_init__(self) -> None:
-        if self.times not in TIMES:
-            raise InputError(f"times must be one of {', '.join(TIMES)}, got {self.times!r}")
-
-    @classmethod
-    def of(cls, model_path: str | Path, revision: str | None = None) -> Settings:
-        """Return the settings saved with a model, or the paper's.
-
-        Parameters
-        ----------
-        model_path : folder or hub name.
-        revision : branch, tag or commit of a hub model.
-        """
-        path = settings_file(model_path, revision)
-        if path is None:
-            return cls()
-        values = read_json(path)
-        sampling = sampling_of(values["sampling"], f"{path}: sampling")
-        return cls(values["style"], sampling, values.get("times", "own"))
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of `videothinker.json`: style, and what is set of sampling and times."""
-        sampling = {
-            name: value for name, value in self.sampling.to_dict().items() if value is not None
-        }
-        times = {} if self.times == "own" else {"times": self.times}
-        return {"style": self.style, "sampling": sampling} | times
+    processor = AutoProcessor.from_pretrained(path, revision=revision)
+    return model, tell_times(processor, Settings.of(path, revision).times)
 
 # %% ../../nbs/4_model/04_loading.ipynb #c08-019
 def save_model(

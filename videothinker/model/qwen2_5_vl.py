@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .family import Family, Prompt, register
+from .family import Family, Prompt, merger_weights, patch_weights, register
 
 # %% auto #0
-__all__ = ['JUST_ABOVE', 'PUBLISHED_TOWER', 'mrope_positions', 'Qwen25VL']
+__all__ = ['JUST_ABOVE', 'PUBLISHED_TOWER', 'mrope_positions', 'text_config', 'Qwen25VL']
 
 # %% ../../nbs/4_model/02_qwen2_5_vl.ipynb #c08-022
 JUST_ABOVE = 1 + 1e-9  # 30 · 0.1 is 2.9999…, and would be cut to 2
@@ -53,14 +53,16 @@ def mrope_positions(
     """
     sizes = [] if grids is None else grids.tolist()
     expected = sum(t * h * w // merge**2 for t, h, w in sizes)
-    given = int((input_ids == video_token).sum())
-    if given != expected:
+    places = (input_ids == video_token).nonzero().flatten().tolist()
+    if len(places) != expected:
+        given = len(places)
         raise ValueError(f"{given} video tokens in the sequence, but the grids need {expected}")
     pieces = []  # each [3, n]
+    seen = 0  # video tokens so far
     start = 0  # the next token
     position = 0  # and its position
     for (t, h, w), seconds in zip(sizes, seconds_per_grid, strict=True):
-        begin = start + int((input_ids[start:] == video_token).nonzero()[0])
+        begin = places[seen]
         pieces.append(_text_positions(begin - start, position))
         position += begin - start
         interval = seconds * JUST_ABOVE * tokens_per_second
@@ -69,6 +71,7 @@ def mrope_positions(
         columns = torch.arange(w // merge)
         axes = torch.meshgrid(time, rows, columns, indexing="ij")
         pieces.append(torch.stack(axes).reshape(3, -1) + position)  # [3, t · rows · columns]
+        seen += t * h * w // merge**2
         start = begin + t * h * w // merge**2
         position = int(pieces[-1].max()) + 1
     pieces.append(_text_positions(len(input_ids) - start, position))
@@ -90,6 +93,22 @@ PUBLISHED_TOWER = {  # from config.json on the hub; the same in all sizes
     "patch_size": 14,
     "tokens_per_second": 2,
 }
+
+
+def text_config(hidden: int, inner: int, layers: int, heads: int, key_heads: int) -> dict[str, Any]:
+    """The part of config.json about the language model.
+
+    Parameters
+    ----------
+    hidden, inner, layers, heads, key_heads : widths and numbers.
+    """
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_heads,
+    }
 
 
 @register
@@ -123,12 +142,38 @@ class Qwen25VL(Family):
         return Qwen2_5_VLForConditionalGeneration
 
     @classmethod
-    def default_config(cls, text: dict[str, Any], **options: Any) -> Any:
-        """A configuration with the published tower."""
-        from transformers import Qwen2_5_VLConfig
+    def published(cls) -> dict[str, dict[str, Any]]:
+        """The sizes on the hub, from their config.json."""
+        texts = {
+            "3B": text_config(2048, 11008, 36, 16, 2) | {"vocab_size": 151936},
+            "7B": text_config(3584, 18944, 28, 28, 4) | {"vocab_size": 152064},
+        }
+        return {
+            f"Qwen/Qwen2.5-VL-{size}-Instruct": {
+                "text_config": text,
+                "vision_config": PUBLISHED_TOWER | {"out_hidden_size": text["hidden_size"]},
+                "tie_word_embeddings": size == "3B",
+            }
+            for size, text in texts.items()
+        }
 
-        tower = PUBLISHED_TOWER | {"out_hidden_size": text["hidden_size"]}
-        return Qwen2_5_VLConfig(text_config=dict(text), vision_config=tower, **options)
+    @classmethod
+    def tower_cost(cls, vision: Any, grid: tuple[int, int, int]) -> float:
+        """Operations of the tower: most blocks look at windows, and their MLP has three matrices.
+
+        Parameters
+        ----------
+        vision : the tower's configuration.
+        grid : temporal patches, rows and columns of patches.
+        """
+        t, h, w = grid
+        side = vision.window_size // vision.patch_size
+        window = min(side, h) * min(side, w)
+        full_blocks = len(vision.fullatt_block_indexes)
+        block = 4 * vision.hidden_size**2 + 3 * vision.hidden_size * vision.intermediate_size
+        looked_at = full_blocks * h * w + (vision.depth - full_blocks) * window
+        weights = patch_weights(vision) + vision.depth * block + merger_weights(vision)
+        return 2 * t * h * w * (weights + 2 * vision.hidden_size * looked_at)
 
     def positions(self, input_ids: Tensor, prompt: Prompt) -> Tensor:
         """See `mrope_positions`. [L] → [3, L]"""

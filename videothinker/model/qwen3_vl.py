@@ -13,18 +13,29 @@ import torch
 from torch import Tensor
 
 from .family import VIDEO, Family, Prompt, register, seconds_text
-from .qwen2_5_vl import mrope_positions
+from .qwen2_5_vl import mrope_positions, text_config
 
 # %% auto #0
-__all__ = ['PUBLISHED_TOWERS', 'PUBLISHED_LEVELS', 'Qwen3VL']
+__all__ = ['Qwen3VL']
 
 # %% ../../nbs/4_model/03_qwen3_vl.ipynb #qwen3-04
-PUBLISHED_TOWERS = {  # width of the language model → what differs; from config.json on the hub
-    2048: {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096},
-    2560: {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096},
-    4096: {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304},
-}
-PUBLISHED_LEVELS = {24: [5, 11, 17], 27: [8, 16, 24]}  # depth → layers that DeepStack reads
+def _published(hidden: int, inner: int, layers: int, heads: int, depth: int) -> dict[str, Any]:
+    """Fields of config.json of one size; sizes of depth 24 share a tower, and tie their words."""
+    small = depth == 24
+    text = text_config(hidden, inner, layers, heads, 8)
+    vision = {
+        "depth": depth,
+        "hidden_size": 1024 if small else 1152,
+        "intermediate_size": 4096 if small else 4304,
+        "num_heads": 16,
+        "out_hidden_size": hidden,
+        "deepstack_visual_indexes": [5, 11, 17] if small else [8, 16, 24],
+    }
+    return {
+        "text_config": text | {"head_dim": 128, "vocab_size": 151936},
+        "vision_config": vision,
+        "tie_word_embeddings": small,
+    }
 
 
 @register
@@ -35,6 +46,7 @@ class Qwen3VL(Family):
     model_type: ClassVar[str] = "qwen3_vl"
     processor_type: ClassVar[str] = "Qwen3VLProcessor"
     title: ClassVar[str] = "Qwen3-VL"
+    words: ClassVar[int] = 9  # `<`, a number of about four tokens, ` seconds`, `>`, the wrapper
 
     @classmethod
     def constants(cls, config: Any, tokenizer: Any) -> dict[str, Any]:
@@ -50,17 +62,14 @@ class Qwen3VL(Family):
         return Qwen3VLForConditionalGeneration
 
     @classmethod
-    def default_config(cls, text: dict[str, Any], **options: Any) -> Any:
-        """A configuration with the published tower of this width."""
-        from transformers import Qwen3VLConfig
-
-        tower = PUBLISHED_TOWERS[text["hidden_size"]]
-        vision = tower | {
-            "num_heads": 16,
-            "out_hidden_size": text["hidden_size"],
-            "deepstack_visual_indexes": PUBLISHED_LEVELS[tower["depth"]],
+    def published(cls) -> dict[str, dict[str, Any]]:
+        """The sizes on the hub, from their config.json."""
+        sizes = {
+            "2B": _published(2048, 6144, 28, 16, 24),
+            "4B": _published(2560, 9728, 36, 32, 24),
+            "8B": _published(4096, 12288, 36, 32, 27),
         }
-        return Qwen3VLConfig(text_config=dict(text), vision_config=vision, **options)
+        return {f"Qwen/Qwen3-VL-{size}-Instruct": config for size, config in sizes.items()}
 
     @classmethod
     def video_text(cls, grid: tuple[int, int, int], times: np.ndarray, merge: int) -> str:

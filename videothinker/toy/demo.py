@@ -295,8 +295,9 @@ def make_encoder(
     from transformers import AutoProcessor
 
     from videothinker.model.encoder import Encoder
+    from videothinker.model.family import tell_times
 
-    processor = AutoProcessor.from_pretrained(model_dir)
+    processor = tell_times(AutoProcessor.from_pretrained(model_dir), settings.times)
     return Encoder(processor, world, settings.sampling, settings.style, frames)
 
 # %% ../../nbs/8_toy/07_demo.ipynb #c18-040

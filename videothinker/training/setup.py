@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from ..files import InputError
 from ..model.encoder import Encoder, EncoderOptions, readable
-from ..model.family import Prompt
+from ..model.family import Prompt, tell_times
 from ..model.loading import load_model, save_model
 from ..model.model_card import write_model_card
 from ..schema import Sample
@@ -189,6 +189,7 @@ def set_up_training(job: TrainingJob) -> TrainingSetup:
     model, processor = load_model(
         weights, dtype, quantization=recipe.quantization, revision=revision
     )
+    tell_times(processor, recipe.times)
     options = job.encoder or EncoderOptions()
     encoder = Encoder(processor, job.video_root, recipe.sampling, recipe.style, options)
     rows, skipped = readable_rows(job.rows, encoder, launch)
