@@ -73,14 +73,14 @@ def test_no_attention_has_both_a_mask_and_grouped_heads(prefix: int, by_batch: b
 
 
 def test_a_model_of_another_family_is_refused(tmp_path: Path) -> None:
-    from transformers import Qwen3VLConfig
+    from transformers import Qwen2VLConfig
 
     from videothinker.files import InputError
     from videothinker.model.loading import load_model
 
-    Qwen3VLConfig().save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "qwen3_vl"
-    with pytest.raises(InputError, match="'qwen3_vl'; known families: qwen2_5_vl"):
+    Qwen2VLConfig().save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "qwen2_vl"
+    with pytest.raises(InputError, match=r"'qwen2_vl'; known families: qwen2_5_vl \(Qwen2.5-VL\), qwen3_vl"):
         load_model(tmp_path)
 
 
