@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -291,12 +291,17 @@ def register(cls: AnyFamily) -> AnyFamily:
 
 def known_families() -> dict[str, type[Family]]:
     """All families by their `model_type`, those of other packages too."""
-    if not set(OWN) <= set(FAMILIES):
-        for name in OWN:
-            import_module(f"videothinker.model.{name}")
-        for point in entry_points(group=GROUP):
-            point.load()
+    _import_families()
     return FAMILIES
+
+
+@cache
+def _import_families() -> None:
+    """Import, once, the modules that register families."""
+    for name in OWN:
+        import_module(f"videothinker.model.{name}")
+    for point in entry_points(group=GROUP):
+        point.load()
 
 
 def family_class(model_type: str | None, where: str) -> type[Family]:
