@@ -60,7 +60,9 @@ def clips_of(kit: SimpleNamespace, name: str) -> list[Frames]:
 
 def conversation(n: int) -> str:
     """A question about n videos, as the chat template writes it."""
-    return f"<|im_start|>user\n{PLACE * n}Which shape moves first?<|im_end|>\n<|im_start|>assistant\n"
+    return (
+        f"<|im_start|>user\n{PLACE * n}Which shape moves first?<|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
 def processed(kit: SimpleNamespace, clips: list[Frames]) -> Any:

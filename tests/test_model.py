@@ -80,7 +80,9 @@ def test_a_model_of_another_family_is_refused(tmp_path: Path) -> None:
 
     Qwen2VLConfig().save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "qwen2_vl"
-    with pytest.raises(InputError, match=r"'qwen2_vl'; known families: qwen2_5_vl \(Qwen2.5-VL\), qwen3_vl"):
+    with pytest.raises(
+        InputError, match=r"'qwen2_vl'; known families: qwen2_5_vl \(Qwen2.5-VL\), qwen3_vl"
+    ):
         load_model(tmp_path)
 
 
