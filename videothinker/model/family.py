@@ -456,7 +456,10 @@ def encode_video(processor: Any, text: str, *clips: Frames) -> Prompt:
     parts = text.split(family.video_place)
     if len(parts) != len(clips) + 1:
         raise InputError(f"{len(clips)} videos for {len(parts) - 1} places in the conversation")
-    pieces, pixels, grids, seconds = [parts[0]], [], [], []
+    pieces = [parts[0]]
+    pixels: list[Tensor] = []
+    grids: list[tuple[int, int, int]] = []
+    seconds: list[float] = []
     for clip, rest in zip(clips, parts[1:], strict=True):
         patches, grid = _patches(videos, clip)
         pixels.append(patches)
