@@ -22,9 +22,9 @@ from ..prompts import TIMES
 from ..video.frames import Frames
 
 # %% auto #0
-__all__ = ['VIDEO', 'VIDEO_PLACE', 'FAMILIES', 'OWN', 'GROUP', 'AnyFamily', 'Prompt', 'Family', 'patch_weights', 'merger_weights',
-           'register', 'known_families', 'family_class', 'family_of', 'class_of', 'processor_family', 'pixel_factor',
-           'check_family', 'tell_times', 'seconds_text', 'encode_video']
+__all__ = ['VIDEO', 'VIDEO_PLACE', 'JUST_ABOVE', 'FAMILIES', 'OWN', 'GROUP', 'AnyFamily', 'Prompt', 'Family', 'patch_weights',
+           'merger_weights', 'register', 'known_families', 'family_class', 'family_of', 'class_of', 'processor_family',
+           'pixel_factor', 'check_family', 'tell_times', 'seconds_text', 'encode_video']
 
 # %% ../../nbs/4_model/01_family.ipynb #family-05
 @dataclass
@@ -57,6 +57,7 @@ class Prompt:
 # %% ../../nbs/4_model/01_family.ipynb #family-07
 VIDEO = "<|video_pad|>"  # stands in a rendered conversation where a video goes
 VIDEO_PLACE = f"<|vision_start|>{VIDEO}<|vision_end|>"  # as chat templates write it
+JUST_ABOVE = 1 + 1e-9  # factor of seconds: 30 · 0.1 is 2.9999…, and would be cut to 2
 
 
 @dataclass(frozen=True)

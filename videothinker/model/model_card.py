@@ -15,7 +15,7 @@ from typing import Any
 
 from ..configs import TINY_BASE
 from ..files import FormatError, atomic_write
-from ..json_files import read_text
+from ..json_files import read_json, read_text
 from ..prompts import STYLES
 from ..schema import Sample
 
@@ -160,7 +160,7 @@ def data_line(rows: Sequence[Sample]) -> str:
     return f"{len(rows)} rows about {len(videos)} videos ({counts})"
 
 
-def front_matter(base: str, stage: str, sources: Sequence[str]) -> str:
+def front_matter(base: str, stage: str, sources: Sequence[str], family: str = "") -> str:
     """The card's metadata as YAML between two lines of dashes, as the hub reads it.
 
     Parameters
@@ -168,6 +168,7 @@ def front_matter(base: str, stage: str, sources: Sequence[str]) -> str:
     base : the model at the beginning, a hub name or a folder's name.
     stage : "sft" or "grpo", one of the tags.
     sources : names of the data sets; left out where there are none.
+    family : the model's `model_type`, a tag; "" for none.
     """
     from huggingface_hub import ModelCardData
 
@@ -178,7 +179,7 @@ def front_matter(base: str, stage: str, sources: Sequence[str]) -> str:
         license=licence.id,
         license_name=licence.name or None,
         pipeline_tag="video-text-to-text",
-        tags=["qwen2_5_vl", "video", "reasoning", "grounding", "videothinker", stage],
+        tags=[*filter(None, [family]), "video", "reasoning", "grounding", "videothinker", stage],
         training_sources=list(sources) or None,
     )
     return f"---\n{data.to_yaml()}\n---\n"
@@ -189,6 +190,7 @@ def card_text(
     base: str,
     recipe: Mapping[str, Any],
     rows: Sequence[Sample],
+    family: str = "",
 ) -> str:
     """The card of a trained model (Markdown with front matter).
 
@@ -198,6 +200,7 @@ def card_text(
     base : the model at the beginning (see `original_base`).
     recipe : the recipe as JSON values: `stage`, `style`, `sampling`, `rewards`, `train`, ….
     rows : what it was trained on.
+    family : the model's `model_type`, a tag; "" for none.
     """
     import yaml
 
@@ -205,7 +208,7 @@ def card_text(
     settings = {k: v for k, v in recipe.items() if v not in (None, {}, []) and k != "model"}
     rewards = f"| rewards | {', '.join(recipe['rewards'])} |\n" if stage == "grpo" else ""
     sources = sorted({row.data_source for row in rows if row.data_source})
-    return f"""{front_matter(base, stage, sources)}
+    return f"""{front_matter(base, stage, sources, family)}
 # {name}
 
 A vision-language model that thinks with videos: it names time ranges, describes what is there,
@@ -261,7 +264,9 @@ def write_model_card(
     recipe, rows : as for `card_text`.
     """
     path = Path(folder) / CARD
-    atomic_write(path, card_text(model_name(folder), original_base(start), recipe, rows))
+    config = Path(folder) / "config.json"
+    family = str(read_json(config).get("model_type", "")) if config.exists() else ""
+    atomic_write(path, card_text(model_name(folder), original_base(start), recipe, rows, family))
     return path
 
 # %% ../../nbs/4_model/12_model_card.ipynb #mcard-018

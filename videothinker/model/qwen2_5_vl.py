@@ -12,15 +12,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .family import Family, Prompt, merger_weights, patch_weights, register
+from videothinker.model.family import (
+    JUST_ABOVE,
+    Family,
+    Prompt,
+    merger_weights,
+    patch_weights,
+    register,
+)
 
 # %% auto #0
-__all__ = ['JUST_ABOVE', 'PUBLISHED_TOWER', 'mrope_positions', 'text_config', 'Qwen25VL']
+__all__ = ['PUBLISHED_TOWER', 'mrope_positions', 'text_config', 'Qwen25VL']
 
 # %% ../../nbs/4_model/02_qwen2_5_vl.ipynb #c08-022
-JUST_ABOVE = 1 + 1e-9  # 30 · 0.1 is 2.9999…, and would be cut to 2
-
-
 def mrope_positions(
     input_ids: Tensor,
     video_token: int,

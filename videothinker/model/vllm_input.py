@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .family import Family, Prompt
+from .family import JUST_ABOVE, Family, Prompt
 from .generate import Decoding
-from .qwen2_5_vl import JUST_ABOVE
 
 # %% auto #0
 __all__ = ['placeholders', 'engine_input', 'wire_features', 'engine_sampling']
