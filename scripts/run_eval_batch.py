@@ -31,9 +31,9 @@ from videothinker.files import check_writable
 
 def load_model(path: str, **options: Any) -> tuple[Any, Any]:
     """`model.loading.load_model`, imported when it is needed."""
-    from videothinker.model import qwen
+    from videothinker.model import loading
 
-    return qwen.load_model(path, **options)
+    return loading.load_model(path, **options)
 
 
 class LastModel:

@@ -405,3 +405,37 @@ def test_the_processor_says_the_family(kit: SimpleNamespace) -> None:
     odd = noise_clip([0.0, 1.0], kit.side + 2)
     with pytest.raises(InputError, match=f"multiples of {kit.family.factor}"):
         encode_video(kit.processor, conversation(1), odd)
+
+
+def test_an_encoder_asks_for_frames_that_the_model_can_take(kit: SimpleNamespace) -> None:
+    """Sides of frames are multiples of the family's factor; old keys stay what they were."""
+    from videothinker.model.encoder import Encoder
+    from videothinker.video.frames import Sampling, frame_size
+
+    asked = Sampling(n_frames=8, max_pixels=100_352)
+    sampling = Encoder(kit.processor, ".", asked).sampling
+    height, width = frame_size(720, 1280, 8, sampling)
+    assert sampling.factor == kit.family.factor
+    assert height % sampling.factor == width % sampling.factor == 0
+    assert height * width <= 100_352
+    assert ("factor" in sampling.to_dict()) == (kit.name == "qwen3_vl")
+
+
+def test_a_recipe_says_how_times_are_told(tmp_path: Path) -> None:
+    from videothinker.files import InputError
+    from videothinker.training.recipes import apply_overrides, check_targets, read_recipe
+
+    recipe = read_recipe("qwen2.5-vl-7b/grpo-lora-80g")
+    assert recipe.times == "own" and "times" not in recipe.to_json()
+    told = apply_overrides(recipe, ["times=text"])
+    assert told.settings().times == told.to_json()["times"] == "text"
+    with pytest.raises(InputError, match="times"):
+        apply_overrides(recipe, ["times=frames"])
+    from families import save_tiny
+
+    for family in FAMILIES:  # adapters' targets are looked up in the family's own modules
+        base = save_tiny(family, tmp_path / family)
+        check_targets(recipe, base)
+        wrong = replace(recipe, peft={"target_modules": ["query_proj"]})
+        with pytest.raises(InputError, match="no module 'query_proj'"):
+            check_targets(wrong, base)
