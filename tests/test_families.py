@@ -439,3 +439,22 @@ def test_a_recipe_says_how_times_are_told(tmp_path: Path) -> None:
         wrong = replace(recipe, peft={"target_modules": ["query_proj"]})
         with pytest.raises(InputError, match="no module 'query_proj'"):
             check_targets(wrong, base)
+
+
+def test_base_training_draws_what_an_encoder_would_read(kit: SimpleNamespace) -> None:
+    """The shortcut without processor and file: the same ids, pixels and grid."""
+    from videothinker.toy.base import Task, encode_task
+    from videothinker.toy.model import display_times, scene_frames
+    from videothinker.toy.world import draw_scene
+
+    for seed in range(3):
+        scene = replace(draw_scene(f"base-{seed}", 0), variable_rate=seed == 1)
+        drawn, _ = encode_task(Task("Describe the video.", "", scene), kit.processor)
+        times = display_times(scene)
+        frames = Frames(scene_frames(scene, side=kit.side), times, scene.duration, rate=2.0)
+        text = f"<|im_start|>user\n{PLACE}Describe the video.<|im_end|>\n<|im_start|>assistant\n"
+        prompt = encode_video(kit.processor, text, frames)
+        assert torch.equal(drawn.input_ids, prompt.input_ids)
+        assert torch.equal(drawn.grid, prompt.grid)
+        assert torch.allclose(drawn.pixels, prompt.pixels, atol=1e-6)
+        assert drawn.seconds_per_grid == prompt.seconds_per_grid
