@@ -320,7 +320,7 @@ def family_class(model_type: str | None, where: str) -> type[Family]:
     families = known_families()
     if model_type in families:
         return families[model_type]
-    titles = ", ".join(f"{name} ({cls.title})" for name, cls in families.items())
+    titles = ", ".join(f"{name} ({cls.title})" for name, cls in sorted(families.items()))
     raise InputError(f"{where}: a model of family {model_type!r}; known families: {titles}")
 
 # %% ../../nbs/4_model/01_family.ipynb #family-12
