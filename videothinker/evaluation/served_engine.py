@@ -25,7 +25,7 @@ from .video_engine import ASKING_ERRORS, Reply, failure_reason
 from ..files import FormatError, InputError
 from ..parallel import Job, Result, cores
 from ..schema import Sample, control_tokens
-from ..synthesis.engine import SMALL_CONTEXT, Answer, Message, Request
+from ..synthesis.engine import EATEN, SMALL_CONTEXT, Answer, Message, Request
 from ..synthesis.openai_engine import OpenAIEngine
 from ..video.frames import Frames
 
@@ -195,7 +195,7 @@ def served_reply(answer: Answer, replied: bool, frames: Frames | None) -> Reply:
     replied : False if it never came; the reason is the reply's error then.
     frames : that were shown.
     """
-    if not replied or answer.reason.startswith(SMALL_CONTEXT):
+    if not replied or answer.reason.startswith((SMALL_CONTEXT, EATEN)):
         return Reply("", error=answer.reason or "no reply")
     return Reply.to(frames, reply_text(answer), answer.completion_tokens, answer.cut_off)
 
@@ -310,7 +310,7 @@ class ServedEngine:
     def _look_at(self, answer: Answer) -> None:
         """Count what is odd about a reply; each kind is told of once."""
         kinds = []
-        if answer.thoughts.strip():
+        if answer.thoughts.strip() and not answer.reason.startswith(EATEN):
             kinds.append("reasoning apart from the text, which was put back before it")
         if answer.text is None and not answer.cut_off and not answer.partial:
             kinds.append(answer.reason)
