@@ -267,6 +267,30 @@ def stamps_of(path: Path) -> np.ndarray:
     return np.array(times) - times[0]
 
 
+def test_a_batch_says_which_tokens_are_video(kit: SimpleNamespace) -> None:
+    """As transformers wants it, in `mm_token_type_ids`; positions are ours, not worked out anew."""
+    clips = clips_of(kit, "two")
+    prompts = [encode_video(kit.processor, conversation(1), clip) for clip in clips]
+    batch = collate(prompts, [COMPLETIONS[0], COMPLETIONS[2]], kit.family)
+    kinds = batch.mm_token_type_ids
+    assert torch.equal(kinds, 2 * (batch.input_ids == kit.family.video_token))
+    assert kinds.dtype == processed(kit, clips)["mm_token_type_ids"].dtype
+    if kit.name == "qwen3_vl":
+        theirs, _ = kit.model.model.get_rope_index(
+            batch.input_ids,
+            kinds,
+            video_grid_thw=batch.video_grid_thw,
+            attention_mask=batch.attention_mask,
+        )
+        real = batch.attention_mask.bool()
+        assert torch.equal(theirs[:, real], batch.position_ids[:, real])
+    with torch.no_grad(), patch.object(type(kit.model.model), "compute_3d_position_ids", None):
+        kit.model(**batch.model_inputs(), use_cache=False)
+    broken = [[*COMPLETIONS[0], kit.family.video_token]]  # drawn by an engine: no part of a video
+    with pytest.raises(ValueError, match="video tokens"):
+        collate(prompts[:1], broken, kit.family)
+
+
 # == Vision features ==
 
 

@@ -112,6 +112,8 @@ def test_sft_and_grpo_go_through(
     sft = train(world, bases[family], family, tmp_path / "sft", "sft")
     first = tmp_path / "sft" / "model"
     assert load_model(first)[0].config.model_type == family
+    factor = Settings.of(first).sampling.factor  # who asks it later needs no processor to know
+    assert factor == {"qwen3_vl": 32, "third_vl": 28}[family]
     grpo = train(world, str(first), family, tmp_path / "grpo", "grpo", peft=LORA)
     losses = [row["loss"] for row in sft["log"] if "loss" in row]
     assert len(losses) == 2 and losses[1] < losses[0]

@@ -46,6 +46,7 @@ class Batch:
     attention_mask: Tensor  # [B, L] 1 where there is a token
     position_ids: Tensor  # [3, B, L]
     completion_mask: Tensor  # [B, L] 1 on completion tokens: the only ones a loss may see
+    mm_token_type_ids: Tensor  # [B, L] 2 on a video's placeholders, else 0
     pixel_values_videos: Tensor | None = None  # [N, patch] all videos, one after the other
     video_grid_thw: Tensor | None = None  # [V, 3]
     features: list[Tensor] | None = None  # V × [tokens, (1 + levels) · H], instead of the pixels
@@ -57,6 +58,7 @@ class Batch:
             "input_ids": self.input_ids,
             "attention_mask": self.attention_mask,
             "position_ids": self.position_ids,
+            "mm_token_type_ids": self.mm_token_type_ids,
         }
         if self.pixel_values_videos is not None:
             inputs["pixel_values_videos"] = self.pixel_values_videos
@@ -91,17 +93,20 @@ def collate(
     """
     if completions is None:
         completions = [()] * len(prompts)
-    ids, positions, is_completion = [], [], []
+    ids, positions, is_completion, kinds = [], [], [], []
     for prompt, completion in zip(prompts, completions, strict=True):
         row = torch.cat([prompt.input_ids, torch.tensor(list(completion), dtype=torch.long)])  # [L]
         ids.append(row)
         positions.append(family.positions(row, prompt).T)  # [L, 3]
         is_completion.append((torch.arange(len(row)) >= len(prompt)).long())
+        is_video = (row == family.video_token) & (is_completion[-1] == 0)
+        kinds.append(2 * is_video.long())  # as the processors of transformers number them
     batch = Batch(
         pad_sequence(ids, batch_first=True, padding_value=family.pad_token),
         pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
         pad_sequence(positions, batch_first=True).permute(2, 0, 1),
         pad_sequence(is_completion, batch_first=True),
+        pad_sequence(kinds, batch_first=True),
     )
     features = [p.features for p in prompts if p.features is not None]
     pixels = [p.pixels for p in prompts if p.pixels is not None]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from .family import JUST_ABOVE, Family, Prompt
 from .generate import Decoding
 
 # %% auto #0
-__all__ = ['placeholders', 'engine_input', 'wire_features', 'engine_sampling']
+__all__ = ['placeholders', 'engine_tensors', 'engine_input', 'wire_features', 'engine_sampling']
 
 # %% ../../nbs/4_model/13_vllm_input.ipynb #c11b-007
 def placeholders(prompt: Prompt, family: Family) -> list[tuple[int, int]]:
@@ -35,13 +35,38 @@ def placeholders(prompt: Prompt, family: Family) -> list[tuple[int, int]]:
     return list(zip(first.tolist(), lengths.tolist(), strict=True))
 
 # %% ../../nbs/4_model/13_vllm_input.ipynb #c11b-010
-def engine_input(prompt: Prompt, family: Family) -> Any:
-    """A prompt in the form in which vLLM's front end hands it to its engine.
+def engine_tensors(prompt: Prompt, family: Family) -> dict[str, Tensor]:
+    """What vLLM is sent of a prompt's videos, a row for each run of placeholders; {} without video.
 
     Parameters
     ----------
     prompt : with features for its videos (see `with_features`).
     family : the model's constants.
+
+    Returns
+    -------
+    `video_embeds` [Σ lengths, (1 + levels) · H], `video_grid_thw` [R, 3] and, for a family that
+    counts seconds, `second_per_grid_ts` [R]; on the CPU, by vLLM's names.
+    """
+    if prompt.grid is None:
+        return {}
+    assert prompt.features is not None
+    tensors = {
+        "video_embeds": prompt.features.detach().cpu().contiguous(),
+        "video_grid_thw": family.runs(prompt.grid),
+    }
+    if family.has_seconds:
+        seconds = [s * JUST_ABOVE for s in prompt.seconds_per_grid]
+        tensors["second_per_grid_ts"] = torch.tensor(seconds, dtype=torch.float64)
+    return tensors
+
+
+def engine_input(prompt: Prompt, family: Family) -> Any:
+    """A prompt in the form in which vLLM's front end hands it to its engine.
+
+    Parameters
+    ----------
+    prompt, family : as for `engine_tensors`.
 
     Returns
     -------
@@ -59,32 +84,28 @@ def engine_input(prompt: Prompt, family: Family) -> Any:
     places = placeholders(prompt, family)
     if not places:
         return tokens_input(ids)
-    assert prompt.features is not None and prompt.grid is not None
-    features = prompt.features.detach().cpu().contiguous()  # [Σ lengths, (1 + levels) · H]
+    tensors = engine_tensors(prompt, family)
     lengths = [length for _, length in places]
-    grids = family.runs(prompt.grid)  # [R, 3]
-    values = {"video_embeds": features, "video_grid_thw": grids}
-    if family.has_seconds:
-        seconds = [s * JUST_ABOVE for s in prompt.seconds_per_grid]
-        values["second_per_grid_ts"] = torch.tensor(seconds, dtype=torch.float64)  # [R]
-    layout = {name: MultiModalFieldConfig.batched("video", keep_on_cpu=True) for name in values}
+    layout = {name: MultiModalFieldConfig.batched("video", keep_on_cpu=True) for name in tensors}
     layout["video_embeds"] = MultiModalFieldConfig.flat_from_sizes("video", torch.tensor(lengths))
-    items = MultiModalKwargsItems.from_hf_inputs(BatchFeature(values), layout)
+    items = MultiModalKwargsItems.from_hf_inputs(BatchFeature(tensors), layout)
     ranges = [PlaceholderRange(offset=first, length=length) for first, length in places]
-    seconds_of = prompt.seconds_per_grid if family.has_seconds else [0.0] * len(grids)
-    hashes = _video_hashes(grids, seconds_of, features.split(lengths))
+    hashes = _video_hashes(tensors, lengths)
     return mm_input(ids, items, {"video": hashes}, {"video": ranges})
 
 
-def _video_hashes(
-    grids: Tensor, seconds_of: Sequence[float], features: Sequence[Tensor]
-) -> list[str]:
-    """A name for each run of placeholders, as it is sent."""
+def _video_hashes(tensors: Mapping[str, Tensor], lengths: Sequence[int]) -> list[str]:
+    """A name for each run of placeholders: the digest of all that is sent of it."""
+    columns = [
+        tensor.split(list(lengths)) if name == "video_embeds" else tensor
+        for name, tensor in tensors.items()
+    ]
     hashes = []
-    for grid, seconds, rows in zip(grids, seconds_of, features, strict=True):
-        described = f"{grid.tolist()} {seconds} {rows.dtype} "
-        digest = hashlib.blake2b(described.encode(), digest_size=32)
-        digest.update(rows.view(torch.uint8).numpy().tobytes())
+    for row in zip(*columns, strict=True):
+        digest = hashlib.blake2b(digest_size=32)
+        for tensor in row:
+            digest.update(f"{tuple(tensor.shape)} {tensor.dtype} ".encode())
+            digest.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
         hashes.append(digest.hexdigest())
     return hashes
 

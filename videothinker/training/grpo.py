@@ -796,7 +796,7 @@ def train_grpo(job: TrainingJob) -> dict[str, Any]:
     elif args.beta:
         reference, _ = load_model(job.model, revision=recipe.revision)
         reference.requires_grad_(False)
-    callbacks = [checkpoint_mark(recipe.settings()), exact_buffers(model), *job.callbacks]
+    callbacks = [checkpoint_mark(setup.settings), exact_buffers(model), *job.callbacks]
     trainer = VideoGRPOTrainer(
         model, args, setup.rows, setup.encoder, rewards, reference, callbacks
     )

@@ -279,7 +279,7 @@ def sft_trainer(job: TrainingJob, setup: TrainingSetup) -> Any:
         peft_config=peft,
         callbacks=[
             epoch_setter(),
-            checkpoint_mark(recipe.settings()),
+            checkpoint_mark(setup.settings),
             exact_buffers(model),
             *job.callbacks,
         ],
