@@ -114,10 +114,12 @@ def video_fields(frames: Frames) -> dict[str, Any]:
     """Fields beside the messages that tell vLLM the times of the frames of a `video`.
 
     Source: vLLM's `VideoMediaIO.load_base64` and pull requests 37301 and 40133. Frames are neither
-    sampled nor dropped, and frame i is at i / fps seconds.
+    sampled nor dropped, and frame i is at i / fps seconds; one that repeats the last, to make their
+    number even, is at the time of that.
     """
     n, fps = len(frames.pixels), frames.fps
-    video = {"fps": fps, "num_frames": n, "frames_indices": list(range(n)), "total_num_frames": n}
+    indices = np.cumsum(np.diff(frames.times, prepend=frames.times[0]) > 0).tolist()  # [T]
+    video = {"fps": fps, "num_frames": n, "frames_indices": indices, "total_num_frames": n}
     return {
         "media_io_kwargs": {"video": video},
         "mm_processor_kwargs": {"fps": fps, "do_sample_frames": False},
