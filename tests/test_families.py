@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +86,13 @@ def processed(kit: SimpleNamespace, clips: list[Frames]) -> Any:
         do_resize=False,
         return_tensors="pt",
     )
+
+
+def test_encoding_does_not_warn(kit: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a cap on pixels that frames in their size do not meet."""
+    with patch.object(logging.getLogger("transformers"), "propagate", True):
+        encode_video(kit.processor, conversation(1), *clips_of(kit, "constant"))
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("name", CLIPS)

@@ -235,3 +235,40 @@ def test_an_engine_says_what_our_own_loop_says(
     assert all(not r.error and r.text for r in own.values())
     shown = source.frames(questions[0])
     assert shown.pixels.shape[1] % 32 == 0  # sides of Qwen3-VL's, whatever the protocol says
+
+
+def test_the_demo_takes_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it with an untrained tiny Qwen3-VL, as short as can be."""
+    from videothinker.evaluation import evaluate
+    from videothinker.toy.demo import make_plan, run_demo
+
+    monkeypatch.chdir(tmp_path)  # where `tiny-qwen3-vl` is looked for first
+    save_tiny("qwen3_vl", tmp_path / "tiny-qwen3-vl")
+    plan = make_plan(quick=True, family="qwen3-vl")
+    assert plan.sft.sampling.size == plan.grpo.sampling.size == (64, 64)
+    short = {"max_steps": 1, "disable_tqdm": True, "gradient_accumulation_steps": 1}
+    groups = {"num_generations": 2, "per_device_train_batch_size": 4, "max_completion_length": 8}
+    plan = replace(
+        plan,
+        world=WorldSize(train=2, val=2, test=2, ood=2, questions=1),
+        probe_questions=1,
+        sft=replace(plan.sft, train=plan.sft.train | short | {"per_device_train_batch_size": 2}),
+        grpo=replace(plan.grpo, train=plan.grpo.train | short | groups),
+        n_samples=2,
+        processes=1,
+    )
+    whole = evaluate.evaluate_stage
+    monkeypatch.setattr(
+        evaluate, "evaluate_stage", lambda *args, **options: whole(*args[:4], 6, **options)
+    )
+    summary = run_demo(tmp_path / "run", plan)
+    assert set(summary["stages"]) == {"base", "sft", "grpo"}
+    assert (tmp_path / "run" / "report.html").exists()
+    model, _ = load_model(tmp_path / "run" / "grpo" / "model")
+    assert model.config.model_type == "qwen3_vl"
+    agrees_with_itself(world_of(tmp_path / "run" / "world"), tmp_path / "run" / "grpo" / "model")
+
+
+def world_of(folder: Path) -> tuple[Path, list[Sample]]:
+    """A toy world's folder and its validation rows."""
+    return folder, read_rows(folder / "val.jsonl")

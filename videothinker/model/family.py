@@ -492,7 +492,10 @@ def _patches(videos: Any, clip: Frames) -> tuple[Tensor, tuple[int, int, int]]:
             f"frames of {frames.shape[2]} x {frames.shape[3]} pixels, but this model's sides are "
             f"multiples of {factor}"
         )
-    out = videos(videos=[frames], do_sample_frames=False, do_resize=False, return_tensors="pt")
+    # Qwen3-VL's warns of a cap on pixels that is not set; frames come in their size here
+    cap = {"cap_pixels_per_frame": False} if hasattr(videos, "cap_pixels_per_frame") else {}
+    as_they_are: dict[str, Any] = {"do_sample_frames": False, "do_resize": False} | cap
+    out = videos(videos=[frames], return_tensors="pt", **as_they_are)
     t, h, w = out["video_grid_thw"][0].tolist()
     return out["pixel_values_videos"], (t, h, w)
 
