@@ -1,7 +1,7 @@
 """Package metadata for setuptools, read from settings.ini (the one place to edit).
 
 Every `NAME_requirements` key of settings.ini becomes the extra `NAME`. A built package also carries
-the tiny base model, which in a clone lies in data/tiny-base.
+the tiny base models, which in a clone lie in data/tiny-*.
 """
 
 import shlex
@@ -28,15 +28,15 @@ extras = {
 
 
 class BuildWithBase(build_py):
-    """Copies data/tiny-base into the package; an editable installation finds it where it is."""
+    """Copies data/tiny-* into the package; an editable installation finds them where they are."""
 
     def run(self) -> None:
         """Build, then copy."""
         super().run()
-        base = Path("data") / "tiny-base"
-        if base.is_dir() and not self.editable_mode:
-            target = Path(self.build_lib) / lib / "presets" / base.name
-            shutil.copytree(base, target, dirs_exist_ok=True)
+        for base in Path("data").glob("tiny-*"):
+            if not self.editable_mode:
+                target = Path(self.build_lib) / lib / "presets" / base.name
+                shutil.copytree(base, target, dirs_exist_ok=True)
 
 
 setup(

@@ -360,7 +360,7 @@ def train_arm(store: Store, setting: Setting, seed: int, size: Size) -> Trained:
 def evaluated(store: Store, model: Path, world: Path, frames: int, size: Size) -> dict[str, Any]:
     """Scores of a model: split → "greedy" and "sampled" → figure → mean and interval."""
     from videothinker.evaluation.evaluate import evaluate_stage
-    from videothinker.model.qwen import Settings, load_model
+    from videothinker.model.loading import Settings, load_model
     from videothinker.schema import read_rows
     from videothinker.toy.demo import frames_of, looks_of, make_encoder
 

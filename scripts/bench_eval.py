@@ -31,7 +31,7 @@ def plain_loop(model: Any, processor: Any, source: Any, questions: Sequence[Any]
     from transformers.video_utils import VideoMetadata
 
     from videothinker.evaluation.questions import chat_messages
-    from videothinker.model.qwen import family_of
+    from videothinker.model.family import family_of
 
     family = family_of(model, processor)
     replies = []
@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     from videothinker.evaluation.lmms_eval import use_report_positions
     from videothinker.evaluation.questions import FrameSource, make_questions
     from videothinker.evaluation.video_engine import HFEngine
-    from videothinker.model.qwen import load_model
+    from videothinker.model.loading import load_model
     from videothinker.schema import read_rows
     from videothinker.toy.world import WorldSize, make_world
     from videothinker.video.frames import Sampling

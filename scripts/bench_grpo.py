@@ -165,8 +165,8 @@ def make(P: int, C: int, G: int, folder: Path, percent: int = 100) -> Given:
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from videothinker.model.encoder import Prompt
-    from videothinker.model.qwen import Family
+    from videothinker.model.family import Prompt
+    from videothinker.model.qwen2_5_vl import Qwen25VL
 
     torch.manual_seed(0)
     model = Qwen2_5_VLForConditionalGeneration(configuration())
@@ -189,7 +189,7 @@ def make(P: int, C: int, G: int, folder: Path, percent: int = 100) -> Given:
         Prompt(ids, None, grid, (1.0,)),
         {"ids": as_images, "grid": torch.tensor([[1, SIDE, SIDE]] * (2 * t))},
         completions.tolist(),
-        Family(VIDEO, 0, 1, 2.0, 2, (VIDEO, IMAGE, START, END)),
+        Qwen25VL(VIDEO, 0, 1, (VIDEO, IMAGE, START, END)),
     )
 
 

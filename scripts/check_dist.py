@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BASE = "data/tiny-base"  # in a wheel it lies in the package
+BASES = "data/tiny-*/*"  # in a wheel they lie in the package
 
 
 def package_files(root: Path) -> set[str]:
@@ -25,7 +25,7 @@ def missing(dist: Path, root: Path = ROOT) -> list[str]:
     (wheel,) = dist.glob("*.whl")
     (sdist,) = dist.glob("*.tar.gz")
     package = package_files(root)
-    base = {p.relative_to(root).as_posix() for p in (root / BASE).iterdir()}
+    base = {p.relative_to(root).as_posix() for p in root.glob(BASES)}
     packaged_base = {name.replace("data/", "videothinker/presets/", 1) for name in base}
     sources = package | base | {"settings.ini", "setup.py", "LICENSE", "README.md"}
     in_wheel = set(zipfile.ZipFile(wheel).namelist())

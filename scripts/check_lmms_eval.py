@@ -113,7 +113,7 @@ def toy_rows(folder: Path, world: str, n: int) -> tuple[list[Sample], Path]:
 
 def protocol_of(model: str, max_new_tokens: int) -> Protocol:
     """The house protocol with the style and the frames that the model was saved with."""
-    from videothinker.model.qwen import Settings
+    from videothinker.model.loading import Settings
 
     settings = Settings.of(model)
     return Protocol(
@@ -160,7 +160,7 @@ def our_replies(
 ) -> dict[str, str]:
     """The replies of our own engine, by id of the row."""
     from videothinker.evaluation.video_engine import HFEngine
-    from videothinker.model.qwen import load_model
+    from videothinker.model.loading import load_model
 
     engine = HFEngine(*load_model(model, dtype), FrameSource(world, timeout=None))
     questions = make_questions(rows, protocol)

@@ -40,8 +40,9 @@ def main() -> None:
         raise SystemExit(f"vLLM cannot be imported: {e}") from e
     import torch
 
+    from videothinker.model.family import family_of
     from videothinker.model.generate import Decoding
-    from videothinker.model.qwen import family_of, load_model
+    from videothinker.model.loading import load_model
     from videothinker.model.shared_prefix import prompt_positions
     from videothinker.model.vision_cache import with_features
     from videothinker.model.vllm_input import engine_input, engine_sampling, wire_features

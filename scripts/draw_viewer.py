@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 from videothinker.evaluation.records import read_records
-from videothinker.model.qwen import Settings
+from videothinker.model.loading import Settings
 from videothinker.schema import read_rows
 from videothinker.toy.demo import frames_of, make_encoder
 from videothinker.viewer.viewer import View, view_html

@@ -30,10 +30,10 @@ from videothinker.files import check_writable
 
 
 def load_model(path: str, **options: Any) -> tuple[Any, Any]:
-    """`model.qwen.load_model`, imported when it is needed."""
-    from videothinker.model import qwen
+    """`model.loading.load_model`, imported when it is needed."""
+    from videothinker.model import loading
 
-    return qwen.load_model(path, **options)
+    return loading.load_model(path, **options)
 
 
 class LastModel:

@@ -1,9 +1,11 @@
 """Train the tiny base from scratch and put it into data/tiny-base; print what it can do.
 
     python scripts/train_base.py [OUT] [--threads N] [--to DIR]     train, publish, measure
+    python scripts/train_base.py --family qwen3-vl                  the same of a tiny Qwen3-VL
     python scripts/train_base.py --measure [--to DIR]               only measure the model in DIR
 
-OUT (default runs/tiny-base) keeps the checkpoint: killed and started again, the training goes on.
+OUT (default runs/tiny-base, of Qwen3-VL runs/tiny-qwen3-vl) keeps the checkpoint: killed and
+started again, the training goes on. DIR is data/tiny-base or data/tiny-qwen3-vl.
 Its recipe and seed are `videothinker.toy.base.BaseTrainingPlan`; nbs/8_toy/05_base.ipynb explains
 them. About 90 minutes on two cores.
 """
@@ -18,16 +20,24 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ("*.safetensors", "*.json", "*.jinja", "*_log.csv")
-SETTINGS = {"style": "letter", "sampling": {"fps": 2, "max_frames": 48, "size": [56, 56]}}
+FAMILIES = {"qwen2.5-vl": "qwen2_5_vl", "qwen3-vl": "qwen3_vl"}  # option → `model_type`
+FOLDERS = {"qwen2.5-vl": "tiny-base", "qwen3-vl": "tiny-qwen3-vl"}
+SIDES = {"qwen2.5-vl": 56, "qwen3-vl": 64}  # pixels of a frame: two by two tokens
 
 
-def publish(out: Path, to: Path) -> list[str]:
+def settings(family: str) -> dict[str, Any]:
+    """How the tiny model of a family wants to be asked."""
+    side = SIDES[family]
+    return {"style": "letter", "sampling": {"fps": 2, "max_frames": 48, "size": [side, side]}}
+
+
+def publish(out: Path, to: Path, family: str = "qwen2.5-vl") -> list[str]:
     """Copy model, processor and logs, not the checkpoint, with its settings; return the names."""
     to.mkdir(parents=True, exist_ok=True)
     files = sorted(path for pattern in FILES for path in out.glob(pattern))
     for path in files:
         shutil.copyfile(path, to / path.name)
-    (to / "videothinker.json").write_text(json.dumps(SETTINGS) + "\n")
+    (to / "videothinker.json").write_text(json.dumps(settings(family)) + "\n")
     return [path.name for path in files] + ["videothinker.json"]
 
 
@@ -64,8 +74,8 @@ def test_questions(split: str, clips: int) -> list[tuple[Any, Any]]:
 
 def reply_aloud(model: Any, processor: Any, asked: list[tuple[Any, Any]]) -> list[str]:
     """What the model says, thinking aloud, greedily, one reply per question."""
+    from videothinker.model.family import family_of
     from videothinker.model.generate import Decoding, generate, texts
-    from videothinker.model.qwen import family_of
     from videothinker.prompts import STYLES, question_text
     from videothinker.toy.base import Task, encode_task
 
@@ -116,15 +126,18 @@ def main(argv: list[str] | None = None) -> None:
         "out",
         nargs="?",
         type=Path,
-        default=ROOT / "runs" / "tiny-base",
-        help="default runs/tiny-base",
+        help="default runs/tiny-base or runs/tiny-qwen3-vl",
+    )
+    parser.add_argument(
+        "--family", choices=FAMILIES, default="qwen2.5-vl", help="default qwen2.5-vl"
+    )
+    parser.add_argument(
+        "--steps", type=int, help="only so many steps of tower and model, to try it; no publishing"
     )
     parser.add_argument(
         "--threads", type=int, default=2, help="processor threads of the training (default 2)"
     )
-    parser.add_argument(
-        "--to", type=Path, default=ROOT / "data" / "tiny-base", help="default data/tiny-base"
-    )
+    parser.add_argument("--to", type=Path, help="default data/tiny-base or data/tiny-qwen3-vl")
     parser.add_argument(
         "--measure", action="store_true", help="train nothing: measure the model that is in --to"
     )
@@ -132,14 +145,20 @@ def main(argv: list[str] | None = None) -> None:
 
     import torch
 
-    from videothinker.model.qwen import load_model
-    from videothinker.toy.base import train_base
+    from videothinker.model.loading import load_model
+    from videothinker.toy.base import BaseTrainingPlan, train_base
 
     torch.set_num_threads(args.threads)
+    out = args.out or ROOT / "runs" / FOLDERS[args.family]
+    to = args.to or ROOT / "data" / FOLDERS[args.family]
+    if args.steps:
+        few = BaseTrainingPlan(vision_steps=args.steps, steps=args.steps, check_steps=0)
+        train_base(out, few, family=FAMILIES[args.family])
+        return
     if not args.measure:
-        train_base(args.out)
-        print("\n".join(publish(args.out, args.to)))
-    model, processor = load_model(args.to)
+        train_base(out, family=FAMILIES[args.family])
+        print("\n".join(publish(out, to, args.family)))
+    model, processor = load_model(to)
     for split, clips in (("test", 150), ("ood", 60)):
         for kind, row in measure(model, processor, test_questions(split, clips)).items():
             shares = ", ".join(f"{k} {row[k]:.1%}" for k in ("phrase", "letter", "chance"))

@@ -109,7 +109,7 @@ def engine_of(
     if not model:
         return FunctionVideoEngine(source)
     from videothinker.evaluation.video_engine import HFEngine
-    from videothinker.model.qwen import load_model
+    from videothinker.model.loading import load_model
 
     return HFEngine(*load_model(model, device="cpu"), source, batch_size=4)
 
@@ -145,7 +145,7 @@ class Server(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.model = None
         if model:
-            from videothinker.model.qwen import load_model
+            from videothinker.model.loading import load_model
 
             self.model = load_model(model, device="cpu")
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -201,8 +201,8 @@ def reply_to(body: dict[str, Any], server: Server) -> tuple[str, int, str]:
         reply = said(text, times.tolist(), pixels)
         return reply, len(reply.split()), "stop"
     from videothinker.model.encoder import encode_messages
+    from videothinker.model.family import family_of
     from videothinker.model.generate import Decoding, generate, texts
-    from videothinker.model.qwen import family_of
     from videothinker.video.frames import Frames, even_rate
 
     model, processor = server.model

@@ -165,8 +165,8 @@ def test_an_answer_to_a_video_of_ones_own(command: str, clips: Path, tmp_path: P
 def test_help_is_complete_and_loads_nothing_heavy(command: str) -> None:
     done = run(command, "--help")
     names = (
-        "demo toyworld prepare validate synthesize curate sft grpo plan eval answer push".split()
-    )
+        "demo toyworld prepare validate synthesize curate sft grpo plan parity eval answer push"
+    ).split()
     assert done.returncode == 0 and all(f"\n    {name}" in done.stdout for name in names)
     assert run(sys.executable, "-c", LIGHT).stdout.strip() == "[]"
 

@@ -207,12 +207,12 @@ class Script:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from videothinker.evaluation import video_engine
-        from videothinker.model import qwen
+        from videothinker.model import loading
 
         self.loaded = 0
         self.faults: dict[str, Exception] = {}
         self.reply: Callable[[int], Reply] = lambda i: Reply("<answer>B</answer>", 4)
-        monkeypatch.setattr(qwen, "load_model", self.load)
+        monkeypatch.setattr(loading, "load_model", self.load)
         monkeypatch.setattr(video_engine, "HFEngine", lambda *_: self)
 
     def load(self, *_: Any, **__: Any) -> tuple[str, str]:
@@ -393,13 +393,13 @@ def test_a_folder_of_another_model_is_refused_before_the_model_is_loaded(
 def test_a_model_that_cannot_be_loaded_leaves_the_folder_free(
     script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from videothinker.model import qwen
+    from videothinker.model import loading
 
     def broken(*_: Any, **__: Any) -> None:
         raise InputError("no such model")
 
     with monkeypatch.context() as patched:
-        patched.setattr(qwen, "load_model", broken)
+        patched.setattr(loading, "load_model", broken)
         assert run_eval(tmp_path, [row("a"), row("b")]) == 2
     assert not list((tmp_path / "out").rglob("manifest.json"))
     assert run_eval(tmp_path, [row("a"), row("b")], "--max-new-tokens", "7") == 0
@@ -511,7 +511,7 @@ def test_an_answer_that_was_cut_off_is_told(
 
     encoder = MagicMock(processor=None)
     with (
-        patch("videothinker.model.qwen.family_of"),
+        patch("videothinker.model.family.family_of"),
         patch("videothinker.model.generate.texts", return_value=["I see"]),
         patch("videothinker.model.generate.generate") as generate,
         patch("videothinker.viewer.viewer.View.of", return_value="view"),

@@ -34,7 +34,7 @@ STAGES: dict[str, dict[str, Any]] = {
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four clips with traces, and a model that was saved in 16 bits."""
     from videothinker.configs import base_model_path
-    from videothinker.model.qwen import Settings, load_model, save_model
+    from videothinker.model.loading import Settings, load_model, save_model
     from videothinker.schema import read_captions, write_rows
     from videothinker.synthesis.synthesize import synthesize
     from videothinker.toy.teacher import ScriptedTeacher
@@ -215,7 +215,7 @@ def test_an_evaluation_runs_as_on_a_gpu(world: Path) -> None:
     from videothinker.evaluation.evaluate import saved_protocol
     from videothinker.evaluation.questions import FrameSource, make_questions
     from videothinker.evaluation.video_engine import HFEngine
-    from videothinker.model.qwen import load_model
+    from videothinker.model.loading import load_model
     from videothinker.schema import read_rows
 
     model, processor = load_model(world / "base")

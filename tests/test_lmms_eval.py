@@ -241,7 +241,7 @@ def test_words_behind_a_video_come_after_it() -> None:
     from transformers import AutoConfig, Qwen2_5_VLModel
 
     from videothinker.evaluation.lmms_eval import report_positions
-    from videothinker.model.qwen import mrope_positions
+    from videothinker.model.qwen2_5_vl import mrope_positions
 
     config = AutoConfig.from_pretrained(ROOT / "data" / "tiny-base")
     with torch.device("meta"):

@@ -33,9 +33,8 @@ def attention_calls(prefix: int, by_batch: bool) -> set[tuple[bool, bool]]:
     from torch.nn.functional import scaled_dot_product_attention
 
     from videothinker.model import attention, shared_prefix
-    from videothinker.model.encoder import Prompt
+    from videothinker.model.family import Prompt, family_of
     from videothinker.model.generate import Decoding, generate
-    from videothinker.model.qwen import family_of
     from videothinker.toy.model import build_model, build_processor
 
     calls = set()
@@ -74,14 +73,16 @@ def test_no_attention_has_both_a_mask_and_grouped_heads(prefix: int, by_batch: b
 
 
 def test_a_model_of_another_family_is_refused(tmp_path: Path) -> None:
-    from transformers import Qwen3VLConfig
+    from transformers import Qwen2VLConfig
 
     from videothinker.files import InputError
-    from videothinker.model.qwen import load_model
+    from videothinker.model.loading import load_model
 
-    Qwen3VLConfig().save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "qwen3_vl"
-    with pytest.raises(InputError, match="'qwen3_vl'; known families: qwen2_5_vl"):
+    Qwen2VLConfig().save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "qwen2_vl"
+    with pytest.raises(
+        InputError, match=r"'qwen2_vl'; known families: qwen2_5_vl \(Qwen2.5-VL\), qwen3_vl"
+    ):
         load_model(tmp_path)
 
 
@@ -90,7 +91,7 @@ def test_the_patch_embedding_keeps_its_names_when_saved(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     from videothinker.configs import base_model_path
-    from videothinker.model.qwen import PatchProjection, Settings, load_model, save_model
+    from videothinker.model.loading import PatchProjection, Settings, load_model, save_model
 
     model, processor = load_model(base_model_path())
     assert isinstance(model.model.visual.patch_embed.proj, PatchProjection)
@@ -200,7 +201,7 @@ def test_a_model_that_is_not_all_there_is_refused(
     tmp_path: Path, damage: Callable[[Path], None], says: str
 ) -> None:
     from videothinker.files import InputError
-    from videothinker.model.qwen import load_model
+    from videothinker.model.loading import load_model
 
     model = base_copy(tmp_path)
     load_model(model)
@@ -214,7 +215,7 @@ def test_rotary_frequencies_stay_in_32_bits() -> None:
     import torch
 
     from videothinker.configs import base_model_path
-    from videothinker.model.qwen import load_model
+    from videothinker.model.loading import load_model
     from videothinker.model.shared_prefix import ropes, text_model
 
     model, _ = load_model(base_model_path())
@@ -238,7 +239,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     from videothinker.configs import base_model_path
     from videothinker.model.encoder import Encoder, EncoderOptions
-    from videothinker.model.qwen import Settings, load_model, save_model
+    from videothinker.model.loading import Settings, load_model, save_model
     from videothinker.schema import read_rows
     from videothinker.toy.world import WorldSize, make_world
     from videothinker.video.frames import Sampling
@@ -258,7 +259,8 @@ def test_training_and_evaluation_see_the_same_features(clips: Any) -> None:
     import torch
 
     from videothinker.model.batch import collate
-    from videothinker.model.qwen import family_of, load_model
+    from videothinker.model.family import family_of
+    from videothinker.model.loading import load_model
     from videothinker.model.vision_cache import feature_cache, with_features
 
     prompts = [clips.encoder(row) for row in clips.rows]
@@ -286,7 +288,7 @@ def test_training_and_evaluation_see_the_same_features(clips: Any) -> None:
 def test_features_are_kept_in_the_precision_that_is_used(clips: Any, tmp_path: Path) -> None:
     import torch
 
-    from videothinker.model.qwen import load_model
+    from videothinker.model.loading import load_model
     from videothinker.model.vision_cache import FeatureCache
 
     prompts = [clips.encoder(row) for row in clips.rows]
@@ -313,7 +315,7 @@ def test_the_tower_is_shown_bounded_batches(clips: Any, limit: int) -> None:
     import torch
 
     from videothinker.model import vision_cache
-    from videothinker.model.qwen import load_model
+    from videothinker.model.loading import load_model
 
     prompts = [clips.encoder(row) for row in clips.rows]
     model, _ = load_model(clips.base, "float32")
@@ -385,8 +387,7 @@ def test_a_sum_that_steps_back_draws_nothing_impossible() -> None:
 def test_an_empty_completion_has_no_tokens_to_score() -> None:
     import torch
 
-    from videothinker.model.encoder import Prompt
-    from videothinker.model.qwen import family_of
+    from videothinker.model.family import Prompt, family_of
     from videothinker.model.shared_prefix import completion_logps
     from videothinker.toy.model import build_model, build_processor
 
@@ -410,8 +411,7 @@ def test_a_completion_with_control_tokens_survives() -> None:
     """An engine, or a text that is read again, may hold one: finite, and without gradient."""
     import torch
 
-    from videothinker.model.encoder import Prompt
-    from videothinker.model.qwen import family_of
+    from videothinker.model.family import Prompt, family_of
     from videothinker.model.shared_prefix import completion_logps
     from videothinker.toy.model import build_model, build_processor
     from videothinker.training.losses import kl_estimate, per_token_loss
@@ -441,7 +441,8 @@ def test_control_tokens_in_a_row_are_refused_by_name(clips: Any, token: str, fie
     """In a question they would be obeyed, in a trace they would be learned."""
     from videothinker.files import FormatError
     from videothinker.model.encoder import readable
-    from videothinker.model.qwen import family_of, load_model
+    from videothinker.model.family import family_of
+    from videothinker.model.loading import load_model
     from videothinker.training.sft import TraceCollator
 
     row = replace(clips.rows[0], id="odd", process="It moves.")

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from videothinker.model.encoder import Encoder, EncoderOptions
 from videothinker.model.generate import Completion
-from videothinker.model.qwen import Settings, load_model
+from videothinker.model.loading import Settings, load_model
 from videothinker.schema import Sample, read_captions
 from videothinker.synthesis.synthesize import synthesize
 from videothinker.toy.teacher import ScriptedTeacher

@@ -133,9 +133,9 @@ def test_an_answer_is_printed_even_when_its_page_cannot_be_saved(
 
     trace = "<time>00:01-00:02</time> a ring <answer>A</answer>"
     monkeypatch.setattr("videothinker.video.reader.probe", lambda *_: None)
-    monkeypatch.setattr("videothinker.model.qwen.load_model", lambda *_, **__: (None, None))
+    monkeypatch.setattr("videothinker.model.loading.load_model", lambda *_, **__: (None, None))
     settings = SimpleNamespace(sampling=None, style="paper")
-    monkeypatch.setattr("videothinker.model.qwen.Settings.of", lambda *_: settings)
+    monkeypatch.setattr("videothinker.model.loading.Settings.of", lambda *_: settings)
     monkeypatch.setattr("videothinker.model.encoder.Encoder", lambda *_: None)
     view = SimpleNamespace(predictions=[SimpleNamespace(trace_text=trace)])
     monkeypatch.setattr(models, "answer_view", lambda *_: view)

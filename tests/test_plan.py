@@ -9,7 +9,13 @@ from dataclasses import replace
 import pytest
 from conftest import ROOT, load_script
 
-from videothinker.training.plan import CostEstimate, plan_training
+from videothinker.training.plan import (
+    CostEstimate,
+    Shape,
+    config_of,
+    parameters_of,
+    plan_training,
+)
 from videothinker.training.recipes import apply_overrides, read_recipe
 
 SIZES = {"3b": "Qwen/Qwen2.5-VL-3B-Instruct", "7b": "Qwen/Qwen2.5-VL-7B-Instruct"}
@@ -130,3 +136,40 @@ def test_the_readme_says_what_plan_says() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     table = load_script("hardware_table").hardware_table()
     assert table in readme, f"scripts/hardware_table.py prints\n{table}"
+
+
+@pytest.mark.parametrize(("size", "billions"), [("2B", 2.13), ("4B", 4.44), ("8B", 8.77)])
+def test_qwen3_vl_by_name_has_the_published_parameters(size: str, billions: float) -> None:
+    assert sum(parameters_of(f"Qwen/Qwen3-VL-{size}-Instruct").values()) / 1e9 == pytest.approx(
+        billions, abs=0.01
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "sharding"),
+    [
+        ("qwen3-vl-4b/sft", "8xH100-80G", "fsdp2"),
+        ("qwen3-vl-4b/sft-lora-80g", "A100-80G", "ddp"),
+        ("qwen3-vl-4b/grpo-lora-80g", "A100-80G", "ddp"),
+        ("qwen3-vl-4b/grpo", "8xH100-80G", "zero2"),
+        ("qwen3-vl-8b/sft", "8xH100-80G", "fsdp2"),
+        ("qwen3-vl-8b/sft-lora-80g", "A100-80G", "ddp"),
+        ("qwen3-vl-8b/grpo-lora-80g", "A100-80G", "ddp"),
+    ],
+)
+def test_recipes_of_qwen3_vl_fit(name: str, gpus: str, sharding: str) -> None:
+    """As many tokens of video as the paper has on Qwen2.5-VL, and nine of text at each pair."""
+    model = f"Qwen/Qwen3-VL-{name[9:11].upper()}-Instruct"
+    estimate = plan_training(read_recipe(name), gpus, model, sharding=sharding)
+    paper = plan("qwen2.5-vl-7b/grpo", "8xH100-80G")
+    assert estimate.fits and estimate.load.video == paper.load.video == 960
+    assert estimate.load.prompt == paper.load.prompt + 9 * 8
+
+
+def test_the_operations_of_a_tower_with_deepstack() -> None:
+    """Qwen3-VL-4B, 2 temporal patches of 4 x 4, worked out by hand."""
+    shape = Shape.of(config_of("Qwen/Qwen3-VL-4B-Instruct"))
+    embedding = 3 * 2 * 16 * 16 * 1024
+    blocks = 24 * (4 * 1024**2 + 2 * 1024 * 4096 + 2 * 1024 * 16)
+    mergers = 4 * (4096**2 + 4096 * 2560) / 4
+    assert shape.vision((2, 4, 4)) == 2 * 32 * (embedding + blocks + mergers)

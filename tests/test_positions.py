@@ -14,7 +14,7 @@ from transformers import AutoProcessor
 from transformers.video_utils import VideoMetadata
 
 from videothinker.model.encoder import encode_prompt
-from videothinker.model.qwen import mrope_positions
+from videothinker.model.qwen2_5_vl import mrope_positions
 from videothinker.schema import Sample
 from videothinker.video.frames import Frames, Sampling
 from videothinker.video.reader import cached_frames, read_frames

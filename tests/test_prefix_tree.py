@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -27,14 +28,13 @@ GROUPS = {"shared": SHARED, "apart": APART, "one": [[20, 21, 22]], "copies": [[2
 MODES = ("tower trained", "two videos", "tower frozen", "no video", "LoRA")
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[Any]:
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+def world(request: pytest.FixtureRequest) -> Iterator[Any]:
     """A fresh model in 64 bits, norms included, an adapted copy, and a prompt for each mode."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
 
-    from videothinker.model.qwen import family_of
+    from videothinker.model.family import family_of
     from videothinker.model.shared_prefix import text_model
     from videothinker.model.vision_cache import with_features
     from videothinker.toy.base import Task, encode_task
@@ -42,11 +42,14 @@ def world() -> Iterator[Any]:
     from videothinker.toy.world import draw_scene
 
     torch.manual_seed(0)
-    processor = build_processor()
+    processor = build_processor(request.param)
     model = build_model(processor).double()
+    modeling = import_module(type(model).__module__)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):  # a fresh model's biases are 0: they would prove nothing
             torch.nn.init.normal_(parameter, std=0.2)
+        if name.endswith(("q_norm.weight", "k_norm.weight")):  # and these are 1
+            torch.nn.init.normal_(parameter, 1.0, 0.2)
     adapters = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
 
     def encoded(scene: Any) -> Any:
@@ -75,11 +78,11 @@ def world() -> Iterator[Any]:
 
     def exact_rotation(q: Any, k: Any, cos: Any, sin: Any) -> Any:  # so does the tower's
         cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
-        return tuple(x * cos + qwen.rotate_half(x) * sin for x in (q, k))
+        return tuple(x * cos + modeling.rotate_half(x) * sin for x in (q, k))
 
     with (
         patch.object(norm, "forward", exact_norm),
-        patch.object(qwen, "apply_rotary_pos_emb_vision", exact_rotation),
+        patch.object(modeling, "apply_rotary_pos_emb_vision", exact_rotation),
     ):
         yield SimpleNamespace(
             processor=processor,

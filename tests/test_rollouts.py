@@ -22,7 +22,7 @@ from test_browser import make_clip
 from test_evaluation_page import EVIL, ROWS, choose, wait_for
 
 from videothinker.json_files import dumps
-from videothinker.model.encoder import Prompt
+from videothinker.model.family import Prompt
 from videothinker.model.generate import Completion
 from videothinker.schema import Sample, Segment, write_rows
 from videothinker.training.rollouts import Rollout, completion_rows, write_completions

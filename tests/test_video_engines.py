@@ -185,6 +185,48 @@ def test_a_reply_that_is_cut_off_filtered_or_refused_is_a_reply(
     assert len(told) == 2  # once per engine
 
 
+BLOCKS = (
+    "<time>00:01-00:02</time> <caption>a ring</caption> <think>it is first</think>\n"
+    "<time>00:03-00:04</time> <caption>a square</caption> <think>later</think>\n<answer>B</answer>"
+)
+
+
+@pytest.mark.parametrize("parser", ["vllm", "sglang", "all of it"])
+def test_a_trace_that_a_reasoning_parser_took_apart_is_an_error(
+    server: Server, tmp_path: Path, parser: str
+) -> None:
+    """It says what to change, is not a wrong answer, and is asked again when that was done."""
+    before, _, rest = BLOCKS.partition("<think>")
+    thought, _, after = rest.partition("</think>")
+    thoughts, text = {
+        "vllm": (thought, after),  # what stands before the first <think> is lost
+        "sglang": (before + thought, after),
+        "all of it": (BLOCKS, None),
+    }[parser]
+    server.reply = lambda body: completion(text, reasoning_content=thoughts)
+    [question] = painted_questions(1)
+    with served(server, tmp_path / "c.jsonl") as engine:
+        [(_, reply)] = engine.answer([question])
+        assert engine.engine.usage.failed == 1
+    assert "reasoning parser" in reply.error and "--reasoning-parser" in reply.error
+    assert not reply.text
+    server.reply = lambda body: completion(BLOCKS)
+    with served(server, tmp_path / "c.jsonl") as engine:
+        [(_, reply)] = engine.answer([question])
+    assert reply.text == BLOCKS and not reply.error
+    assert len(server.bodies) == 2
+
+
+def test_a_server_with_a_reasoning_parser_is_found_out_at_the_beginning(
+    server: Server, tmp_path: Path
+) -> None:
+    server.reply = lambda body: completion("<time>00:01-00:02</time>", reasoning_content="a ring")
+    with served(server, tmp_path / "c.jsonl", concurrency=1) as engine:
+        replies = dict(engine.answer(painted_questions(40)))
+    assert all("reasoning parser" in reply.error for reply in replies.values())
+    assert len(server.bodies) < 20  # no more is sent
+
+
 def shade_of(body: dict[str, Any]) -> int:
     """The shade of the pictures in a request."""
     parts = body["messages"][-1]["content"]
@@ -368,7 +410,7 @@ def test_a_server_with_the_same_model_says_the_same(server: Server, world: Path)
     import torch
 
     from videothinker.evaluation.video_engine import HFEngine
-    from videothinker.model.qwen import load_model
+    from videothinker.model.loading import load_model
     from videothinker.schema import read_rows
 
     torch.set_num_threads(1)
@@ -429,7 +471,7 @@ def test_transformers_serve_answers_about_frames(transformers_server: str, world
     from PIL import Image
 
     from videothinker.evaluation.served_engine import served_request
-    from videothinker.model.qwen import load_model
+    from videothinker.model.loading import load_model
     from videothinker.schema import read_rows
 
     torch.set_num_threads(1)
@@ -569,7 +611,7 @@ def test_a_cluster_without_room_or_none_at_all_is_said(cluster: Any, tmp_path: P
 def test_workers_with_a_model_say_what_the_local_engine_says(cluster: Any, world: Path) -> None:
     from videothinker.evaluation.ray_engine import EngineRecipe, RayEngine
     from videothinker.evaluation.video_engine import HFEngine
-    from videothinker.model.qwen import load_model
+    from videothinker.model.loading import load_model
     from videothinker.schema import read_rows
 
     questions = make_questions(read_rows(world / "val.jsonl"), ASKING)

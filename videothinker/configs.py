@@ -16,7 +16,8 @@ import videothinker
 from .files import InputError
 
 # %% auto #0
-__all__ = ['PRESETS', 'KINDS', 'TINY_BASE', 'config_names', 'config_file', 'base_model_path', 'model_path', 'import_function']
+__all__ = ['PRESETS', 'KINDS', 'TINY_BASES', 'TINY_BASE', 'config_names', 'config_file', 'base_model_path', 'model_path',
+           'import_function']
 
 # %% ../nbs/0_core/12_configs.ipynb #configs-005
 PRESETS = Path(videothinker.__path__[0]) / "presets"  # the packaged files
@@ -59,29 +60,39 @@ def config_file(kind: str, name: str | os.PathLike[str]) -> Path:
     )
 
 # %% ../nbs/0_core/12_configs.ipynb #configs-011
-TINY_BASE = "tiny-base"  # its name on the command line and in recipes
+TINY_BASES = {  # family, as commands say it → its tiny base, as commands and recipes say it
+    "qwen2.5-vl": "tiny-base",
+    "qwen3-vl": "tiny-qwen3-vl",
+}
+TINY_BASE = TINY_BASES["qwen2.5-vl"]
 
 
-def base_model_path() -> Path:
-    """Return the folder of the tiny base model: `data/tiny-base` in a clone, else the package's.
+def base_model_path(name: str = TINY_BASE) -> Path:
+    """Return the folder of a tiny base model: below `data` in a clone, else the package's.
+
+    Parameters
+    ----------
+    name : a value of `TINY_BASES`.
 
     Raises
     ------
-    FileNotFoundError : when the package was installed without it.
+    FileNotFoundError : when it has not been trained, or the package was installed without it.
     """
-    places = (PRESETS.parent.parent / "data" / TINY_BASE, PRESETS / TINY_BASE)
+    places = (PRESETS.parent.parent / "data" / name, PRESETS / name)
     for place in places:
         if (place / "config.json").is_file():
             return place
+    family = next(family for family, base in TINY_BASES.items() if base == name)
     raise FileNotFoundError(
-        f"{places[1]}: the tiny base model is missing; install from a wheel or from a clone"
+        f"{places[1]}: the tiny base model is missing; install from a wheel or from a clone, or "
+        f"train it there: python scripts/train_base.py --family {family}"
     )
 
 
 def model_path(name: str | os.PathLike[str]) -> str:
-    """Return the folder or hub name to load a model from; `tiny-base` is the packaged one."""
-    if str(name) == TINY_BASE and not Path(name).exists():
-        return str(base_model_path())
+    """Return the folder or hub name to load a model from; `TINY_BASES` are packaged ones."""
+    if str(name) in TINY_BASES.values() and not Path(name).exists():
+        return str(base_model_path(str(name)))
     return str(name)
 
 # %% ../nbs/0_core/12_configs.ipynb #configs-015

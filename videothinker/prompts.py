@@ -12,7 +12,7 @@ from .files import InputError
 from .schema import Sample
 
 # %% auto #0
-__all__ = ['PAPER_SYSTEM', 'PAPER_ASK', 'STYLES', 'Style', 'question_text', 'build_messages']
+__all__ = ['PAPER_SYSTEM', 'PAPER_ASK', 'STYLES', 'TIMES', 'Style', 'question_text', 'build_messages']
 
 # %% ../nbs/0_core/08_prompts.ipynb #c07a-004
 # appendix D.1 of the paper
@@ -62,6 +62,8 @@ STYLES: dict[str, Style] = {
     "short": Style("", "Describe the video and check the options."),
     "letter": Style("", "Answer with the letter."),
 }
+
+TIMES = ("own", "text")  # how a model is told the times of frames: as its family does, or as words
 
 # %% ../nbs/0_core/08_prompts.ipynb #c07a-007
 def question_text(sample: Sample) -> str:

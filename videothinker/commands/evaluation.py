@@ -51,7 +51,7 @@ def house_settings(args: argparse.Namespace) -> Any:
     served = args.engine == "openai" and not Path(args.model or "").is_dir()
     if served or not args.model:
         return None
-    from videothinker.model.qwen import Settings
+    from videothinker.model.loading import Settings
 
     return Settings.of(model_path(args.model), args.revision)
 
@@ -299,7 +299,7 @@ def open_engine(
         )
         return RayEngine(recipe, args.ray_workers, args.ray_address, gpus=args.ray_gpus)
     from videothinker.evaluation.video_engine import HFEngine
-    from videothinker.model.qwen import load_model
+    from videothinker.model.loading import load_model
 
     model, processor = (load or load_model)(path, device=args.device, revision=args.revision)
     return HFEngine(model, processor, frames, args.batch_size)

@@ -22,6 +22,7 @@ from .evaluation import add_evaluation_commands
 from .models import add_model_commands
 from .push import add_push_command
 from .view import add_view_command
+from ..configs import TINY_BASES
 from ..files import UserError, check_writable
 
 # %% auto #0
@@ -39,7 +40,7 @@ def run_demo_command(args: argparse.Namespace) -> None:
     """
     from videothinker.toy.demo import make_plan, run_demo
 
-    run_demo(args.out, make_plan(args.seed, args.quick))
+    run_demo(args.out, make_plan(args.seed, args.quick, args.family))
 
 
 def add_demo_command(command: Any) -> None:
@@ -51,6 +52,8 @@ def add_demo_command(command: Any) -> None:
     demo.add_argument(
         "--quick", action="store_true", help="every step, too short to learn anything"
     )
+    families = list(TINY_BASES)
+    demo.add_argument("--family", choices=families, default=families[0], help="of the tiny base")
 
 # %% ../../nbs/9_commands/06_main.ipynb #c19-018
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

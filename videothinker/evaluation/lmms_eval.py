@@ -269,7 +269,7 @@ def report_positions(original: Callable[..., Any]) -> Callable[..., Any]:
     """
     import torch
 
-    from videothinker.model.qwen import mrope_positions
+    from videothinker.model.qwen2_5_vl import mrope_positions
 
     def get_rope_index(
         self: Any,
@@ -360,7 +360,7 @@ def scorer_files() -> dict[str, str]:
     """
     root = Path(next(iter(import_module("videothinker").__path__)))
     files = {"__init__.py": ""}
-    wanted = ["videothinker.evaluation.lmms_eval", "videothinker.model.qwen"]
+    wanted = ["videothinker.evaluation.lmms_eval", "videothinker.model.qwen2_5_vl"]
     while wanted:
         names = wanted.pop().split(".")[1:]
         path = Path(*names[:-1], f"{names[-1]}.py") if names else Path()

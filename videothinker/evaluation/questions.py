@@ -187,12 +187,30 @@ class FrameSource:
     Parameters
     ----------
     video_root, cache_dir, timeout : as for `FrameReader`.
+
+    Attributes
+    ----------
+    factor : pixels that the sides of frames are multiples of, set by the engine whose model needs
+        it; None for what each sampling says.
     """
 
     def __init__(
         self, video_root: Any, cache_dir: str | Path | None = None, timeout: float | None = 60.0
     ) -> None:
         self.reader = FrameReader(video_root, cache_dir, timeout)
+        self.factor: int | None = None
+
+    def sampling(self, question: Question) -> Sampling | None:
+        """Which frames are shown with a question, in sides that the engine's model needs.
+
+        Raises
+        ------
+        InputError : an annotated stretch is to be shown, and the row has none.
+        """
+        sampling = question.sampling
+        if sampling is None or self.factor is None:
+            return sampling
+        return replace(sampling, factor=self.factor)
 
     def frames(self, question: Question) -> Frames | None:
         """The frames that are shown with a question; None for a blind one.
@@ -203,7 +221,7 @@ class FrameSource:
         FormatError : its path is refused.
         InputError : an annotated stretch is to be shown, and the row has none.
         """
-        video, sampling = question.video, question.sampling
+        video, sampling = question.video, self.sampling(question)
         if video is None or sampling is None:
             return None
         frames = self.reader(video, sampling)
@@ -213,8 +231,15 @@ class FrameSource:
 
     def expect(self, questions: Iterable[Question]) -> None:
         """Begin to read the videos of these questions in the background."""
-        wanted = [(q.video, _sampling_of(q)) for q in questions]
+        wanted = [(q.video, self._known_sampling(q)) for q in questions]
         self.reader.expect((v, s) for v, s in wanted if v is not None and s is not None)
+
+    def _known_sampling(self, question: Question) -> Sampling | None:
+        """Which frames are shown; None also for a question that will be refused."""
+        try:
+            return self.sampling(question)
+        except InputError:
+            return None
 
 
 def _other_order(frames: Frames, seed: int) -> np.ndarray:
@@ -222,14 +247,6 @@ def _other_order(frames: Frames, seed: int) -> np.ndarray:
     order = np.random.default_rng(seed).permutation(len(frames.pixels))  # [T]
     in_order = np.array_equal(order, np.arange(len(order)))
     return order[::-1] if in_order else order
-
-
-def _sampling_of(question: Question) -> Sampling | None:
-    """Which frames are shown; None also for a question that will be refused."""
-    try:
-        return question.sampling
-    except InputError:
-        return None
 
 # %% ../../nbs/6_evaluation/12_questions.ipynb #qst-010
 def another_clip(samples: Sequence[Sample]) -> dict[str, Sample]:

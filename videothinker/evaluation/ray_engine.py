@@ -61,7 +61,7 @@ class EngineRecipe:
             from videothinker.evaluation.vllm_engine import VLLMEngine
 
             return VLLMEngine(self.model, frames, revision=self.revision, **options)
-        from videothinker.model.qwen import load_model
+        from videothinker.model.loading import load_model
 
         model, processor = load_model(self.model, self.dtype, self.device, revision=self.revision)
         return HFEngine(model, processor, frames, **options)

@@ -25,7 +25,7 @@ from .video_engine import ASKING_ERRORS, Reply, failure_reason
 from ..files import FormatError, InputError
 from ..parallel import Job, Result, cores
 from ..schema import Sample, control_tokens
-from ..synthesis.engine import SMALL_CONTEXT, Answer, Message, Request
+from ..synthesis.engine import EATEN, SMALL_CONTEXT, Answer, Message, Request
 from ..synthesis.openai_engine import OpenAIEngine
 from ..video.frames import Frames
 
@@ -114,10 +114,12 @@ def video_fields(frames: Frames) -> dict[str, Any]:
     """Fields beside the messages that tell vLLM the times of the frames of a `video`.
 
     Source: vLLM's `VideoMediaIO.load_base64` and pull requests 37301 and 40133. Frames are neither
-    sampled nor dropped, and frame i is at i / fps seconds.
+    sampled nor dropped, and frame i is at i / fps seconds; one that repeats the last, to make their
+    number even, is at the time of that.
     """
     n, fps = len(frames.pixels), frames.fps
-    video = {"fps": fps, "num_frames": n, "frames_indices": list(range(n)), "total_num_frames": n}
+    indices = np.cumsum(np.diff(frames.times, prepend=frames.times[0]) > 0).tolist()  # [T]
+    video = {"fps": fps, "num_frames": n, "frames_indices": indices, "total_num_frames": n}
     return {
         "media_io_kwargs": {"video": video},
         "mm_processor_kwargs": {"fps": fps, "do_sample_frames": False},
@@ -195,7 +197,7 @@ def served_reply(answer: Answer, replied: bool, frames: Frames | None) -> Reply:
     replied : False if it never came; the reason is the reply's error then.
     frames : that were shown.
     """
-    if not replied or answer.reason.startswith(SMALL_CONTEXT):
+    if not replied or answer.reason.startswith((SMALL_CONTEXT, EATEN)):
         return Reply("", error=answer.reason or "no reply")
     return Reply.to(frames, reply_text(answer), answer.completion_tokens, answer.cut_off)
 
@@ -310,7 +312,7 @@ class ServedEngine:
     def _look_at(self, answer: Answer) -> None:
         """Count what is odd about a reply; each kind is told of once."""
         kinds = []
-        if answer.thoughts.strip():
+        if answer.thoughts.strip() and not answer.reason.startswith(EATEN):
             kinds.append("reasoning apart from the text, which was put back before it")
         if answer.text is None and not answer.cut_off and not answer.partial:
             kinds.append(answer.reason)

@@ -15,7 +15,7 @@ from ..schema import sample_id
 from ..video.frames import Frames
 
 if TYPE_CHECKING:
-    from videothinker.model.encoder import Prompt
+    from videothinker.model.family import Prompt
 
 # %% auto #0
 __all__ = ['ASKING_ERRORS', 'Reply', 'VideoEngine', 'failure_reason', 'HFEngine', 'likeliest_letters']
@@ -102,7 +102,7 @@ class HFEngine:
 
     Parameters
     ----------
-    model, processor : loaded (see `model.qwen.load_model`).
+    model, processor : loaded (see `model.loading.load_model`).
     frames : where frames come from.
     batch_size : completions at a time.
     keep : bytes of encoded prompts to remember, for who asks the same questions again.
@@ -113,9 +113,12 @@ class HFEngine:
     def __init__(
         self, model: Any, processor: Any, frames: FrameSource, batch_size: int = 96, keep: int = 0
     ) -> None:
+        from videothinker.model.family import pixel_factor
+
         self.model = model
         self.processor = processor
         self.frames = frames
+        frames.factor = pixel_factor(processor)
         self.batch_size = batch_size
         self._prompts = MemoryCache["_Encoded"](keep, _size)
 
@@ -181,8 +184,8 @@ class HFEngine:
         self, questions: Sequence[Question], prompts: Sequence[Prompt], n: int
     ) -> list[list[tuple[str, int, bool]]]:
         """`n` completions of each prompt: (text, tokens, cut off)."""
+        from videothinker.model.family import family_of
         from videothinker.model.generate import Decoding, generate, texts
-        from videothinker.model.qwen import family_of
 
         protocol = questions[0].protocol
         decoding = Decoding(
@@ -261,7 +264,7 @@ def likeliest_letters(
 
     Parameters
     ----------
-    model, processor : loaded (see `model.qwen.load_model`).
+    model, processor : loaded (see `model.loading.load_model`).
     questions : about rows with options.
     prompts : of these questions, encoded.
 
@@ -271,7 +274,7 @@ def likeliest_letters(
     """
     import torch
 
-    from videothinker.model.qwen import family_of
+    from videothinker.model.family import family_of
     from videothinker.model.shared_prefix import completion_logps
     from videothinker.model.vision_cache import with_features
 

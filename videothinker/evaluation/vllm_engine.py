@@ -38,7 +38,7 @@ def load_tower(
     """
     from torch import nn
 
-    from videothinker.model.qwen import checked_device, load_model
+    from videothinker.model.loading import checked_device, load_model
 
     model, processor = load_model(path, dtype, "cpu", revision=revision)
     model.model.language_model = nn.Identity()
@@ -81,7 +81,7 @@ class VLLMEngine:
             raise MissingLibrary(
                 "engine 'vllm' needs vLLM: pip install 'videothinker[vllm]'"
             ) from None
-        from videothinker.model.qwen import family_of
+        from videothinker.model.family import family_of
 
         tower, self.processor = load_tower(path, options.get("dtype", "auto"), device, revision)
         self.family = family_of(tower, self.processor)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from ..files import UserError
 
 # %% auto #0
-__all__ = ['Message', 'CUT_OFF', 'SMALL_CONTEXT', 'Request', 'chat', 'Engine', 'no_answer_reason', 'worth_another_seed',
+__all__ = ['Message', 'CUT_OFF', 'SMALL_CONTEXT', 'EATEN', 'Request', 'chat', 'Engine', 'no_answer_reason', 'worth_another_seed',
            'of_an_earlier_run', 'stop_engine', 'FunctionEngine', 'EngineError', 'Answer', 'token_count', 'read_answers']
 
 # %% ../../nbs/3_synthesis/01_engine.ipynb #c05-005
@@ -145,6 +145,7 @@ class EngineError(UserError, RuntimeError):
 # %% ../../nbs/3_synthesis/01_engine.ipynb #seng-020
 CUT_OFF = "cut off after"  # how the reason of an answer begins that was too long
 SMALL_CONTEXT = "small context: "  # before it, where the server had no room for a longer one
+EATEN = "not as the model wrote it: "  # how it begins where a server took parts of a trace out
 
 
 @dataclass

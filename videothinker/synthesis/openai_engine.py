@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from ..files import InputError
 from ..journal import Journal
-from .engine import SMALL_CONTEXT, Answer, EngineError, Request, _lines
+from .engine import EATEN, SMALL_CONTEXT, Answer, EngineError, Request, _lines
 from videothinker.synthesis.server_replies import (
     OPENAI_KEY,
     OTHER_NAMES,
@@ -31,6 +31,7 @@ from videothinker.synthesis.server_replies import (
     api_key,
     asked_seconds,
     context_is_small,
+    eaten_problem,
     error_kind,
     error_line,
     most_tokens,
@@ -368,7 +369,14 @@ class OpenAIEngine:
             self._reserved -= most
             self._sending -= 1
             self._ended.set()
-        return read_reply(key, request, _json(reply.http_response), strip=not self.take_all)
+        answer = read_reply(key, request, _json(reply.http_response), strip=not self.take_all)
+        if self.take_all and (problem := eaten_problem(answer)):
+            answer.text, answer.partial, answer.reason = (
+                None,
+                answer.text or answer.partial,
+                problem,
+            )
+        return answer
 
     def _look_at(self, error: Exception, tries: _Tries, body: dict[str, Any]) -> float | None:
         """Seconds to wait before the next attempt; None if there should be none."""
@@ -482,9 +490,10 @@ class OpenAIEngine:
     def _is_final(self, answer: Answer) -> bool:
         """Return True if a reply counts as it is, by `take_all`.
 
-        One that a small context cut off does not: it was allowed less than had been asked for.
+        One that a small context cut off does not: it was allowed less than had been asked for; nor
+        does one out of which the server took parts of a trace.
         """
-        return self.take_all and not answer.reason.startswith(SMALL_CONTEXT)
+        return self.take_all and not answer.reason.startswith((SMALL_CONTEXT, EATEN))
 
     def _give(self, answer: Answer) -> str | None:
         if answer.text is None and not self._is_final(answer):

@@ -18,12 +18,12 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from ..files import InputError
-from .engine import CUT_OFF, Answer, EngineError, Request, token_count
+from .engine import CUT_OFF, EATEN, Answer, EngineError, Request, token_count
 
 # %% auto #0
 __all__ = ['NO_MONEY', 'OTHER_NAMES', 'NO_KEY', 'OPENAI_KEY', 'ReplyError', 'error_object', 'server_words', 'whole_text',
            'asked_seconds', 'pause_seconds', 'error_kind', 'refused_field', 'context_is_small', 'most_tokens',
-           'read_reply', 'spoken', 'error_line', 'api_address', 'api_key']
+           'read_reply', 'spoken', 'eaten_problem', 'error_line', 'api_address', 'api_key']
 
 # %% ../../nbs/3_synthesis/02_server_replies.ipynb #seng-031
 class ReplyError(Exception):
@@ -332,6 +332,26 @@ def spoken(reply: str) -> str:
     head, closed, tail = reply.partition("</think>")
     before = closed and (head.lstrip().startswith("<think>") or "<time>" not in head)
     return (tail if before else reply).strip()
+
+# %% ../../nbs/3_synthesis/02_server_replies.ipynb #seng-053
+_OF_A_BLOCK = re.compile(r"</?(time|caption)>")
+
+
+def eaten_problem(answer: Answer) -> str:
+    """Why a reply is not what the model wrote; "" if it is.
+
+    Parameters
+    ----------
+    answer : of a server.
+    """
+    told_apart = bool(answer.thoughts.strip())
+    if not told_apart or not _OF_A_BLOCK.search(answer.thoughts + (answer.text or answer.partial)):
+        return ""
+    return (
+        f"{EATEN}the server's reasoning parser took the <think> of a block for the thoughts before "
+        "a reply; serve the model without one (vLLM and SGLang: no --reasoning-parser; llama.cpp: "
+        "--reasoning-format none)"
+    )
 
 # %% ../../nbs/3_synthesis/02_server_replies.ipynb #seng-022
 NO_KEY = "none"  # what is sent to a server that asks for no key

@@ -18,11 +18,23 @@ from torch import Tensor
 
 from ..files import InputError
 from ..model.batch import Batch, collate
-from ..model.encoder import Prompt
-from ..model.qwen import Family, family_of
+from videothinker.model.family import (
+    VIDEO,
+    Family,
+    Prompt,
+    family_of,
+    pixel_factor,
+    processor_family,
+)
 from ..prompts import STYLES, question_text
 from ..schema import Sample, option_line
-from .model import build_model, build_processor, patchify, scene_frames
+from videothinker.toy.model import (
+    build_model,
+    build_processor,
+    display_times,
+    patchify,
+    scene_frames,
+)
 from videothinker.toy.questions import (
     COLOURS,
     FAMILIES,
@@ -217,13 +229,17 @@ def encode_task(task: Task, processor: Any) -> tuple[Prompt, list[int]]:
     video = ""
     pixels, grid, seconds = None, None, tuple[float, ...]()
     if task.scene:
-        frames = scene_frames(task.scene)  # [T, 56, 56, 3], two a second
+        frames = scene_frames(task.scene, side=2 * pixel_factor(processor))  # two a second
+        times = display_times(task.scene)  # [T]
         if len(frames) % 2:
             frames = np.concatenate([frames, frames[-1:]])
-        pixels, grid = patchify(frames)
+            times = np.append(times, times[-1])
+        pixels, grid = patchify(frames, processor)
         seconds = (1.0,)
-        pads = "<|video_pad|>" * int(grid.prod() // 4)
-        video = f"<|vision_start|>{pads}<|vision_end|>"
+        family = processor_family(processor)
+        t, h, w = grid[0].tolist()
+        written = family.video_text((t, h, w), times, processor.video_processor.merge_size)
+        video = family.video_place.replace(VIDEO, written)
     text = f"<|im_start|>user\n{video}{task.user}<|im_end|>\n<|im_start|>assistant\n"
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     target = tokenizer(task.target + "<|im_end|>", add_special_tokens=False)["input_ids"]
@@ -257,23 +273,26 @@ def batches_of(
     ]
 
 # %% ../../nbs/8_toy/05_base.ipynb #c08b-022
-def draw_second(rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, int, int]]:
+def draw_second(
+    rng: np.random.Generator, side: int = 56
+) -> tuple[np.ndarray, tuple[int, int, int]]:
     """One second of one event.
 
     Parameters
     ----------
     rng : where the event, and the second of it, are drawn from.
+    side : height and width of a frame in pixels.
 
     Returns
     -------
-    frames : uint8 [2, 56, 56, 3], half a second apart.
+    frames : uint8 [2, side, side, 3], half a second apart.
     labels : indices of its colour, shape and motion.
     """
     length = int(rng.integers(1, 5))  # seconds
     name = f"second-{rng.integers(1 << 62)}"
     scene = draw_scene(name, 0, (1,), lengths=(length,), min_duration=1, max_duration=5)
     event = scene.events[0]
-    frames = scene_frames(scene)  # [T, 56, 56, 3], two a second
+    frames = scene_frames(scene, side=side)  # two a second
     first = 2 * (event.start + int(rng.integers(length)))
     labels = (
         list(COLOURS).index(event.colour),
@@ -291,10 +310,12 @@ class SecondStream(torch.utils.data.Dataset):
     steps : length of the stream.
     batch : seconds of a step.
     seed : of what is drawn.
+    processor : of the model; it says how large frames and patches are.
     """
 
-    def __init__(self, steps: int, batch: int, seed: int) -> None:
+    def __init__(self, steps: int, batch: int, seed: int, processor: Any) -> None:
         self.steps, self.batch, self.seed = steps, batch, seed
+        self.processor = processor
 
     def __len__(self) -> int:
         return self.steps
@@ -302,10 +323,11 @@ class SecondStream(torch.utils.data.Dataset):
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         torch.set_num_threads(1)
         rng = named_rng("seconds", self.seed, step)
-        drawn = [draw_second(rng) for _ in range(self.batch)]
-        encoded = [patchify(frames) for frames, _ in drawn]
+        side = 2 * pixel_factor(self.processor)
+        drawn = [draw_second(rng, side) for _ in range(self.batch)]
+        encoded = [patchify(frames, self.processor) for frames, _ in drawn]
         return (
-            torch.cat([patches for patches, _ in encoded]),  # [batch · patches, 3·2·14·14]
+            torch.cat([patches for patches, _ in encoded]),  # [batch · patches, 3·2·p·p]
             torch.cat([grid for _, grid in encoded]),  # [batch, 3]
             torch.tensor([labels for _, labels in drawn]),  # [batch, 3]
         )
@@ -326,6 +348,7 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
 # %% ../../nbs/8_toy/05_base.ipynb #stoy-base-022
 def train_vision(
     model: Any,
+    processor: Any,
     steps: int = 600,
     batch: int = 128,
     lr: float = 1e-3,
@@ -340,27 +363,31 @@ def train_vision(
     Parameters
     ----------
     model : changed in place.
+    processor : of the model.
     steps, batch : optimizer steps, and seconds of video per step.
     lr : the largest step size.
     seed : of the seconds that are drawn.
     log : CSV with a row every 20 steps.
     """
-    visual = model.model.visual
-    width = visual.config.out_hidden_size
+    visual, family = model.model.visual, family_of(model, processor)
+    width = visual.config.out_hidden_size * (1 + family.levels)
     heads = torch.nn.ModuleList(
         torch.nn.Linear(width, n) for n in (len(COLOURS), len(SHAPES), len(MOTIONS))
     )
     parameters = [*visual.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     loader = torch.utils.data.DataLoader(
-        SecondStream(steps, batch, seed), batch_size=None, num_workers=1, prefetch_factor=4
+        SecondStream(steps, batch, seed, processor),
+        batch_size=None,
+        num_workers=1,
+        prefetch_factor=4,
     )
     begin = time.time()
     for step, (pixels, grids, labels) in enumerate(loader):
         cosine = (1 + math.cos(math.pi * step / steps)) / 2
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1, (step + 1) / 50) * (0.05 + 0.95 * cosine)
-        features = visual(pixels, grid_thw=grids).pooler_output  # [batch · 4, width]
+        features = family.video_features(model, pixels, grids)  # [batch · 4, width]
         pooled = features.view(batch, -1, width).mean(1)  # [batch, width]
         logits = [head(pooled) for head in heads]  # 3 × [batch, classes]
         losses = [torch.nn.functional.cross_entropy(x, labels[:, i]) for i, x in enumerate(logits)]
@@ -453,7 +480,7 @@ class BatchStream(torch.utils.data.Dataset):
     ----------
     plan : steps and seed.
     processor : of the model.
-    family : what is special about its prompts and tokens (`qwen.family_of`).
+    family : what is special about its prompts and tokens (`family.family_of`).
     """
 
     def __init__(self, plan: BaseTrainingPlan, processor: Any, family: Family) -> None:
@@ -579,7 +606,10 @@ def cut_log(path: Path, step: int) -> float:
 
 # %% ../../nbs/8_toy/05_base.ipynb #stoy-base-024
 def train_base(
-    out: str | Path, plan: BaseTrainingPlan = BaseTrainingPlan(), log: str | Path | None = None
+    out: str | Path,
+    plan: BaseTrainingPlan = BaseTrainingPlan(),
+    log: str | Path | None = None,
+    family: str = "qwen2_5_vl",
 ) -> Any:
     """Train the tiny base from scratch; killed and started again, it goes on from its checkpoint.
 
@@ -588,6 +618,7 @@ def train_base(
     out : folder of model, processor, `state.pt` and `vision_log.csv`.
     plan : steps, step sizes and seed.
     log : a CSV; default `out/train_log.csv`.
+    family : of the model, a key of `toy.model.TOYS`.
 
     Returns
     -------
@@ -599,16 +630,16 @@ def train_base(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    processor = build_processor()
+    processor = build_processor(family)
     model = build_model(processor, plan.seed).train()
-    family = family_of(model, processor)
     sets = token_sets(processor)
     state = out / "state.pt"
     log_path = Path(log or out / "train_log.csv")
     if not state.exists():
         # of a start that did not come to a checkpoint
         (out / "vision_log.csv").unlink(missing_ok=True)
-        train_vision(model, plan.vision_steps, seed=plan.seed, log=out / "vision_log.csv")
+        vision_log = out / "vision_log.csv"
+        train_vision(model, processor, plan.vision_steps, seed=plan.seed, log=vision_log)
     model.model.visual.requires_grad_(False)
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],
@@ -619,7 +650,9 @@ def train_base(
     start = _load_state(state, plan, model, optimizer) if state.exists() else 0
     begin = time.time() - cut_log(log_path, start)
     steps = plan.steps + plan.check_steps
-    stream = torch.utils.data.Subset(BatchStream(plan, processor, family), range(start, steps))
+    stream = torch.utils.data.Subset(
+        BatchStream(plan, processor, family_of(model, processor)), range(start, steps)
+    )
     loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4)
     for step, batches in enumerate(loader, start):
         if step == plan.steps:

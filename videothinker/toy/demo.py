@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..claims import claim_folder, weights_digest
-from ..configs import model_path
+from ..configs import TINY_BASE, TINY_BASES, model_path
 from ..evaluation.comparison import compare_records
 from ..evaluation.records import Record, read_records
 from ..json_files import read_json, write_json
@@ -45,7 +45,7 @@ from ..viewer.viewer import View
 
 if TYPE_CHECKING:
     from videothinker.model.encoder import Encoder, EncoderOptions
-    from videothinker.model.qwen import Settings
+    from videothinker.model.loading import Settings
 
 # %% auto #0
 __all__ = ['QUICK', 'SOLVER_NOTE', 'GRPO_COLUMNS', 'PACKAGES', 'RESULT_COLUMNS', 'SAMPLED_COLUMNS', 'DemoPlan', 'make_plan',
@@ -80,7 +80,7 @@ class DemoPlan:
     """
 
     seed: int = 0
-    base: str = "tiny-base"
+    base: str = TINY_BASE
     world: WorldSize = field(default_factory=lambda: WorldSize(long=200))
     questions_per_clip: int = 2
     mistake_rate: float = 0.25
@@ -95,16 +95,27 @@ class DemoPlan:
     processes: int = 2
 
 # %% ../../nbs/8_toy/07_demo.ipynb #c18-038
-def make_plan(seed: int = 0, quick: bool = False) -> DemoPlan:
+def make_plan(seed: int = 0, quick: bool = False, family: str = "qwen2.5-vl") -> DemoPlan:
     """The plan of `videothinker demo`; `quick` is the same with fewer clips and steps.
 
     Parameters
     ----------
     seed : of clips, questions, mistakes, row order and every sampled token.
     quick : too short for the model to improve, to try the path.
+    family : of the base model, a key of `TINY_BASES`.
+
+    Raises
+    ------
+    FileNotFoundError : when there is no tiny base of that family yet.
     """
     sft, grpo = read_recipe("tiny/sft"), read_recipe("tiny/grpo")
-    plan = DemoPlan(seed, sft=sft, grpo=grpo)
+    plan = DemoPlan(seed, TINY_BASES[family], sft=sft, grpo=grpo)
+    if plan.base != TINY_BASE:
+        from videothinker.model.loading import Settings
+
+        sampling = Settings.of(model_path(plan.base)).sampling  # frames of the family's size
+        sft, grpo = (replace(recipe, sampling=sampling) for recipe in (sft, grpo))
+        plan = replace(plan, sft=replace(sft, model=plan.base), grpo=grpo)
     if not quick:
         return plan
     few_steps = {"max_steps": 3, "gradient_accumulation_steps": 2}
@@ -112,8 +123,8 @@ def make_plan(seed: int = 0, quick: bool = False) -> DemoPlan:
         plan,
         world=WorldSize(train=60, val=10, test=16, ood=8, long=10),
         probe_questions=20,
-        sft=replace(sft, train=sft.train | {"max_steps": 30}),
-        grpo=replace(grpo, train=grpo.train | few_steps),
+        sft=replace(plan.sft, train=sft.train | {"max_steps": 30}),
+        grpo=replace(plan.grpo, train=grpo.train | few_steps),
     )
 
 
@@ -311,8 +322,9 @@ def make_encoder(
     from transformers import AutoProcessor
 
     from videothinker.model.encoder import Encoder
+    from videothinker.model.family import tell_times
 
-    processor = AutoProcessor.from_pretrained(model_dir)
+    processor = tell_times(AutoProcessor.from_pretrained(model_dir), settings.times)
     return Encoder(processor, world, settings.sampling, settings.style, frames)
 
 # %% ../../nbs/8_toy/07_demo.ipynb #c18-040
@@ -403,7 +415,7 @@ def evaluate_model(stage: str, model_dir: Path, folder: Path, n_samples: int = 4
     """
     from videothinker.evaluation.evaluate import engine_of, evaluate_stage
     from videothinker.model.encoder import Encoder
-    from videothinker.model.qwen import Settings, load_model
+    from videothinker.model.loading import Settings, load_model
 
     world = folder / "world"
     model, processor = load_model(model_dir)
@@ -596,7 +608,7 @@ def make_views(
     model_dir : whose processor and settings are used.
     n_clips : how many clips in and out of the domain; the first ones, not the best ones.
     """
-    from videothinker.model.qwen import Settings
+    from videothinker.model.loading import Settings
 
     world = folder / "world"
     encoder = make_encoder(model_dir, Settings.of(model_dir), world, frames_of(folder))

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..files import InputError
 from ..json_files import read_json, write_json
-from ..model.qwen import Settings
+from ..model.loading import Settings
 from .ranks import ranks
 
 # %% auto #0

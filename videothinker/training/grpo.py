@@ -22,9 +22,10 @@ from trl import GRPOConfig
 
 from ..files import InputError
 from ..json_files import read_json
-from ..model.encoder import Encoder, Prompt, video_name
+from ..model.encoder import Encoder, video_name
+from ..model.family import Family, Prompt, family_of
 from ..model.generate import Completion, Decoding, generate, texts
-from ..model.qwen import Family, family_of, load_model
+from ..model.loading import load_model
 from ..model.shared_prefix import completion_logps, plain_model
 from ..model.vision_cache import feature_cache
 from ..schema import Sample
@@ -795,7 +796,7 @@ def train_grpo(job: TrainingJob) -> dict[str, Any]:
     elif args.beta:
         reference, _ = load_model(job.model, revision=recipe.revision)
         reference.requires_grad_(False)
-    callbacks = [checkpoint_mark(recipe.settings()), exact_buffers(model), *job.callbacks]
+    callbacks = [checkpoint_mark(setup.settings), exact_buffers(model), *job.callbacks]
     trainer = VideoGRPOTrainer(
         model, args, setup.rows, setup.encoder, rewards, reference, callbacks
     )

@@ -16,7 +16,7 @@ from ..video.frames import Sampling
 
 if TYPE_CHECKING:
     from videothinker.model.encoder import EncoderOptions
-    from videothinker.model.qwen import Settings
+    from videothinker.model.loading import Settings
 
 # %% auto #0
 __all__ = ['Recipe', 'TrainingJob']
@@ -33,6 +33,7 @@ class Recipe:
     revision : branch, tag or commit of a hub name.
     style : prompt style, a key of `STYLES`.
     sampling : which frames the model is shown.
+    times : how it is told their times, "own" or "text" (see `tell_times`).
     freeze_vision : leave the vision tower as it is.
     rewards : names, or `package.module:function` (GRPO; see `rewards_by_name`).
     peft : fields of `peft.LoraConfig`; None for full fine-tuning.
@@ -47,6 +48,7 @@ class Recipe:
     revision: str | None = None
     style: str = "video-thinker"
     sampling: Sampling = Sampling(n_frames=16, max_pixels=128 * 28 * 28)
+    times: str = "own"
     freeze_vision: bool = True
     rewards: tuple[str, ...] = ("correct", "format")
     peft: dict[str, Any] | None = None
@@ -55,15 +57,18 @@ class Recipe:
     rows: int | None = None
 
     def settings(self) -> Settings:
-        """Prompt style and sampling, as they are saved with the model."""
-        from videothinker.model.qwen import Settings
+        """Prompt style, sampling and times, as they are saved with the model."""
+        from videothinker.model.loading import Settings
 
-        return Settings(self.style, self.sampling)
+        return Settings(self.style, self.sampling, self.times)
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as JSON values; of the sampling only the fields that are set."""
         sampling = {k: v for k, v in self.sampling.to_dict().items() if v is not None}
-        return asdict(self) | {"sampling": sampling, "rewards": list(self.rewards)}
+        values = asdict(self) | {"sampling": sampling, "rewards": list(self.rewards)}
+        if self.times == "own":  # a run from before there was a choice stays what it is
+            del values["times"]
+        return values
 
 # %% ../../nbs/5_training/08_job.ipynb #job-009
 @dataclass(frozen=True)

@@ -10,48 +10,31 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..files import InputError
 from .job import Recipe
 
+if TYPE_CHECKING:
+    from videothinker.model.family import Family
+
 # %% auto #0
-__all__ = ['PUBLISHED', 'PUBLISHED_TOWER', 'SHARDING', 'BUCKET', 'GPUS', 'USABLE', 'LIBRARIES', 'CHANGES', 'PROJECTIONS',
-           'ADAPTERS', 'config_of', 'parameters_of', 'Shape', 'Load', 'load_of', 'group_size', 'rows_of',
-           'is_checkpointed', 'step_flops', 'widths', 'layer_activations', 'update_activations', 'trained_parameters',
-           'optimizer_bytes', 'state_memory', 'memory_of', 'parse_gpus', 'CostEstimate', 'smaller_batch',
-           'changes_that_fit', 'check_place', 'plan_training', 'plan_lines']
+__all__ = ['SHARDING', 'BUCKET', 'GPUS', 'USABLE', 'LIBRARIES', 'CHANGES', 'PROJECTIONS', 'ADAPTERS', 'published_configs',
+           'config_of', 'parameters_of', 'Shape', 'Load', 'load_of', 'group_size', 'rows_of', 'is_checkpointed',
+           'step_flops', 'widths', 'layer_activations', 'update_activations', 'trained_parameters', 'optimizer_bytes',
+           'state_memory', 'memory_of', 'parse_gpus', 'CostEstimate', 'smaller_batch', 'changes_that_fit',
+           'check_place', 'plan_training', 'plan_lines']
 
 # %% ../../nbs/5_training/18_plan.ipynb #c17a-005
-def _text_config(
-    hidden: int, inner: int, layers: int, heads: int, key_heads: int
-) -> dict[str, Any]:
-    """The part of config.json about the language model."""
+def published_configs() -> dict[str, Any]:
+    """Hub name → (family, fields of its config.json), of all families (see `Family.published`)."""
+    from videothinker.model.family import known_families
+
     return {
-        "hidden_size": hidden,
-        "intermediate_size": inner,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": key_heads,
+        name: (family, fields)
+        for family in known_families().values()
+        for name, fields in family.published().items()
     }
-
-
-PUBLISHED: dict[str, dict[str, Any]] = {  # from config.json on the hub
-    "Qwen/Qwen2.5-VL-3B-Instruct": _text_config(2048, 11008, 36, 16, 2)
-    | {"vocab_size": 151936, "tie_word_embeddings": True},
-    "Qwen/Qwen2.5-VL-7B-Instruct": _text_config(3584, 18944, 28, 28, 4)
-    | {"vocab_size": 152064, "tie_word_embeddings": False},
-}
-PUBLISHED_TOWER = {
-    "depth": 32,
-    "hidden_size": 1280,
-    "intermediate_size": 3420,
-    "num_heads": 16,
-    "window_size": 112,
-    "fullatt_block_indexes": [7, 15, 23, 31],
-    "patch_size": 14,
-    "tokens_per_second": 2,
-}  # the same in both sizes
 
 
 def config_of(model: str) -> Any:
@@ -59,26 +42,24 @@ def config_of(model: str) -> Any:
 
     Raises
     ------
-    InputError : when it is not a Qwen2.5-VL, or no model at all.
+    InputError : when it is of no known family, or no model at all.
     """
-    from transformers import AutoConfig, Qwen2_5_VLConfig
+    from transformers import AutoConfig
 
-    if model in PUBLISHED and not Path(model).exists():
-        text = PUBLISHED[model]
-        return Qwen2_5_VLConfig(
-            text_config=dict(text),
-            vision_config=PUBLISHED_TOWER | {"out_hidden_size": text["hidden_size"]},
-            tie_word_embeddings=text["tie_word_embeddings"],
-        )
+    from videothinker.model.family import family_class
+
+    published = published_configs()
+    if model in published and not Path(model).exists():
+        family, fields = published[model]
+        return family.model_class().config_class(**fields)
     try:
         config = AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{model}: no model there; give a folder with a config.json, or a hub name such as "
-            f"{', '.join(PUBLISHED)} ({str(error).splitlines()[0]})"
+            f"{', '.join(published)} ({str(error).splitlines()[0]})"
         ) from None
-    if not isinstance(config, Qwen2_5_VLConfig):
-        raise InputError(f"{model} is a {config.model_type}; what can be planned is a Qwen2.5-VL")
+    family_class(config.model_type, model)
     return config
 
 # %% ../../nbs/5_training/18_plan.ipynb #plan-01
@@ -91,13 +72,15 @@ def parameters_of(model: str) -> dict[str, int]:
     model : folder or hub name; only its configuration is read.
     """
     import torch
-    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    from videothinker.model.family import family_class
 
     def count(module: torch.nn.Module) -> int:
         return sum(p.numel() for p in module.parameters())
 
+    config = config_of(model)
     with torch.device("meta"):
-        built = Qwen2_5_VLForConditionalGeneration(config_of(model))
+        built = family_class(config.model_type, model).model_class()(config)
     built.tie_weights()
     vision = count(built.model.visual)
     layers = count(built.model.language_model.layers)
@@ -106,7 +89,7 @@ def parameters_of(model: str) -> dict[str, int]:
 # %% ../../nbs/5_training/18_plan.ipynb #c17a-008
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a Qwen2.5-VL that its cost depends on.
+    """The sizes of a model that its cost depends on.
 
     Attributes
     ----------
@@ -114,6 +97,7 @@ class Shape:
     heads : width of all query heads together.
     keys : width of all key heads together; values as many.
     tower : the vision configuration.
+    family : says what the tower costs.
     """
 
     hidden: int
@@ -123,6 +107,7 @@ class Shape:
     keys: int
     vocab: int
     tower: Any
+    family: type[Family]
 
     @classmethod
     def of(cls, config: Any) -> Shape:
@@ -130,8 +115,10 @@ class Shape:
 
         Parameters
         ----------
-        config : of a Qwen2.5-VL, as transformers has it.
+        config : of a model of any family, as transformers has it.
         """
+        from videothinker.model.family import family_class
+
         text = config.text_config
         width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         return cls(
@@ -142,6 +129,7 @@ class Shape:
             width * text.num_key_value_heads,
             text.vocab_size,
             config.vision_config,
+            family_class(config.model_type, "the configuration"),
         )
 
     def qkv(self) -> float:
@@ -174,19 +162,7 @@ class Shape:
         ----------
         grid : temporal patches, rows and columns of patches.
         """
-        v = self.tower
-        t, h, w = grid
-        patches = t * h * w
-        side = v.window_size // v.patch_size
-        window = min(side, h) * min(side, w)
-        full_blocks = len(v.fullatt_block_indexes)
-        embedding = v.in_channels * v.temporal_patch_size * v.patch_size**2 * v.hidden_size
-        block = 4 * v.hidden_size**2 + 3 * v.hidden_size * v.intermediate_size
-        looked_at = full_blocks * h * w + (v.depth - full_blocks) * window
-        wide = v.hidden_size * v.spatial_merge_size**2
-        merger = (wide**2 + wide * v.out_hidden_size) / v.spatial_merge_size**2
-        weights = embedding + v.depth * block + merger  # multiplications of one patch
-        return 2 * patches * (weights + 2 * v.hidden_size * looked_at)
+        return self.family.tower_cost(self.tower, grid)
 
 # %% ../../nbs/5_training/18_plan.ipynb #c17a-012
 @dataclass(frozen=True)
@@ -207,7 +183,7 @@ class Load:
     longest: int
 
 
-def load_of(recipe: Recipe, duration: float = 120.0, answer: int = 300) -> Load:
+def load_of(recipe: Recipe, duration: float = 120.0, answer: int = 300, config: Any = None) -> Load:
     """What one row of a recipe is.
 
     Parameters
@@ -215,15 +191,25 @@ def load_of(recipe: Recipe, duration: float = 120.0, answer: int = 300) -> Load:
     recipe : whose sampling, prompt and length limit count.
     duration : of the video, seconds; it is taken to be 16:9.
     answer : mean length of an answer, tokens.
+    config : of the model; None for the patches of the recipe's sampling and no text of times.
     """
+    from videothinker.model.family import family_class
     from videothinker.prompts import STYLES
     from videothinker.video.frames import sample_times, smart_resize
 
     sampling, style = recipe.sampling, STYLES[recipe.style]
-    height, width = sampling.size or smart_resize(720, 1280, sampling.max_pixels)
-    grid = (len(sample_times(duration, sampling)) // 2, height // 14, width // 14)
-    video = grid[0] * grid[1] * grid[2] // 4
-    text = (len(style.system) + len(style.ask) + 400) // 4
+    factor, merge, words = sampling.factor, 2, 0
+    if config is not None:
+        merge = config.vision_config.spatial_merge_size
+        factor = config.vision_config.patch_size * merge
+        words = family_class(config.model_type, "the configuration").words
+    height, width = sampling.size or smart_resize(
+        720, 1280, sampling.max_pixels, sampling.min_pixels, factor
+    )
+    patch = factor // merge
+    grid = (len(sample_times(duration, sampling)) // 2, height // patch, width // patch)
+    video = grid[0] * grid[1] * grid[2] // merge**2
+    text = (len(style.system) + len(style.ask) + 400) // 4 + grid[0] * words
     longest = 2 * answer
     if recipe.stage == "grpo":
         longest = max(answer, recipe.train.get("max_completion_length", 512))
@@ -673,9 +659,10 @@ def plan_training(
         raise InputError(
             "the recipe names no model: give --model, such as Qwen/Qwen2.5-VL-7B-Instruct"
         )
-    shape = Shape.of(config_of(name))
+    config = config_of(name)
+    shape = Shape.of(config)
     counts = parameters_of(name)
-    load = load_of(recipe, duration, answer)
+    load = load_of(recipe, duration, answer, config)
     engine = _engine_memory(recipe, GPUS[kind])
     room = GPUS[kind] * 1e9 * USABLE - LIBRARIES - (engine or 0.0)
 

@@ -22,7 +22,7 @@ from ..claims import claim_folder, claim_output, weights_digest
 from ..configs import config_file, model_path
 from ..data.rowfiles import usable_rows
 from ..files import InputError
-from ..prompts import STYLES
+from ..prompts import STYLES, TIMES
 from ..schema import Sample
 from .job import Recipe, TrainingJob
 from .ranks import ranks
@@ -46,6 +46,8 @@ def _key_problem(key: str, value: Any) -> str:
         return f"`stage` must be sft or grpo, not {value!r}"
     if key == "style" and value not in list(STYLES):
         return f"unknown prompt style {value!r}; known: {', '.join(STYLES)}"
+    if key == "times" and value not in TIMES:
+        return f"`times` must be one of {', '.join(TIMES)}, not {value!r}"
     if key in ("sampling", "train", "peft", "quantization"):
         if not isinstance(value, dict):
             return f"`{key}` must be a mapping, not {type(value).__name__}"
@@ -259,18 +261,21 @@ def check_quantization(options: Mapping[str, Any] | None) -> None:
 
 # %% ../../nbs/5_training/17_recipes.ipynb #c17-062
 def _module_names(model: str, revision: str | None) -> list[str]:
-    """Names of the modules of a Qwen2.5-VL; none for a model that cannot be looked at."""
+    """Names of the modules of a model; none for one that cannot be looked at."""
     import torch
-    from transformers import AutoConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    from transformers import AutoConfig
+
+    from videothinker.model.family import known_families
 
     try:
         config = AutoConfig.from_pretrained(model, revision=revision)
     except (OSError, ValueError):  # `load_model` has the words for it
         return []
-    if not isinstance(config, Qwen2_5_VLConfig):
+    family = known_families().get(config.model_type)
+    if family is None:
         return []
     with torch.device("meta"):
-        return [name for name, _ in Qwen2_5_VLForConditionalGeneration(config).named_modules()]
+        return [name for name, _ in family.model_class()(config).named_modules()]
 
 
 def check_targets(recipe: Recipe, model: str) -> None:

@@ -23,7 +23,8 @@ from torch import Tensor
 from ..evaluation.temporal_iou import tiou
 from ..files import InputError
 from ..json_files import dumps
-from ..model.encoder import Encoder, Prompt, video_name
+from ..model.encoder import Encoder, video_name
+from ..model.family import Prompt
 from ..model.generate import Completion, drawn_logps
 from ..schema import Sample, sample_id
 from ..trace import parse_trace

@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ..files import InputError
-from ..model.encoder import Encoder, EncoderOptions, Prompt, readable
+from ..model.encoder import Encoder, EncoderOptions, readable
+from ..model.family import Prompt, tell_times
+from ..model.loading import Settings, load_model, save_model
 from ..model.model_card import write_model_card
-from ..model.qwen import load_model, save_model
 from ..schema import Sample
 from .checkpoints import resume_point
 from .job import TrainingJob
@@ -57,6 +58,13 @@ class TrainingSetup:
     skipped: dict[str, str]
     checkpoint: str | None
     dtype: torch.dtype
+
+    @property
+    def settings(self) -> Settings:
+        """How the model is asked: as the encoder asks it here, with frames of the model's sizes."""
+        encoder = self.encoder
+        times = getattr(encoder.processor, "told_times", "own")
+        return Settings(encoder.style, encoder.sampling, times)
 
 # %% ../../nbs/5_training/11_setup.ipynb #setup-081
 FOLDER_LAG = 30.0  # seconds that a shared folder may lag behind
@@ -188,6 +196,7 @@ def set_up_training(job: TrainingJob) -> TrainingSetup:
     model, processor = load_model(
         weights, dtype, quantization=recipe.quantization, revision=revision
     )
+    tell_times(processor, recipe.times)
     options = job.encoder or EncoderOptions()
     encoder = Encoder(processor, job.video_root, recipe.sampling, recipe.style, options)
     rows, skipped = readable_rows(job.rows, encoder, launch)
@@ -369,7 +378,7 @@ def save_trained(trainer: Any, job: TrainingJob, setup: TrainingSetup) -> None:
     if model is not trained:
         gathered = None
     processor = setup.encoder.processor
-    save_model(model, processor, job.model_folder, recipe.settings(), gathered, setup.dtype)
+    save_model(model, processor, job.model_folder, setup.settings, gathered, setup.dtype)
     write_model_card(job.model_folder, job.model, recipe.to_json(), setup.rows)
 
 # %% ../../nbs/5_training/11_setup.ipynb #c09-021

@@ -12,8 +12,8 @@ import torch
 
 from ..files import InputError
 from ..model.batch import collate
-from ..model.encoder import Encoder, Prompt, check_plain, text_name, video_name
-from ..model.qwen import Family, family_of
+from ..model.encoder import Encoder, check_plain, text_name, video_name
+from ..model.family import Family, Prompt, family_of
 from ..model.vision_cache import FeatureCache, feature_cache
 from ..schema import Sample
 from .checkpoints import checkpoint_mark, run_trainer
@@ -279,7 +279,7 @@ def sft_trainer(job: TrainingJob, setup: TrainingSetup) -> Any:
         peft_config=peft,
         callbacks=[
             epoch_setter(),
-            checkpoint_mark(recipe.settings()),
+            checkpoint_mark(setup.settings),
             exact_buffers(model),
             *job.callbacks,
         ],

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from ..files import InputError, MissingLibrary
-from ..model.encoder import Prompt
+from ..model.family import Family, Prompt
 from ..model.generate import Completion, Decoding, drawn_logps, ending
-from ..model.qwen import Family
 from ..model.shared_prefix import plain_model
 from ..model.vision_cache import with_features
 from ..model.vllm_input import engine_input, engine_sampling, wire_features

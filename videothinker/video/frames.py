@@ -293,8 +293,8 @@ class Sampling:
     n_frames : this many frames, spread over the clip. With neither `fps` nor `n_frames`,
         `max_frames` are spread.
     max_frames : the cap, at least 2.
-    max_pixels, min_pixels : bounds of a frame's area in pixels; its sides become multiples of 28
-        (see `smart_resize`).
+    max_pixels, min_pixels : bounds of a frame's area in pixels; its sides become multiples of
+        `factor` (see `smart_resize`).
     size : (height, width) in pixels, exactly; the bounds are ignored then.
     total_pixels : bound of the areas of all frames together, where a pair of frames counts once, as
         Qwen counts; None for no bound.
@@ -303,6 +303,7 @@ class Sampling:
     times : the wanted times in seconds, one by one, in order.
     spread : "grid", by time, as described; or a rule by index, a key of `SPREADS`. With `fps` a
         rule gives Qwen's number of frames: even, at least 4, at most `max_frames`.
+    factor : pixels that a frame's sides are multiples of; the model says it (see `Family`).
 
     Raises
     ------
@@ -319,6 +320,7 @@ class Sampling:
     within: tuple[tuple[float, float], ...] | None = None
     times: tuple[float, ...] | None = None
     spread: str = "grid"
+    factor: int = 28
 
     def __post_init__(self) -> None:
         for wrong, message in self._rules():
@@ -326,13 +328,14 @@ class Sampling:
                 raise InputError(message)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, for files and keys; `spread` only where it says something.
+        """The fields, for files and keys; `spread` and `factor` only where they say something.
 
-        A key or file from before there was another spread than the grid stays what it is.
+        A key or file from before there were others than the first ones stays what it is.
         """
         values = asdict(self)
-        if self.spread == "grid":
-            del values["spread"]
+        for name, first in (("spread", "grid"), ("factor", 28)):
+            if values[name] == first:
+                del values[name]
         return values
 
     def _rules(self) -> Iterator[tuple[bool, str]]:
@@ -348,6 +351,7 @@ class Sampling:
             self.spread not in known,
             f"spread must be one of {', '.join(known)}, got {self.spread!r}",
         )
+        yield self.factor < 1, f"factor must be at least 1, got {self.factor}"
         yield self.max_frames < 2, f"max_frames must be at least 2, got {self.max_frames}"
         if self.size is not None:
             yield min(self.size) < 1, f"size must be (height, width), got {self.size}"
@@ -514,7 +518,7 @@ def smart_resize(
     min_pixels: int = 4 * 28 * 28,
     factor: int = 28,
 ) -> tuple[int, int]:
-    """Size of a frame as Qwen2.5-VL's image processor defines it.
+    """Size of a frame as Qwen's image processors define it (28 pixels for 2.5-VL, 32 for 3-VL).
 
     Parameters
     ----------
@@ -566,7 +570,7 @@ def frame_size(height: int, width: int, n_frames: int, sampling: Sampling) -> tu
     if sampling.total_pixels is not None:
         budget = min(budget, 2 * sampling.total_pixels // n_frames)
         budget = max(budget, int(1.05 * sampling.min_pixels))
-    return smart_resize(height, width, budget, sampling.min_pixels)
+    return smart_resize(height, width, budget, sampling.min_pixels, sampling.factor)
 
 # %% ../../nbs/1_video/01_frames.ipynb #c02-024
 @dataclass

@@ -964,7 +964,7 @@ def frames_html(
     pictures : the most that are shown.
     """
     height, width = frames.pixels.shape[1:3]  # of [T, H, W, 3]
-    pair = height * width // 28**2
+    pair = height * width // sampling.factor**2
     times = np.unique(frames.times)
     tokens = len(frames) // 2 * pair
     gaps = np.diff(np.append(times, frames.duration))

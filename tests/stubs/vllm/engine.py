@@ -30,14 +30,17 @@ class RequestOutput:
 
 
 def positions(ids, places, items, tokens_per_second, merge):
-    """[3, L] by the rule of the Qwen2.5-VL report, token by token."""
+    """[3, L] by the rule of the Qwen2.5-VL report, token by token; without seconds Qwen3-VL's."""
     out, at, token = [], 0, 0
     for place, item in zip(places, items, strict=True):
         while token < place.offset:
             out.append((at, at, at))
             at, token = at + 1, token + 1
         t, h, w = item["video_grid_thw"].data.tolist()
-        step = item["second_per_grid_ts"].data.item() * tokens_per_second
+        step = 0.0
+        if "second_per_grid_ts" in item:
+            step = item["second_per_grid_ts"].data.item() * tokens_per_second
+        assert step or t == 1
         rows, columns = range(h // merge), range(w // merge)
         block = [
             (at + int(i * step), at + j, at + k) for i in range(t) for j in rows for k in columns
@@ -92,8 +95,6 @@ class LLMEngine:
 
     @torch.inference_mode()
     def complete(self, prompt, params, index):
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
-
         config, ids, said = self.model.config, prompt["prompt_token_ids"], []
         video = prompt["type"] == "multimodal"
         items, places = (
@@ -101,12 +102,13 @@ class LLMEngine:
             if video
             else ([], [])
         )
-        features = {
-            "video": BaseModelOutputWithPooling(
-                pooler_output=tuple(i["video_embeds"].data for i in items)
-            )
-        }
-        shape = config.vision_config.tokens_per_second, config.vision_config.spatial_merge_size
+        vision = config.vision_config
+        levels = len(getattr(vision, "deepstack_visual_indexes", ()))
+        columns = [i["video_embeds"].data.chunk(1 + levels, -1) for i in items]
+        main, *deep = zip(*columns, strict=True) if items else [()]
+        output = SimpleNamespace(pooler_output=main, deepstack_features=deep)
+        features = {"video": output}
+        shape = getattr(vision, "tokens_per_second", None), vision.spatial_merge_size
         generator, logprobs = torch.Generator().manual_seed((params.seed or 0) + index), []
         banned, bias = (
             torch.tensor(list(params.logit_bias)),
@@ -140,7 +142,7 @@ class LLMEngine:
 
 class LLM:
     def __init__(self, model, **options):
-        from videothinker.model.qwen import load_model
+        from videothinker.model.loading import load_model
 
         loaded, processor = load_model(model, "float32")
         self.options, self.resets = options, 0
