@@ -48,6 +48,7 @@ NEED_TORCH = {
     "training.checkpoints",
     "training.grpo",
     "training.losses",
+    "training.parity",
     "training.rollouts",
     "training.samplers",
     "training.setup",
