@@ -364,11 +364,12 @@ def evaluated(store: Store, model: Path, world: Path, frames: int, size: Size) -
     from videothinker.schema import read_rows
     from videothinker.toy.demo import frames_of, looks_of, make_encoder
 
+    settings = Settings.of(model)
+    if frames:
+        sampling = replace(settings.sampling, fps=None, n_frames=frames)
+        settings = replace(settings, sampling=sampling)
+
     def work(folder: Path) -> dict[str, Any]:
-        settings = Settings.of(model)
-        if frames:
-            sampling = replace(settings.sampling, fps=None, n_frames=frames)
-            settings = Settings(settings.style, sampling)
         encoder = make_encoder(model, settings, world, frames_of(world))
         splits = {
             split: read_rows(world / f"eval_{split}.jsonl")[:n]
@@ -389,7 +390,8 @@ def evaluated(store: Store, model: Path, world: Path, frames: int, size: Size) -
                 found[split]["sampled"][name] = [drawn[key], *drawn[f"{key}_ci"]]
         return found
 
-    decides = {"weights": weights_digest(model), "frames": frames, "size": asdict(size)}
+    # a training that moved no weight has the base's, but asks in its own way
+    decides = {"weights": weights_digest(model), "settings": asdict(settings), "size": asdict(size)}
     return result_of(store.stage("eval", decides | {"world": world.name}, work))
 
 

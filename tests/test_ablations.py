@@ -140,6 +140,27 @@ def test_a_stage_is_done_once_and_again_after_a_kill(stages: ModuleType, tmp_pat
     assert other != folder and calls == [folder.name, folder.name, other.name]
 
 
+def test_the_same_weights_asked_in_another_way_are_evaluated_anew(
+    stages: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from videothinker.model.loading import Settings
+
+    asked = []
+
+    def stage(store: object, kind: str, decides: dict, work: object) -> Path:
+        asked.append(stages.digest(decides))
+        return tmp_path
+
+    monkeypatch.setattr(stages.Store, "stage", stage)
+    write_json(tmp_path / "done.json", {"result": {}})
+    base = ROOT / "data" / "tiny-base"
+    for style, frames in (("letter", 0), ("short", 0), ("short", 8), ("letter", 0)):
+        own = Settings(style, Settings.of(base).sampling)
+        monkeypatch.setattr(Settings, "of", lambda model, own=own: own)
+        stages.evaluated(stages.Store(tmp_path), base, tmp_path, frames, stages.Size())
+    assert len(set(asked)) == 3 and asked[0] == asked[3]
+
+
 def test_an_arm_is_run_by_one_process_and_once(
     script: ModuleType, stages: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
