@@ -202,12 +202,27 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return one, two
 
 
+def make_world_with_a_slow_rank(out: Path, size: Any, seed: int) -> dict[str, Any]:
+    """`make_world`, in which rank 1 is still encoding when rank 0 has done its share."""
+    from videothinker.toy import world
+
+    if ranks().rank == 1:
+        own = world.encode_scene
+
+        def slow(*args: Any) -> None:
+            time.sleep(0.5)
+            own(*args)
+
+        world.encode_scene = slow
+    return world.make_world(out, size, seed)
+
+
 def test_two_ranks_draw_the_same_world(folders: tuple[Path, Path], tmp_path: Path) -> None:
     from videothinker.toy.world import WorldSize, make_world
 
     one = folders[0] / "world"
     size = WorldSize(train=8, val=2, test=2, ood=2)
-    manifest = run_in_processes(make_world, (tmp_path, size, 0))
+    manifest = run_in_processes(make_world_with_a_slow_rank, (tmp_path, size, 0))
     assert manifest == read_json(one / "manifest.json")
     files = {path.relative_to(one) for path in one.rglob("*") if path.is_file()}
     assert {p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file()} == files

@@ -460,6 +460,7 @@ def make_world(out: str | Path, size: WorldSize = WorldSize(), seed: int = 0) ->
     with launch.together("clips of the toy world"):
         _claim(out, seed)
         _encode(out, scenes, launch)
+        launch.barrier("all clips of the toy world")
     return launch.decide("toy world", lambda: _write_annotations(out, scenes, size, seed))
 
 
