@@ -12,6 +12,8 @@ decides it. That does not cover the code: a new version of the toy wants a new O
 of `videothinker demo --seed SEED` in OUT/demo-SEED, or a link to one, spares `run` the main job's
 trainings.
 
+`collect` writes all results to one file; runs that the file has and OUT lacks stay in it.
+
 `try` runs an arm that is not in the list. A KEY is a field of `Setting`, `plan.FIELD` of the demo's
 plan, or what `--set` takes behind `sft.` or `grpo.`: `grpo.train.learning_rate=1e-4`.
 """
@@ -156,13 +158,14 @@ def main() -> int:
         return run_once(args.out, args.name, changes, args.seed, QUICK if args.quick else Size())
     if args.command == "table" and not args.out.is_dir():
         raise InputError(f"{args.out} is no folder; give the OUT of `ablate_toy.py run`")
-    found = ablation_tables.collected(args.out, ARMS)
     if args.command == "collect":
-        if not any(arm["runs"] for arm in found["arms"].values()):
+        if not any((args.out / "results").glob("*.json")):
             raise InputError(f"{args.out} holds no results; {args.file} is left as it is")
+        earlier = read_json(args.file) if args.file.exists() else None
+        found = ablation_tables.collected(args.out, ARMS, earlier)
         ablation_tables.write(args.file, found)
     else:
-        print(ablation_tables.all_tables(found))
+        print(ablation_tables.all_tables(ablation_tables.collected(args.out, ARMS)))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 An interval over seeds is Student's t of the seeds' figures (95 %), a difference is taken seed by
 seed before. Inside a seed, intervals are clustered by video; they are in the file of `collect`.
+Runs that the file has already stay in it, so that arms may be run in several folders.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from videothinker.files import atomic_write
+from videothinker.files import InputError, atomic_write
 from videothinker.json_files import read_json
 
 GROUPS = {  # question of the chapter → its arms; differences are to the one marked with *
@@ -65,9 +66,14 @@ def over_seeds(values: Sequence[float]) -> list[float | None]:
 
 
 def rise(curve: Sequence[float | None]) -> float | None:
-    """Mean of the last ten steps less that of the first ten; of short curves, of their halves."""
+    """Mean of the last ten steps less that of the first ten; of short curves, of their halves.
+
+    Parameters
+    ----------
+    curve : with one value for two steps, see `in_pairs`.
+    """
     values = [value for value in curve if value is not None]
-    n = min(10, len(values) // 2)
+    n = min(5, len(values) // 2)
     return (math.fsum(values[-n:]) - math.fsum(values[:n])) / n if n else None
 
 
@@ -76,6 +82,10 @@ def figures_of(run: Mapping[str, Any]) -> dict[str, float]:
 
     `rise` is that of the sampled reward for being right in training, `gain` that of the held-out
     sampled accuracy from the model that GRPO began with.
+
+    Parameters
+    ----------
+    run : as `collected` keeps it.
     """
     found: dict[str, float | None] = {"rise": rise(run["curves"]["correct"])}
     for split, modes in run["after"].items():
@@ -121,45 +131,83 @@ def means_of(
     return means
 
 
-def collected(out: Path, known: Mapping[str, str]) -> dict[str, Any]:
+def collected(
+    out: Path, known: Mapping[str, str], earlier: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """All results of a folder, by arm.
 
     Parameters
     ----------
     out : of `ablate_toy.py run`.
     known : arm → setting, also of those that were not run.
+    earlier : what this returned for another folder; runs of it stay where `out` has none.
 
     Returns
     -------
     `size`, `versions`, `groups` (name → arms), and `arms`: name → `setting`, `reference`, `means`
     (see `means_of`), and `runs`: seed → `seconds`, scores `after` it and accuracies `before` it
     with intervals clustered by video, and `curves` (means of two steps each).
+
+    Raises
+    ------
+    InputError : the earlier runs are of another size, or of an arm that was another setting.
     """
     results = [read_json(path) for path in sorted((out / "results").glob("*.json"))]
-    figures: dict[str, dict[int, dict[str, float]]] = {}
     arms: dict[str, dict[str, Any]]
     arms = {name: {"setting": setting, "runs": {}} for name, setting in known.items()}
+    size, versions = out / "size.json", results[0]["versions"] if results else {}
+    found = {"size": read_json(size) if size.exists() else {}, "versions": versions}
+    if earlier:
+        add_earlier(arms, found, earlier)
     for result in results:
-        name, seed = result["arm"], result["seed"]
-        figures.setdefault(name, {})[seed] = figures_of(result)
         kept = {"seconds": result["seconds"], "after": result["after"]}
         kept["before"] = {
             split: {mode: {"accuracy": found["accuracy"]} for mode, found in modes.items()}
             for split, modes in result["before"].items()
         }
         kept["curves"] = {key: in_pairs(curve) for key, curve in result["curves"].items()}
-        arm = arms.setdefault(name, {"setting": result["setting"], "runs": {}})
-        arm["runs"] |= {str(seed): kept}
+        arm = arms.setdefault(result["arm"], {"setting": result["setting"], "runs": {}})
+        arm["runs"] |= {str(result["seed"]): kept}
+    for arm in arms.values():
+        arm["runs"] = dict(sorted(arm["runs"].items()))
+    figures = {
+        name: {int(seed): figures_of(run) for seed, run in arm["runs"].items()}
+        for name, arm in arms.items()
+    }
     for name, arm in arms.items():
         arm["reference"] = reference_of(name)
-        arm["means"] = means_of(figures.get(name, {}), figures.get(arm["reference"], {}))
-    size = out / "size.json"
-    return {
-        "size": read_json(size) if size.exists() else {},
-        "versions": results[0]["versions"] if results else {},
-        "groups": {name: group.replace("*", "").split() for name, group in GROUPS.items()},
-        "arms": arms,
-    }
+        arm["means"] = means_of(figures[name], figures.get(arm["reference"], {}))
+    groups = {name: group.replace("*", "").split() for name, group in GROUPS.items()}
+    return {**found, "groups": groups, "arms": arms}
+
+
+def add_earlier(
+    arms: dict[str, dict[str, Any]], found: dict[str, Any], earlier: Mapping[str, Any]
+) -> None:
+    """Put the runs of an earlier collection into `arms`, its size and versions into `found`.
+
+    Parameters
+    ----------
+    arms : name → `setting` and `runs`; changed in place.
+    found : `size` and `versions` of the folder that is collected now; changed in place.
+    earlier : what `collected` returned.
+
+    Raises
+    ------
+    InputError : see `collected`.
+    """
+    for name, arm in earlier["arms"].items():
+        if not arm["runs"]:
+            continue
+        mine = arms.setdefault(name, {"setting": arm["setting"], "runs": {}})
+        if mine["setting"] != arm["setting"]:
+            was, now = arm["setting"] or "the main job", mine["setting"] or "the main job"
+            raise InputError(f"the earlier runs of {name} are of {was!r}, not of {now!r}")
+        if found["size"] not in ({}, earlier["size"]):
+            raise InputError(f"the earlier runs are of {earlier['size']}, these of {found['size']}")
+        mine["runs"] |= arm["runs"]
+        found["size"] = earlier["size"]
+        found["versions"] = found["versions"] or earlier["versions"]
 
 
 def in_pairs(curve: Sequence[float | None]) -> list[float | None]:

@@ -258,7 +258,7 @@ def test_intervals_over_seeds_are_students(tables: ModuleType) -> None:
 
 
 def test_the_rise_is_of_the_ends_of_a_curve(tables: ModuleType) -> None:
-    assert tables.rise([0.0] * 10 + [0.7] * 20 + [1.0] * 10) == 1
+    assert tables.rise(tables.in_pairs([0.0] * 10 + [0.7] * 20 + [1.0] * 10)) == 1
     assert tables.rise([0.0, None, 1.0, 1.0, 2.0]) == pytest.approx(1.0)
     assert tables.rise([]) is None and tables.rise([None, 0.5]) is None
     assert tables.in_pairs([0.0, 1.0, None, 3.0, None, None, 4.0]) == [0.5, 3.0, None, 4.0]
@@ -313,6 +313,43 @@ def test_a_partial_run_gives_tables_that_say_so(
     with pytest.raises(InputError, match="holds no results"):
         script.main()
     assert not (tmp_path / "f").exists()
+
+
+def test_a_collection_keeps_the_runs_that_a_folder_lacks(
+    script: ModuleType, tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, first, second = (tmp_path / name for name in ("found.json", "first", "second"))
+    for folder in (first, second):
+        write_json(folder / "size.json", {"quick": True})
+    for folder, arm, seed, accuracy in (
+        (first, "main", 0, 0.5), (first, "main", 1, 0.6), (first, "beta-0", 1, 0.7),
+        (second, "main", 0, 0.55), (second, "beta-0", 0, 0.65),
+    ):  # fmt: skip
+        made = result(arm, seed, accuracy) | {"setting": script.ARMS[arm]}
+        write_json(folder / "results" / f"{arm}-{seed}.json", made)
+
+    def collect(folder: Path) -> dict:
+        monkeypatch.setattr("sys.argv", ["", "collect", str(folder), str(file)])
+        assert script.main() == 0
+        return read_json(file)
+
+    before = collect(first)
+    assert collect(first) == before
+    after = collect(second)
+    for name, seed in (("main", "1"), ("beta-0", "1")):
+        assert after["arms"][name]["runs"][seed] == before["arms"][name]["runs"][seed]
+    means = after["arms"]["beta-0"]["means"]
+    assert means["id.sampled.accuracy"][::2] == [0.675, 2]
+    assert means["id.sampled.accuracy −"] == [0.1, 0.0, 2]
+    assert means["rise"][0] == pytest.approx((0.6 + 0.55) / 2)
+    assert list(after["arms"]["main"]["runs"]) == ["0", "1"]
+    write_json(second / "size.json", {"quick": False})
+    with pytest.raises(InputError, match="earlier runs are of"):
+        collect(second)
+    monkeypatch.setitem(script.ARMS, "beta-0", "grpo.train.beta=0.5")
+    with pytest.raises(InputError, match="earlier runs of beta-0 are of"):
+        collect(first)
+    assert read_json(file) == after
 
 
 def test_the_saved_file_is_one_of_collect(script: ModuleType, tables: ModuleType) -> None:
