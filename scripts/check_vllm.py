@@ -4,9 +4,10 @@
 
 Checked is what vLLM's server parses and its model sees: the request (`GenerateRequest`),
 the sampling parameters, the unpacked tensors, the class that Qwen2.5-VL's video inputs go through,
-and the positions that vLLM's model works out, for 404 rates of frames. Prints what was checked and
-ends with an error at the first difference. Needs vLLM to be importable; its native libraries and a
-GPU are not used.
+and the positions that vLLM's models work out, for 404 rates of frames, of Qwen3-VL for two videos
+of 1 to 29 frames. Prints what was checked and ends with an error at the first difference. Needs
+vLLM to be importable; its native libraries and a GPU are not used. Its engine itself is compared
+with ours by `pytest tests/test_vllm_engine.py`.
 """
 
 from __future__ import annotations
@@ -86,6 +87,43 @@ def main() -> None:
         theirs, _ = network.get_mrope_input_positions(own, sent["prompt_token_ids"], [video])
         assert torch.equal(theirs, prompt_positions(timed, family)), seconds
     print(f"positions equal at {len(rates)} rates")
+    check_whole_videos()
+
+
+def check_whole_videos() -> None:
+    """Positions of Qwen3-VL's videos, with the places that vLLM is told."""
+    import numpy as np
+    import torch
+    from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration
+    from vllm.multimodal.inputs import MultiModalFeatureSpec
+
+    from videothinker.model.family import VIDEO_PLACE, encode_video, family_of
+    from videothinker.model.shared_prefix import prompt_positions
+    from videothinker.model.vision_cache import with_features
+    from videothinker.model.vllm_input import engine_input
+    from videothinker.toy.model import build_model, build_processor
+    from videothinker.video.frames import Frames
+
+    processor = build_processor("qwen3_vl")
+    model = build_model(processor)
+    family = family_of(model, processor)
+    counts = range(1, 30)
+    for n in counts:
+        pixels = np.zeros((n, 64, 96, 3), np.uint8)
+        clips = [Frames(pixels, np.arange(n) / (2 + i), n / (2 + i)) for i in range(2)]
+        text = f"<|im_start|>user\n{VIDEO_PLACE}{VIDEO_PLACE}Which?<|im_end|>\n"
+        [prompt] = with_features(model, [encode_video(processor, text, *clips)])
+        sent = engine_input(prompt, family)
+        parts = sent["mm_kwargs"]["video"], sent["mm_placeholders"]["video"]
+        videos = [
+            MultiModalFeatureSpec(data=item, modality="video", identifier="", mm_position=place)
+            for item, place in zip(*parts, strict=True)
+        ]
+        theirs, _ = Qwen3VLForConditionalGeneration._get_mrope_input_positions(
+            sent["prompt_token_ids"], videos, model.config
+        )
+        assert torch.equal(theirs, prompt_positions(prompt, family)), n
+    print(f"positions of Qwen3-VL equal for two videos of {counts[0]} to {counts[-1]} frames")
 
 
 if __name__ == "__main__":

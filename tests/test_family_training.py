@@ -186,26 +186,31 @@ def stubs() -> Any:
 def test_vllm_is_told_of_every_run_of_placeholders(
     family: str, stubs: Any, world: tuple[Path, list[Sample]], bases: dict[str, str]
 ) -> None:
-    from videothinker.model.vllm_input import engine_input, placeholders
+    from videothinker.model.vllm_input import engine_input
 
     model, processor = load_model(bases[family], "float32")
     settings = Settings.of(bases[family])
     encoder = Encoder(processor, world[0], settings.sampling, "short", EncoderOptions(timeout=None))
     own = family_of(model, processor)
     [prompt] = with_features(model, [encoder(world[1][0])])
-    places = placeholders(prompt, own)
-    assert len(places) == int(prompt.grid[0, 0]) > 4  # one for each pair of frames
-    is_video = torch.zeros(len(prompt), dtype=torch.bool)
-    for first, n in places:
-        is_video[first : first + n] = True
-    assert torch.equal(is_video, prompt.input_ids == own.video_token)
+    moments = int(prompt.grid[0, 0])
+    assert moments > 4
     request = engine_input(prompt, own)
-    items = request["mm_kwargs"]["video"]
+    items, places = (request[key]["video"] for key in ("mm_kwargs", "mm_placeholders"))
     assert len(items) == len(places) == len(set(request["mm_hashes"]["video"]))
+    assert len(items) == (1 if own.whole else moments)  # else one for each pair of frames
+    is_video = torch.zeros(len(prompt), dtype=torch.bool)
+    for place in places:
+        mask = torch.ones(place.length, dtype=torch.bool)
+        is_video[place.offset : place.offset + place.length] = (
+            mask if place.is_embed is None else place.is_embed
+        )
+    assert torch.equal(is_video, prompt.input_ids == own.video_token)
     width = model.config.text_config.hidden_size * (1 + own.levels)
     for item in items:
-        assert item["video_grid_thw"].data.tolist() == [1, 4, 4]
-        assert item["video_embeds"].data.shape == (4, width)
+        t = moments if own.whole else 1
+        assert item["video_grid_thw"].data.tolist() == [t, 4, 4]
+        assert item["video_embeds"].data.shape == (4 * t, width)
         assert "second_per_grid_ts" not in item
     assert torch.equal(torch.cat([i["video_embeds"].data for i in items]), prompt.features)
 

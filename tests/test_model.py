@@ -102,6 +102,20 @@ def test_the_patch_embedding_keeps_its_names_when_saved(tmp_path: Path) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_a_saved_model_says_what_servers_ask_of_it(family: str, tmp_path: Path) -> None:
+    """vLLM reads the video processor's class there, and how Qwen3-VL's positions are laid out."""
+    from families import save_tiny
+
+    folder = Path(save_tiny(family, tmp_path / "saved"))
+    told = json.loads((folder / "video_preprocessor_config.json").read_text())
+    own = json.loads((folder / "processor_config.json").read_text())["video_processor"]
+    assert told["video_processor_type"].endswith("VideoProcessor")
+    assert own.items() <= told.items()
+    rope = json.loads((folder / "config.json").read_text())["text_config"]["rope_parameters"]
+    assert rope.get("mrope_interleaved", False) == (family == "qwen3_vl")
+
+
 def test_without_a_cache_nothing_is_written(tmp_path: Path) -> None:
     """`cache_dir=None` decodes anew; "default" is the usual folder, not one of that name."""
     from videothinker.model.encoder import Encoder, EncoderOptions

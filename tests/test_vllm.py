@@ -63,6 +63,7 @@ def longer(prompts, completions, **columns):
 
 
 peft, shifts = options.pop("peft"), options.pop("shifts", [])
+side = options.pop("side", 56)
 freeze_vision = options.pop("freeze_vision", True)
 train = {
     "max_steps": 3,
@@ -83,7 +84,7 @@ train = {
 recipe = Recipe(
     "grpo",
     style="short",
-    sampling=Sampling(fps=2, max_frames=48, size=(56, 56)),
+    sampling=Sampling(fps=2, max_frames=48, size=(side, side)),
     freeze_vision=freeze_vision,
     peft=peft,
     train=train | options,

@@ -71,6 +71,8 @@ class Family:
     title : as its makers write it.
     video_place : what its chat template writes where a video goes; holds `VIDEO`.
     has_seconds : its positions follow from the seconds per patch, which an engine must be told.
+    whole : vLLM takes a video as one, with the text between its runs of placeholders, from the
+        token before the first; else it takes each run as a video.
     words : tokens of text beside the placeholders of a temporal patch, about, for the plan.
     video_token : id that stands in a prompt for each embedding of the video.
     pad_token, eos_token : ids that fill up a batch, and that end a reply.
@@ -86,6 +88,7 @@ class Family:
     title: ClassVar[str] = ""
     video_place: ClassVar[str] = VIDEO_PLACE
     has_seconds: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
     words: ClassVar[int] = 0
 
     video_token: int

@@ -296,6 +296,7 @@ def save_model(
     shutil.rmtree(new, ignore_errors=True)
     model.save_pretrained(new, state_dict=state_dict)
     processor.save_pretrained(new)
+    processor.video_processor.save_pretrained(new)  # where vLLM looks for its class
     write_json(new / "videothinker.json", settings.to_json())
     old = out.with_name(f".{out.name}.old")
     shutil.rmtree(old, ignore_errors=True)

@@ -46,6 +46,7 @@ class Qwen3VL(Family):
     model_type: ClassVar[str] = "qwen3_vl"
     processor_type: ClassVar[str] = "Qwen3VLProcessor"
     title: ClassVar[str] = "Qwen3-VL"
+    whole: ClassVar[bool] = True
     words: ClassVar[int] = 9  # `<`, a number of about four tokens, ` seconds`, `>`, the wrapper
 
     @classmethod

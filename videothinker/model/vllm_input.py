@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,27 +17,60 @@ from .family import JUST_ABOVE, Family, Prompt
 from .generate import Decoding
 
 # %% auto #0
-__all__ = ['placeholders', 'engine_tensors', 'engine_input', 'wire_features', 'engine_sampling']
+__all__ = ['Place', 'told_grids', 'placeholders', 'engine_tensors', 'engine_input', 'wire_features', 'engine_sampling']
 
 # %% ../../nbs/4_model/13_vllm_input.ipynb #c11b-007
-def placeholders(prompt: Prompt, family: Family) -> list[tuple[int, int]]:
-    """Where the runs of video tokens are in a prompt: (first token, number of tokens) of each.
+@dataclass(frozen=True)
+class Place:
+    """Where a video that an engine is told of stands in a prompt.
+
+    Attributes
+    ----------
+    first, length : of its tokens.
+    mask : which of them are placeholders, bool [length]; None for all.
+    """
+
+    first: int
+    length: int
+    mask: Tensor | None = None
+
+
+def told_grids(grid: Tensor, family: Family) -> Tensor:
+    """Grids of the videos that an engine is told of. [V, 3] → [I, 3]
+
+    Parameters
+    ----------
+    grid : (t, h, w) of each video in patches [V, 3].
+    family : says whether videos are sent whole, or each of their runs as one.
+    """
+    return grid if family.whole else family.runs(grid)
+
+
+def placeholders(prompt: Prompt, family: Family) -> list[Place]:
+    """Where the videos that an engine is told of stand in a prompt.
 
     Parameters
     ----------
     prompt : with any number of videos.
-    family : the model's constants; it says which runs a video has.
+    family : the model's constants.
     """
     if prompt.grid is None:
         return []
-    lengths = family.runs(prompt.grid).prod(-1) // family.merge**2  # [R]
-    video_tokens = (prompt.input_ids == family.video_token).nonzero().flatten()  # [Σ lengths]
-    first = video_tokens[lengths.cumsum(0) - lengths]  # [R]
-    return list(zip(first.tolist(), lengths.tolist(), strict=True))
+    sizes = (told_grids(prompt.grid, family).prod(-1) // family.merge**2).tolist()  # [I]
+    is_video = prompt.input_ids == family.video_token  # [P]
+    places = []
+    for tokens in is_video.nonzero().flatten().split(sizes):
+        first, end = int(tokens[0]), int(tokens[-1]) + 1
+        if family.whole:
+            first -= 1
+            places.append(Place(first, end - first, is_video[first:end]))
+        else:
+            places.append(Place(first, end - first))
+    return places
 
 # %% ../../nbs/4_model/13_vllm_input.ipynb #c11b-010
 def engine_tensors(prompt: Prompt, family: Family) -> dict[str, Tensor]:
-    """What vLLM is sent of a prompt's videos, a row for each run of placeholders; {} without video.
+    """What vLLM is sent of a prompt's videos, a row for each that it is told of; {} without video.
 
     Parameters
     ----------
@@ -45,15 +79,15 @@ def engine_tensors(prompt: Prompt, family: Family) -> dict[str, Tensor]:
 
     Returns
     -------
-    `video_embeds` [Σ lengths, (1 + levels) · H], `video_grid_thw` [R, 3] and, for a family that
-    counts seconds, `second_per_grid_ts` [R]; on the CPU, by vLLM's names.
+    `video_embeds` [tokens, (1 + levels) · H], `video_grid_thw` [I, 3] and, for a family that
+    counts seconds, `second_per_grid_ts` [I]; on the CPU, by vLLM's names.
     """
     if prompt.grid is None:
         return {}
     assert prompt.features is not None
     tensors = {
         "video_embeds": prompt.features.detach().cpu().contiguous(),
-        "video_grid_thw": family.runs(prompt.grid),
+        "video_grid_thw": told_grids(prompt.grid, family),
     }
     if family.has_seconds:
         seconds = [s * JUST_ABOVE for s in prompt.seconds_per_grid]
@@ -85,17 +119,18 @@ def engine_input(prompt: Prompt, family: Family) -> Any:
     if not places:
         return tokens_input(ids)
     tensors = engine_tensors(prompt, family)
-    lengths = [length for _, length in places]
+    grids = tensors["video_grid_thw"]
+    lengths = (grids.prod(-1) // family.merge**2).tolist()  # of the features
     layout = {name: MultiModalFieldConfig.batched("video", keep_on_cpu=True) for name in tensors}
     layout["video_embeds"] = MultiModalFieldConfig.flat_from_sizes("video", torch.tensor(lengths))
     items = MultiModalKwargsItems.from_hf_inputs(BatchFeature(tensors), layout)
-    ranges = [PlaceholderRange(offset=first, length=length) for first, length in places]
+    ranges = [PlaceholderRange(place.first, place.length, place.mask) for place in places]
     hashes = _video_hashes(tensors, lengths)
     return mm_input(ids, items, {"video": hashes}, {"video": ranges})
 
 
 def _video_hashes(tensors: Mapping[str, Tensor], lengths: Sequence[int]) -> list[str]:
-    """A name for each run of placeholders: the digest of all that is sent of it."""
+    """A name for each video that vLLM is told of: the digest of all that is sent of it."""
     columns = [
         tensor.split(list(lengths)) if name == "video_embeds" else tensor
         for name, tensor in tensors.items()
@@ -126,6 +161,7 @@ def wire_features(request: Any) -> dict[str, Any] | None:
     if request["type"] != "multimodal":
         return None
     ranges = request["mm_placeholders"]["video"]
+    assert all(place.is_embed is None for place in ranges), "a server takes no masks"
     items = request["mm_kwargs"]["video"]
     return {
         "mm_hashes": dict(request["mm_hashes"]),

@@ -5,7 +5,7 @@
 # %% ../../nbs/8_toy/04_model.ipynb #c08a-002
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -123,6 +123,7 @@ class Toy:
     pixels : patch and normalisation of the image and video processor.
     vision : fields of the tower's configuration.
     think : the tokenizer has think tags as tokens.
+    rope : fields of `rope_parameters` beside those that all have.
     """
 
     processor: str
@@ -131,6 +132,7 @@ class Toy:
     pixels: dict[str, Any]
     vision: dict[str, Any]
     think: bool = False
+    rope: dict[str, Any] = field(default_factory=dict)
 
 
 TOYS = {
@@ -163,6 +165,7 @@ TOYS = {
             "deepstack_visual_indexes": [0, 1, 2],
         },
         think=True,
+        rope={"mrope_interleaved": True},  # transformers does so without being told, vLLM does not
     ),
 }
 
@@ -205,6 +208,7 @@ def build_config(tokenizer: Any, family: str = "qwen2_5_vl") -> Any:
     def token_id(name: str) -> int:
         return int(tokenizer.convert_tokens_to_ids(f"<|{name}|>"))
 
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 8, 8]}
     text = dict(
         vocab_size=len(tokenizer),
         hidden_size=192,
@@ -215,7 +219,7 @@ def build_config(tokenizer: Any, family: str = "qwen2_5_vl") -> Any:
         head_dim=48,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 8, 8]},
+        rope_parameters=rope | toy.rope,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -109,8 +109,8 @@ class VLLMRollout:
     Raises
     ------
     MissingLibrary : when vLLM is not installed.
-    InputError : for a model with quantised weights, or a server that gives log-probabilities before
-        the temperature.
+    InputError : for a model with quantised weights, a family whose videos a server cannot be told
+        of, or a server that gives log-probabilities before the temperature.
     """
 
     def __init__(
@@ -133,6 +133,11 @@ class VLLMRollout:
             raise InputError(
                 "use_vllm cannot be used with `quantization`: the engine would need the same four "
                 "bits; leave one of them out"
+            )
+        if config.vllm_mode == "server" and family.whole:
+            raise InputError(
+                f"vllm_mode=server: vLLM's server cannot be told where {family.title} has the "
+                "times of a video; write vllm_mode: colocate"
             )
         from trl.generation.vllm_generation import VLLMGeneration
 

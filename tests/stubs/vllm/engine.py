@@ -40,13 +40,18 @@ def positions(ids, places, items, tokens_per_second, merge):
         step = 0.0
         if "second_per_grid_ts" in item:
             step = item["second_per_grid_ts"].data.item() * tokens_per_second
-        assert step or t == 1
+        masked = place.is_embed is not None  # a picture for each moment, and text between them
+        assert step or t == 1 or masked
+        moments = [range(1)] * t if masked else [range(t)]
         rows, columns = range(h // merge), range(w // merge)
-        block = [
-            (at + int(i * step), at + j, at + k) for i in range(t) for j in rows for k in columns
-        ]
-        assert len(block) == place.length == len(item["video_embeds"].data)
-        out, at, token = out + block, max(max(p) for p in block) + 1, token + place.length
+        for i in moments:
+            while masked and not place.is_embed[token - place.offset]:
+                out.append((at, at, at))
+                at, token = at + 1, token + 1
+            block = [(at + int(m * step), at + j, at + k) for m in i for j in rows for k in columns]
+            out, at, token = out + block, max(max(p) for p in block) + 1, token + len(block)
+        assert token == place.offset + place.length
+        assert t * len(rows) * len(columns) == len(item["video_embeds"].data)
     out += [(at + i,) * 3 for i in range(len(ids) - token)]
     return torch.tensor(out).T
 
@@ -102,6 +107,10 @@ class LLMEngine:
             if video
             else ([], [])
         )
+        if config.model_type == "qwen3_vl":  # as vLLM 0.30 looks for the runs of a video
+            first = [ids[place.offset] for place in places]
+            assert first == [config.vision_start_token_id] * len(places)
+            assert all(place.is_embed is not None for place in places)
         vision = config.vision_config
         levels = len(getattr(vision, "deepstack_visual_indexes", ()))
         columns = [i["video_embeds"].data.chunk(1 + levels, -1) for i in items]

@@ -7,6 +7,7 @@ from typing import Any
 class PlaceholderRange:
     offset: int
     length: int
+    is_embed: Any = None
 
 
 @dataclass
