@@ -177,6 +177,13 @@ class Place:
             "cuda": torch.version.cuda,
         }
 
+    def clock(self) -> float:
+        """Seconds; on one thread of a CPU those of the process, which others leave alone."""
+        import torch
+
+        alone = not self.is_cuda and torch.get_num_threads() == 1
+        return time.process_time() if alone else time.perf_counter()
+
     def wait(self) -> None:
         """Until the device has done what it was given."""
         import torch
@@ -373,10 +380,10 @@ def patch_embedding(place: Place, model_type: str) -> dict[str, Any]:
 def timed(act: Callable[[], Any], place: Place) -> float:
     """Seconds of an act."""
     place.wait()
-    begin = time.perf_counter()
+    begin = place.clock()
     act()
     place.wait()
-    return time.perf_counter() - begin
+    return place.clock() - begin
 
 
 def time_of(act: Callable[[], Any], place: Place) -> float:
@@ -812,9 +819,10 @@ def guarded(check: Check, place: Place) -> Row:
 
 
 def said(error: BaseException) -> str:
-    """An error as one line."""
+    """An error as one line, with the one that it came from."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'without a word'}"[:300]
+    text = f"{type(error).__name__}: {lines[0] if lines else 'without a word'}"[:200]
+    return f"{text} (from {said(error.__cause__)})" if error.__cause__ else text
 
 
 # Processes: one runs the rows, the other one prints them and sees to it that they end
@@ -911,9 +919,9 @@ COLUMNS = {  # figure → its title, width, format, and a factor
     "seconds": ("s", 8, ".3g", 1),
     "gb": ("GB", 6, ".1f", 1),
     "planned_gb": ("plan", 6, ".1f", 1),
-    "planned_tflop": ("Tflop", 7, ".3g", 1),
-    "mfu": ("MFU %", 6, ".1f", 100),
-    "of_matmul": ("of it", 6, ".1f", 100),
+    "planned_tflop": ("Tflop", 9, ".3g", 1),
+    "mfu": ("MFU %", 7, ".1f", 100),
+    "of_matmul": ("of it", 7, ".1f", 100),
     "ratio": ("ratio", 6, ".2f", 1),
     "predicted_ratio": ("pred.", 6, ".2f", 1),
 }

@@ -140,6 +140,10 @@ def failing(place: Any) -> dict[str, Any]:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nGPU 0 has …")
 
 
+def caused(place: Any) -> dict[str, Any]:
+    raise ModuleNotFoundError("no tower") from RuntimeError("no operator")
+
+
 def test_a_row_says_what_became_of_it(check: ModuleType) -> None:
     place = place_of(check)
 
@@ -151,6 +155,8 @@ def test_a_row_says_what_became_of_it(check: ModuleType) -> None:
         "failed",
         "OutOfMemoryError: CUDA out of memory. Tried to allocate 20 GiB.",
     )
+    row = row_of(caused)
+    assert row.detail == "ModuleNotFoundError: no tower (from RuntimeError: no operator)"
     row = row_of(lambda place: {"detail": "saw", "seconds": 1.0})
     assert row == check.Row("name", "passed", "saw", {"seconds": 1.0})
     row = row_of(lambda place: {"detail": "saw", "problem": "off by 3"})
