@@ -2,13 +2,14 @@
 
     python scripts/bench_grpo.py [--sizes 1024,256,8 4096,256,8 8192,256,16 152,90,8,36 …]
                                  [--quick] [--update] [--threads 2] [--repeats 3] [--ways WAY …]
-                                 [--json FILE]
+                                 [--family qwen2.5-vl qwen3-vl] [--json FILE]
 
 A size is P,C,G: tokens of the prompt (nearly all of a video), tokens of a completion, completions.
 A fourth number has the completions begin alike and part where so many of 100 histories are distinct
 (100 without it): a prompt as short as the toy's, whose groups have 36.
-The model is a random Qwen2.5-VL (hidden 256, four layers, 2,048 words; a tower of four blocks of
-128, frozen) in float32; the same completions are scored by all. The ways:
+The model is a random Qwen2.5-VL or Qwen3-VL (hidden 256, four layers, 2,048 words; a tower of four
+blocks of 128, frozen, and three levels of DeepStack in Qwen3-VL) in float32; the same completions
+are scored by all. Several families are measured side by side, way by way. The ways:
 
     trl        TRL as installed: frames as images (one temporal patch each, so twice the tokens),
                G rows, its fused head, which on a CPU scores the prompt as well
@@ -40,106 +41,65 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
+
+from grpo_ways import (
+    BEFORE,
+    END,
+    IMAGE,
+    SIDE,
+    START,
+    TOKENS,
+    VIDEO,
+    Group,
+    common_beginning,
+    family_of_config,
+    flops,
+    random_completions,
+    random_model,
+    scorer,
+    tiny_config,
+    video_prompt,
+    vision_flops,
+)
 
 WAYS = ("trl", "repeated", "seen once", "ours", "in parts")
 SIZES = ("1024,256,8", "4096,256,8", "8192,256,16", "152,90,8", "152,90,8,36")
 PARTS = ("decode", "prepare", "vision", "prefill", "sampling", "reference", "update")
-SHAPE = {
-    "hidden_size": 256,
-    "intermediate_size": 1024,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 2048,
-}
-VISION = {
-    "depth": 4,
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_heads": 4,
-    "fullatt_block_indexes": [1, 3],
-}
-VIDEO, IMAGE, START, END = 5, 6, 7, 8  # special tokens
-SIDE, TOKENS = 16, 64  # patches of a frame's side, and tokens it becomes
-TEXT = 60  # tokens of a prompt that are not video, at least
-
-
-def patches_of_time(P: int) -> int:
-    """Temporal patches of a video in a prompt of P tokens."""
-    return (P - TEXT) // TOKENS
+FAMILIES = {"qwen2.5-vl": "qwen2_5_vl", "qwen3-vl": "qwen3_vl"}  # as commands say it → model type
 
 
 # Prediction
 
 
-def configuration() -> Any:
-    """Of the model that all ways run."""
-    from transformers import Qwen2_5_VLConfig
-
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]}
-    text = SHAPE | {
-        "tie_word_embeddings": True,
-        "max_position_embeddings": 65536,
-        "rope_parameters": rope,
-    }
-    special = {"video_token_id": VIDEO, "image_token_id": IMAGE}
-    special |= {"vision_start_token_id": START, "vision_end_token_id": END}
-    vision = VISION | {"out_hidden_size": SHAPE["hidden_size"]}
-    return Qwen2_5_VLConfig(
-        text_config=text, vision_config=vision, tie_word_embeddings=True, **special
-    )
-
-
-@lru_cache(maxsize=1)
-def shape() -> Any:
+@lru_cache(maxsize=2)
+def shape(model_type: str) -> Any:
     """The sizes that its operations follow from (`plan.Shape`, held against torch's counter)."""
     from videothinker.training.plan import Shape
 
-    return Shape.of(configuration())
+    return Shape.of(tiny_config(model_type))
 
 
-def common(C: int, G: int, percent: int) -> int:
-    """Tokens that G completions begin with, so that `percent` of their histories are distinct."""
-    return round(G * C * (1 - percent / 100) / (G - 1)) if G > 1 else 0
-
-
-def flops(P: int, C: int, G: int, shared: bool, parts: bool = False, percent: int = 100) -> float:
-    """Operations of the language model's forward pass over a group.
-
-    With `parts`, each a completion, of all forward passes in an update.
-    """
-    if not shared:
-        return G * shape().text(P + C, (P + C) / 2) + shape().head(G * C)
-    prompt = shape().text(P, P / 2)
-    nodes = G * C if parts else G * C - (G - 1) * common(C, G, percent)
-    completions = shape().text(nodes, P + C / 2) + shape().head(nodes)
-    if parts:  # checkpoints: of each layer, and for the completions of each part as well
-        return 2 * prompt + 3 * completions
-    return prompt + completions
-
-
-def vision_flops(P: int) -> float:
-    """Operations of the tower over the video of a prompt."""
-    return shape().vision((patches_of_time(P), SIDE, SIDE))
-
-
-def predicted(P: int, C: int, G: int, way: str, percent: int = 100) -> dict[str, float]:
+def predicted(
+    P: int, C: int, G: int, way: str, percent: int = 100, model_type: str = "qwen2_5_vl"
+) -> dict[str, float]:
     """Operations of the update (forward, and backward as two) and of the whole step."""
+    model = shape(model_type)
     shared = way in ("ours", "in parts")
     seen = G if way == "repeated" else 0  # runs of the tower in the update
-    forward, vision = flops(P, C, G, shared, percent=percent), vision_flops(P)
-    prefill = flops(P, 0, 1 if shared else G, shared)
-    decoding = shape().text(G * C, P + C / 2) + shape().head(G * C)
+    forward, vision = flops(model, P, C, G, shared, percent=percent), vision_flops(model, P)
+    prefill = flops(model, P, 0, 1 if shared else G, shared)
+    decoding = model.text(G * C, P + C / 2) + model.head(G * C)
     if way == "in parts":
-        forward = flops(P, C, G, shared)
-    update = flops(P, C, G, shared, way == "in parts", percent) + 2 * forward + seen * vision
+        forward = flops(model, P, C, G, shared)
+    update = flops(model, P, C, G, shared, way == "in parts", percent) + 2 * forward
+    update += seen * vision
     return {
         "update": update,
         "step": update + forward + prefill + decoding + (2 * seen or 1) * vision,
@@ -149,61 +109,52 @@ def predicted(P: int, C: int, G: int, way: str, percent: int = 100) -> dict[str,
 # What all ways are given
 
 
-class Given(NamedTuple):
-    """A model, a clip, a prompt about it (as a video, and as images), completions."""
+@dataclass
+class Given(Group):
+    """A group, with the prompt's clip, and the prompt with the clip's frames as images."""
 
-    model: Any
     clip: Path
-    prompt: Any
     images: dict[str, Any]
-    completions: list[list[int]]
-    family: Any
 
 
-def make(P: int, C: int, G: int, folder: Path, percent: int = 100) -> Given:
+def make(
+    P: int, C: int, G: int, folder: Path, percent: int = 100, model_type: str = "qwen2_5_vl"
+) -> Given:
     """Build them from fixed seeds; the clip has two frames a temporal patch."""
     import torch
-    from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from videothinker.model.family import Prompt
-    from videothinker.model.qwen2_5_vl import Qwen25VL
-
-    torch.manual_seed(0)
-    model = Qwen2_5_VLForConditionalGeneration(configuration())
-    model.model.visual.requires_grad_(False)
-    t = patches_of_time(P)
-    ids = torch.randint(10, SHAPE["vocab_size"], (P,))
-    head, tail = ids[:15], ids[15 + TOKENS * t :]
-    ids[15 : 15 + TOKENS * t] = VIDEO
+    config = tiny_config(model_type)
+    model, family = random_model(config), family_of_config(config)
+    prompt = video_prompt(config, P)
+    t = int(prompt.grid[0, 0])
     one = torch.tensor([START, *[IMAGE] * TOKENS, END])
-    as_images = torch.cat([head, one.repeat(2 * t), tail])
+    words = prompt.input_ids[prompt.input_ids != VIDEO]
+    as_images = torch.cat([words[:BEFORE], one.repeat(2 * t), words[BEFORE:]])
     clip = folder / f"{t}.mp4"
     if not clip.exists():
-        write_clip(clip, 2 * t)
-    grid = torch.tensor([[t, SIDE, SIDE]])
-    completions = torch.randint(10, SHAPE["vocab_size"], (G, C))
-    completions[:, : common(C, G, percent)] = completions[0, : common(C, G, percent)].clone()
+        write_clip(clip, 2 * t, family.patch)
     return Given(
-        model.eval(),
+        model,
+        prompt,
+        random_completions(config, C, G, percent),
+        family,
         clip,
-        Prompt(ids, None, grid, (1.0,)),
         {"ids": as_images, "grid": torch.tensor([[1, SIDE, SIDE]] * (2 * t))},
-        completions.tolist(),
-        Qwen25VL(VIDEO, 0, 1, (VIDEO, IMAGE, START, END)),
     )
 
 
-def write_clip(path: Path, n: int) -> None:
-    """A clip of n noisy frames of 224 × 224, two a second."""
+def write_clip(path: Path, n: int, patch: int) -> None:
+    """A clip of n noisy frames of 16 × 16 patches, two a second."""
     import av
     import numpy as np
 
     noise = np.random.default_rng(0)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=2)
-        stream.height = stream.width = 14 * SIDE
+        stream.height = stream.width = patch * SIDE
         for _ in range(n):
-            pixels = noise.integers(0, 255, (SIDE, SIDE, 3), np.uint8).repeat(14, 0).repeat(14, 1)
+            colours = noise.integers(0, 255, (SIDE, SIDE, 3), np.uint8)
+            pixels = colours.repeat(patch, 0).repeat(patch, 1)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
 
@@ -215,82 +166,72 @@ def read(given: Given) -> Any:
     from videothinker.video.frames import Sampling
     from videothinker.video.reader import read_frames
 
-    size = 14 * SIDE
+    size = given.family.patch * SIDE
     frames = read_frames(
         given.clip, Sampling(fps=2, max_frames=10**6, size=(size, size)), timeout=None
     )
     return torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)
 
 
-def prepare(frames: Any, way: str, G: int) -> Any:
+def prepare(frames: Any, way: str, G: int, model_type: str = "qwen2_5_vl") -> Any:
     """The processor's work, as often as the way does it.
 
     Patches of the video, or those of its frames as images.
     """
-    if way == "trl":  # once for the rollout and once for the scoring, for each of G rows
-        from transformers import Qwen2VLImageProcessor
+    import transformers
 
-        processor = Qwen2VLImageProcessor()
+    of_qwen3 = model_type == "qwen3_vl"
+    colours = (
+        {"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3} if of_qwen3 else {}
+    )
+    if way == "trl":  # once for the rollout and once for the scoring, for each of G rows
+        processor = transformers.Qwen2VLImageProcessor(**colours)
         for _ in range(2 * G):
             patches = processor(list(frames), do_resize=False, return_tensors="pt")["pixel_values"]
         return patches
-    from transformers import Qwen2VLVideoProcessor
-
-    processor = Qwen2VLVideoProcessor()
-    return processor(frames, do_resize=False, do_sample_frames=False, return_tensors="pt")[
-        "pixel_values_videos"
-    ]
+    name = "Qwen3VLVideoProcessor" if of_qwen3 else "Qwen2VLVideoProcessor"
+    processor = getattr(transformers, name)(**colours)
+    as_they_are = {"do_resize": False, "do_sample_frames": False}
+    if of_qwen3:
+        as_they_are["cap_pixels_per_frame"] = False  # or it warns
+    return processor([frames], **as_they_are, return_tensors="pt")["pixel_values_videos"]
 
 
 # The ways
 
 
-def scorer(way: str, given: Given, patches: Any, features: Any) -> Callable[[], Any]:
+def scoring(way: str, given: Given, patches: Any, features: Any) -> Callable[[], Any]:
     """A function that finds the log-probabilities [G·C] of the completions."""
     import torch
 
-    from videothinker.model.batch import collate
-    from videothinker.model.shared_prefix import group_logps
+    if way != "trl":
+        features = None if way == "repeated" else features
+        return scorer(
+            way, replace(given, prompt=replace(given.prompt, pixels=patches, features=features))
+        )
+    from trl import GRPOTrainer
+    from trl.trainer.utils import add_fused_lm_head
 
-    model, completions, family = given.model, given.completions, given.family
-    prompt = replace(given.prompt, pixels=patches, features=None if way == "repeated" else features)
-    if way == "trl":
-        from trl import GRPOTrainer
-        from trl.trainer.utils import add_fused_lm_head
-
-        add_fused_lm_head(model)
-        G, C, n = len(completions), len(completions[0]), len(given.images["grid"])
-        ids = torch.cat([given.images["ids"].expand(G, -1), torch.tensor(completions)], 1)
-        own = SimpleNamespace(accelerator=SimpleNamespace(autocast=nullcontext))
-        seen = {
-            "pixel_values": patches.repeat(G, 1),
-            "image_grid_thw": given.images["grid"].repeat(G, 1),
-        }
-        seen |= {"num_images": [n] * G, "mm_token_type_ids": (ids == IMAGE).long()}
-        score = GRPOTrainer._get_per_token_logps_and_entropies
-        score = getattr(score, "__wrapped__", score)
-        return lambda: score(own, model, ids, torch.ones_like(ids), C, **seen)[0].flatten()
-    if way in ("ours", "in parts"):
-        part = int(way == "in parts")
-        return lambda: group_logps(
-            model, prompt, completions, family, save_memory=bool(part), part=part
-        )[0]
-    batch = collate([prompt] * len(completions), completions, family)
-    keep = torch.arange(len(prompt) - 1, batch.input_ids.shape[1] - 1)
-    targets, banned = batch.input_ids[:, len(prompt) :, None], torch.tensor(family.suppressed)
-
-    def plain() -> Any:
-        logits = model(**batch.model_inputs(), logits_to_keep=keep, use_cache=False).logits
-        return logits.index_fill(-1, banned, -1e30).log_softmax(-1).gather(-1, targets).flatten()
-
-    return plain
+    model, completions = given.model, given.completions
+    add_fused_lm_head(model)
+    G, C, n = len(completions), len(completions[0]), len(given.images["grid"])
+    ids = torch.cat([given.images["ids"].expand(G, -1), torch.tensor(completions)], 1)
+    own = SimpleNamespace(accelerator=SimpleNamespace(autocast=nullcontext))
+    seen = {
+        "pixel_values": patches.repeat(G, 1),
+        "image_grid_thw": given.images["grid"].repeat(G, 1),
+    }
+    seen |= {"num_images": [n] * G, "mm_token_type_ids": (ids == IMAGE).long()}
+    score = GRPOTrainer._get_per_token_logps_and_entropies
+    score = getattr(score, "__wrapped__", score)
+    return lambda: score(own, model, ids, torch.ones_like(ids), C, **seen)[0].flatten()
 
 
 def sampler(way: str, given: Given, patches: Any, features: Any) -> Callable[[int], None]:
     """A function that writes G completions of so many tokens."""
     import torch
-    from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+    from videothinker.model.batch import EncoderOutput
     from videothinker.model.generate import Decoding, generate
 
     model, family, G = given.model, given.family, len(given.completions)
@@ -312,17 +253,16 @@ def sampler(way: str, given: Given, patches: Any, features: Any) -> Callable[[in
             "video_grid_thw": given.prompt.grid.repeat(G, 1),
         }
     else:
-        seen = {
-            "mm_encoder_outputs": {
-                "video": BaseModelOutputWithPooling(pooler_output=(features,) * G)
-            }
-        }
+        main, *levels = features.chunk(1 + family.levels, -1)  # each [tokens, H]
+        output = EncoderOutput(
+            pooler_output=(main,) * G, deepstack_features=tuple((x,) * G for x in levels)
+        )
+        seen = {"mm_encoder_outputs": {"video": output}}
     seen["mm_token_type_ids"] = (ids == IMAGE) + 2 * (ids == VIDEO)
     if way != "trl":
-        seen |= {
-            "second_per_grid_ts": torch.ones(G),
-            "video_grid_thw": given.prompt.grid.repeat(G, 1),
-        }
+        seen["video_grid_thw"] = given.prompt.grid.repeat(G, 1)
+        if family.has_seconds:
+            seen["second_per_grid_ts"] = torch.ones(G)
     options = {"do_sample": True, "top_k": 0, "eos_token_id": family.eos_token, "pad_token_id": 0}
 
     def write(n: int) -> None:
@@ -370,18 +310,19 @@ def run_one(
     clock = time.process_time if args.threads == 1 else time.perf_counter
     tower: list[float] = []  # seconds of each run of the tower
     starts: list[float] = []
-    given = make(P, C, G, folder, percent)
+    model_type = FAMILIES[args.family[0]]
+    given = make(P, C, G, folder, percent, model_type)
     model, seconds = given.model, defaultdict[str, list[float]](list)
     model.model.visual.register_forward_pre_hook(lambda *_: starts.append(clock()))
     model.model.visual.register_forward_hook(lambda *_: tower.append(clock() - starts[-1]))
-    patches = prepare(read(given), way, 1)
+    patches = prepare(read(given), way, 1, model_type)
 
     def look() -> Any:  # the tower's features, once for all
         if way in ("trl", "repeated"):
             return None
         return with_features(model, [replace(given.prompt, pixels=patches)])[0].features
 
-    score = scorer(way, given, patches, look())
+    score = scoring(way, given, patches, look())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def update() -> float:
@@ -403,7 +344,11 @@ def run_one(
     for i in range(0 if args.update or way == "in parts" else args.repeats + 1):
         with torch.no_grad():
             frames, decode, _ = timed(lambda: read(given), tower, clock)
-            _, processing, _ = timed(lambda: prepare(frames, way, G), tower, clock)  # noqa: B023
+            _, processing, _ = timed(
+                lambda: prepare(frames, way, G, model_type),  # noqa: B023
+                tower,
+                clock,
+            )
             _, _, once = timed(look, tower, clock)
             _, prefill, vision = timed(lambda: write(1), tower, clock)
             _, whole, _ = timed(lambda: write(C), tower, clock)
@@ -437,13 +382,13 @@ def difference(one: Path, other: Path) -> float:
 
 
 def row_of(
-    size: tuple[int, ...], way: str, results: dict[str, Any], folder: Path
+    size: tuple[int, ...], way: str, family: str, results: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
     """A row of the table, as numbers."""
     P, C, G, percent = size
     mine, base = results[way], results["repeated"]
     row = {"P": P, "C": C, "G": G, "way": way, "seconds": mine["seconds"], "mib": mine["mib"]}
-    row["distinct"] = percent
+    row |= {"family": family, "distinct": percent}
     if "reference" in mine["seconds"]:
         row["step"] = sum(mine["seconds"].values())
         row["step_ratio"] = sum(base["seconds"].values()) / row["step"]
@@ -453,7 +398,7 @@ def row_of(
     }
     row |= {"memory_ratio": base["mib"] / max(mine["mib"], 1.0)}
     if way != "trl":
-        ours, theirs = (predicted(P, C, G, w, percent) for w in (way, "repeated"))
+        ours, theirs = (predicted(P, C, G, w, percent, FAMILIES[family]) for w in (way, "repeated"))
         row |= {f"predicted_{part}": theirs[part] / ours[part] for part in ("update", "step")}
         row["gradient"] = difference(folder / f"{way}.pt", folder / "seen once.pt")
         row["loss_difference"] = abs(mine["loss"] - results["seen once"]["loss"])
@@ -487,6 +432,35 @@ HEAD = (
 )
 
 
+def measured(
+    size: tuple[int, ...], args: argparse.Namespace, folder: Path
+) -> Iterator[dict[str, Any]]:
+    """Run each way, of one family after the other; print the rows by family, and give them."""
+    results: dict[str, dict[str, Any]] = {family: {} for family in args.family}
+    for way in [w for w in WAYS if w in (*args.ways, "repeated", "seen once")]:
+        for family in args.family:
+            own = folder / family
+            own.mkdir(exist_ok=True)
+            command = [sys.executable, __file__, "--one", way, str(own), "--family", family]
+            command += ["--sizes", ",".join(map(str, size))]
+            command += ["--threads", str(args.threads), "--repeats", str(args.repeats)]
+            command += ["--update"] * args.update
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if not done.returncode:
+                results[family][way] = json.loads(done.stdout.splitlines()[-1])
+            elif way == "trl" and "allocate memory" in done.stderr:
+                print(f"{way:10} needs more memory than is free", flush=True)
+            else:
+                raise SystemExit(f"{way} at {size} failed:\n{done.stderr[-2000:]}")
+    for family, ways in results.items():
+        if len(results) > 1:
+            print(f"{family}:")
+        for way in ways:
+            row = row_of(size, way, family, ways, folder / family)
+            print(line_of(row), flush=True)
+            yield row
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, run each way in its own process, print the table."""
     parser = argparse.ArgumentParser(
@@ -503,6 +477,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2, help="default 2")
     parser.add_argument("--repeats", type=int, help="timed runs after one to warm up (default 3)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="default: all")
+    parser.add_argument(
+        "--family",
+        nargs="+",
+        choices=list(FAMILIES),
+        default=["qwen2.5-vl"],
+        help="of the model, one or more (default: qwen2.5-vl)",
+    )
     parser.add_argument("--json", type=Path, help="write the rows there too")
     parser.add_argument("--one", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -512,35 +493,21 @@ def main(argv: list[str] | None = None) -> None:
     sizes = [size if len(size) == 4 else (*size, 100) for size in sizes]
     if any(len(size) != 4 or size[0] < 128 or min(size) < 1 or size[3] > 100 for size in sizes):
         parser.error(f"--sizes takes P,C,G with P at least 128, not {' '.join(given)}")
-    if any(common(C, G, percent) >= C for _, C, G, percent in sizes):
+    if any(common_beginning(C, G, percent) >= C for _, C, G, percent in sizes):
         parser.error("--sizes: of G completions at least 100 / G of 100 histories are distinct")
     if args.json and not args.json.parent.is_dir():
         parser.error(f"--json {args.json}: there is no folder {args.json.parent}")
     if args.one:
         print(json.dumps(run_one(args.one[0], sizes[0], args, Path(args.one[1]))))
         return
-    rows = []
+    rows: list[dict[str, Any]] = []
     for size in sizes:
         P, C, G, percent = size
         some = "" if percent == 100 else f", {percent} % of the histories distinct"
         print(f"prompt {P}, completions {G} × {C} tokens{some}\n{HEAD}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            results = {}
-            for way in [w for w in WAYS if w in (*args.ways, "repeated", "seen once")]:
-                command = [sys.executable, __file__, "--one", way, folder]
-                command += ["--sizes", ",".join(map(str, size))]
-                command += ["--threads", str(args.threads), "--repeats", str(args.repeats)]
-                command += ["--update"] * args.update
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                if not done.returncode:
-                    results[way] = json.loads(done.stdout.splitlines()[-1])
-                elif way == "trl" and "allocate memory" in done.stderr:
-                    print(f"{way:10} needs more memory than is free", flush=True)
-                else:
-                    raise SystemExit(f"{way} at {size} failed:\n{done.stderr[-2000:]}")
-            for way in results:
-                rows.append(row_of(size, way, results, Path(folder)))
-                print(line_of(rows[-1]), flush=True)
+            for row in measured(size, args, Path(folder)):
+                rows.append(row)
         wrong = [r["way"] for r in rows if r.get("gradient", 0.0) > 1e-3]
         if wrong:
             raise SystemExit(f"the ways disagree at {size}: gradients of {', '.join(wrong)}")

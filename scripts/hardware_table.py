@@ -17,14 +17,19 @@ ROWS = (  # recipe, GPUs, how accelerate divides the training
     ("qwen2.5-vl-7b/sft", "8xH100-80G", "zero2"),
     ("qwen2.5-vl-7b/grpo", "8xH100-80G", "zero2"),
     ("qwen2.5-vl-7b/grpo-long-video", "8xH100-80G", "zero2"),
+    ("qwen3-vl-4b/grpo-lora-80g", "1xA100-80G", "ddp"),
+    ("qwen3-vl-4b/grpo", "8xH100-80G", "zero2"),
+    ("qwen3-vl-8b/grpo-lora-80g", "1xA100-80G", "ddp"),
+    ("qwen3-vl-8b/sft", "8xH100-80G", "zero2"),
 )
+FAMILIES = {"qwen2.5-vl": "Qwen2.5-VL", "qwen3-vl": "Qwen3-VL"}
 HEAD = ("recipe", "GPUs", "tokens of a prompt", "memory of each GPU", "Tflop of a step on each")
 
 
 def model_of(recipe: str) -> str:
     """The hub name of the model that a recipe is for."""
-    size = recipe.partition("/")[0].rpartition("-")[2].upper()
-    return f"Qwen/Qwen2.5-VL-{size}-Instruct"
+    family, _, size = recipe.partition("/")[0].rpartition("-")
+    return f"Qwen/{FAMILIES[family]}-{size.upper()}-Instruct"
 
 
 def cells(recipe: str, gpus: str, sharding: str, plan: CostEstimate) -> tuple[str, ...]:

@@ -22,12 +22,15 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 
 def load_script(name: str) -> ModuleType:
-    """Import `scripts/NAME.py` without making scripts/ a package."""
+    """Import `scripts/NAME.py` without making scripts/ a package; it finds its neighbours there."""
     spec = importlib.util.spec_from_file_location(
         f"scripts_{name}", ROOT / "scripts" / f"{name}.py"
     )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for their module
+    if str(ROOT / "scripts") not in sys.path:
+        sys.path.append(str(ROOT / "scripts"))
     spec.loader.exec_module(module)
     return module
 

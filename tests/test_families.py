@@ -107,6 +107,23 @@ def test_ids_pixels_grids_and_seconds_are_the_processors(kit: SimpleNamespace, n
         assert prompt.seconds_per_grid == pytest.approx(theirs["second_per_grid_ts"], rel=1e-6)
 
 
+def test_features_of_two_videos_stand_side_by_side_whatever_transformers_returns() -> None:
+    """Levels of DeepStack come as a tensor of each video, or (transformers 5.17) as one of all."""
+    from transformers.modeling_outputs import ModelOutput
+
+    from videothinker.model.qwen3_vl import Qwen3VL
+
+    main, level = torch.arange(6.0).view(3, 2), torch.arange(6.0, 12.0).view(3, 2)
+    split = main.split([1, 2])
+    for levels in ([level], [level.split([1, 2])]):
+        out = ModelOutput(pooler_output=split, deepstack_features=levels)
+        model = SimpleNamespace(
+            model=SimpleNamespace(get_video_features=lambda *_, out=out, **options: out)
+        )
+        features = Qwen3VL.video_features(model, torch.empty(0), torch.empty(0))
+        assert torch.equal(features, torch.cat([main, level], 1))
+
+
 def plain_logps(kit: SimpleNamespace, model: Any, inputs: dict[str, Any], group: Any) -> Any:
     """Log-probabilities [ΣC], each completion a plain forward pass behind the processor's ids."""
     banned = torch.tensor(kit.family.suppressed)

@@ -109,6 +109,7 @@ ELSEWHERE = {
     "python scripts/run_eval_batch.py": "needs models: tests/test_commands.py runs it",
     "python scripts/ablate_toy.py": "trains for hours: tests/test_ablations.py runs it small",
     "python scripts/build_docs.py": "tests/conftest.py runs it",
+    "python scripts/check_gpu.py": "needs a GPU: tests/test_check_gpu.py runs its --tiny",
     "source": "is the shell's own",
     "cat": "is the system's own",
     "cd": "is the shell's own",

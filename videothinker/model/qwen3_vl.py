@@ -97,5 +97,7 @@ class Qwen3VL(Family):
     def video_features(cls, model: Any, pixels: Tensor, grid: Tensor) -> Tensor:
         """The tower's output and DeepStack's levels side by side. [tokens, (1 + levels) · H]"""
         out = model.model.get_video_features(pixels, grid, return_dict=True)
-        columns = [out.pooler_output, *out.deepstack_features]  # each V × [tokens, H]
-        return torch.cat([torch.cat(tuple(column)) for column in columns], -1)
+        # each V × [tokens, H]; in transformers 5.17 the levels are of all videos together
+        columns = [out.pooler_output, *out.deepstack_features]
+        whole = [x if isinstance(x, Tensor) else torch.cat(tuple(x)) for x in columns]
+        return torch.cat(whole, -1)
