@@ -31,8 +31,9 @@ from videothinker.toy.teacher import ScriptedTeacher
 from videothinker.toy.world import WorldSize, make_world
 
 BASE = ROOT / "data" / "tiny-base"
+TESTS = Path(__file__).parent  # of `varied_reward`
 ENVIRONMENT = os.environ | {
-    "PYTHONPATH": str(Path(__file__).parent),  # of `varied_reward`
+    "PYTHONPATH": f"{TESTS}:{ROOT}",
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -103,6 +104,8 @@ SUITE = [
     Case("sft", "json"),
     Case("sft", "zero3", killed=True),
     Case("grpo", "zero2", killed=True),
+    Case("grpo", "fsdp2"),
+    Case("grpo", "zero3", killed=True),
 ]
 FULL = [
     Case("sft", "ddp", killed=True),
@@ -185,7 +188,7 @@ def launch(case: Case, world: Path, out: Path, kill_at: int | None = None) -> st
         "LAUNCH": f"--num_processes {case.processes}" + " --mixed_precision no" * (not case.bf16),
     }
     if case.strategy == "fsdp2":
-        environment["PYTHONPATH"] = str(ROOT / "tests" / "stubs" / "fsdp_on_cpu")
+        environment["PYTHONPATH"] += f":{TESTS / 'stubs' / 'fsdp_on_cpu'}"
     log = out.parent / f"{out.name}.log"
     with (
         open(log, "ab") as output,
