@@ -32,9 +32,9 @@ def whole_weight(weight: Tensor) -> Iterator[Tensor]:
     if isinstance(weight, DTensor):
         yield weight.detach().full_tensor()
     elif hasattr(weight, "ds_id"):
-        from deepspeed.zero import GatheredParameters
+        import deepspeed
 
-        with GatheredParameters([weight]):
+        with deepspeed.zero.GatheredParameters([weight]):
             yield weight.data
     else:
         yield weight.data
@@ -147,15 +147,17 @@ class WeightParts:
 
     Parameters
     ----------
-    weights : name → weight in one piece, the same on all processes; they may be dropped afterwards.
+    weights : name → weight, the same on all processes, in one piece or (as transformers loads a
+        model in a launch with ZeRO-3) divided; they may be dropped afterwards.
     dtype : in which they are kept; None for as they are.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
         self.size = distributed.get_world_size()
-        self.parts = {
-            name: self._own(w.detach().to(dtype or w.dtype)) for name, w in weights.items()
-        }
+        self.parts: dict[str, Tensor] = {}
+        for name, weight in weights.items():
+            with whole_weight(weight) as whole:
+                self.parts[name] = self._own(whole.to(dtype or whole.dtype))
 
     def _own(self, weight: Tensor) -> Tensor:
         """This process's part; all are of one length."""
