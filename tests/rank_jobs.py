@@ -123,7 +123,7 @@ def train(name: str, job: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any
     unreadable.clear()
     rewards = {"longer": longer} if job.get("reward") != "uneven" else {"uneven": uneven}
     training = TrainingJob(
-        Recipe(stage, style=style, sampling=sampling, train=fields),
+        Recipe(stage, style=style, sampling=sampling, train=fields, **job.get("recipe", {})),
         plan["base"],
         rows,
         world,

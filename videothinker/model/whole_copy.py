@@ -32,7 +32,7 @@ def whole_weight(weight: Tensor) -> Iterator[Tensor]:
     if isinstance(weight, DTensor):
         yield weight.detach().full_tensor()
     elif hasattr(weight, "ds_id"):
-        import deepspeed
+        import deepspeed  # type: ignore[import-untyped]
 
         with deepspeed.zero.GatheredParameters([weight]):
             yield weight.data
@@ -62,7 +62,10 @@ def add_gradient(weight: Tensor, gradient: Tensor, first: bool) -> None:
 
 def _add_to_deepspeed(weight: Any, gradient: Tensor, first: bool) -> None:
     """The same for a weight that ZeRO-3 has divided."""
-    from deepspeed.utils import safe_get_local_grad, safe_set_local_grad
+    from deepspeed.utils import (  # type: ignore[import-untyped]
+        safe_get_local_grad,
+        safe_set_local_grad,
+    )
 
     group = weight.ds_process_group
     size = distributed.get_world_size(group)
@@ -75,6 +78,9 @@ def _add_to_deepspeed(weight: Any, gradient: Tensor, first: bool) -> None:
     safe_set_local_grad(weight, own if first else own + safe_get_local_grad(weight))
 
 # %% ../../nbs/4_model/14_whole_copy.ipynb #whole-010
+_WRAPPER = "_checkpoint_wrapped_module."  # in the names of weights, where FSDP checkpoints
+
+
 class WholeCopy:
     """A whole copy of a model whose own weights FSDP2 or ZeRO-3 divides; one on each process.
 
@@ -111,6 +117,17 @@ class WholeCopy:
         """Name → weight of the copy, of those that are trained."""
         return {n: w for n, w in self.model.named_parameters() if w.requires_grad}
 
+    def pairs(self, divided: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each trained weight of the copy with that of the divided model, in one order everywhere.
+
+        Parameters
+        ----------
+        divided : as for `gather`; its layers may be wrapped for activation checkpointing.
+        """
+        parts = {n.replace(_WRAPPER, ""): w for n, w in divided.named_parameters()}
+        for name, weight in self.trained().items():
+            yield weight, parts[name]
+
     @torch.no_grad()
     def gather(self, divided: Any) -> None:
         """Give the copy the weights that the divided model has now; all processes have to call it.
@@ -119,9 +136,8 @@ class WholeCopy:
         ----------
         divided : the model, as FSDP2 or ZeRO-3 has divided it.
         """
-        parts = dict(divided.named_parameters())
-        for name, weight in self.trained().items():
-            with whole_weight(parts[name]) as whole:
+        for weight, part in self.pairs(divided):
+            with whole_weight(part) as whole:
                 weight.copy_(whole)
 
     @torch.no_grad()
@@ -135,11 +151,10 @@ class WholeCopy:
         divided : as for `gather`.
         first : these are the first of a step.
         """
-        parts = dict(divided.named_parameters())
-        for name, weight in self.trained().items():
+        for weight, part in self.pairs(divided):
             gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
             weight.grad = None
-            add_gradient(parts[name], gradient, first)
+            add_gradient(part, gradient, first)
 
 # %% ../../nbs/4_model/14_whole_copy.ipynb #whole-018
 class WeightParts:

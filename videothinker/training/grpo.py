@@ -291,8 +291,13 @@ def check_launch(accelerator: Any) -> None:
             "GRPO can put weights together that FSDP2 or ZeRO-3 has divided: fsdp_version: 2, or "
             "ACCELERATE=fsdp2 or zero3"
         )
-    if isinstance(accelerator.state.fsdp_plugin.cpu_offload, CPUOffloadPolicy):
+    plugin = accelerator.state.fsdp_plugin
+    if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
         raise InputError("GRPO needs FSDP2's parts on the GPU: fsdp_offload_params: false")
+    if plugin.cpu_ram_efficient_loading:
+        raise InputError(
+            "GRPO needs the model loaded on every process: fsdp_cpu_ram_efficient_loading: false"
+        )
 
 # %% ../../nbs/5_training/16_grpo.ipynb #c12-105
 def check_groups(args: VideoGRPOConfig, rows: int) -> None:

@@ -73,8 +73,13 @@ class Rollout:
         """The rollout as other processes are told of it: without frames and log-probabilities."""
         without_frames = Prompt(self.prompt.input_ids, None, None, ())
         completions = [Completion(c.ids, [], c.finished) for c in self.completions]
-        untold = {"old_logps": None, "reference_logps": None}
-        return replace(self, prompt=without_frames, completions=completions, **untold)
+        return replace(
+            self,
+            prompt=without_frames,
+            completions=completions,
+            old_logps=None,
+            reference_logps=None,
+        )
 
 # %% ../../nbs/5_training/14_rollouts.ipynb #c12-071
 CONTRACT = (  # TRL's own arguments
