@@ -30,9 +30,9 @@ def whole_weight(weight: Tensor) -> Iterator[Tensor]:
     weight : of a model, divided by FSDP2 or ZeRO-3 or not at all.
     """
     if isinstance(weight, DTensor):
-        yield weight.detach().full_tensor()
+        yield weight.full_tensor().detach()
     elif hasattr(weight, "ds_id"):
-        import deepspeed  # type: ignore[import-untyped]
+        import deepspeed
 
         with deepspeed.zero.GatheredParameters([weight]):
             yield weight.data
@@ -62,10 +62,7 @@ def add_gradient(weight: Tensor, gradient: Tensor, first: bool) -> None:
 
 def _add_to_deepspeed(weight: Any, gradient: Tensor, first: bool) -> None:
     """The same for a weight that ZeRO-3 has divided."""
-    from deepspeed.utils import (  # type: ignore[import-untyped]
-        safe_get_local_grad,
-        safe_set_local_grad,
-    )
+    from deepspeed.utils import safe_get_local_grad, safe_set_local_grad
 
     group = weight.ds_process_group
     size = distributed.get_world_size(group)
