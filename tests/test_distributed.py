@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from families import save_tiny
 
 BASE = ROOT / "data" / "tiny-base"
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
@@ -59,6 +60,13 @@ JOBS: dict[str, dict[str, Any]] = {
         "train": {"max_steps": 4, "num_iterations": 2},
         "recipe": {"freeze_vision": False},
     },
+    "qwen3": {
+        "stage": "grpo",
+        "base": "qwen3_vl",
+        "side": 64,
+        "train": {"max_steps": 2},
+        "recipe": {"freeze_vision": False},
+    },
     "vanished": {"stage": "grpo", "vanish": [5], "on_last": True, "train": {"max_steps": 4}},
     "sft": {
         "stage": "sft",
@@ -80,7 +88,7 @@ ONLY_TWO: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight clips with a question and a trace each."""
+    """Eight clips with a question and a trace each, and an untrained Qwen3-VL."""
     from videothinker.schema import read_captions, write_rows
     from videothinker.synthesis.synthesize import synthesize
     from videothinker.toy.teacher import ScriptedTeacher
@@ -92,6 +100,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = synthesize(captions, [], ScriptedTeacher(0, mistake_rate=0), progress=False)
     assert len(rows) == 8
     write_rows(folder / "train.jsonl", rows)
+    save_tiny("qwen3_vl", folder / "qwen3_vl")
     return folder
 
 
@@ -146,11 +155,11 @@ def steps(folder: Path, name: str) -> list[dict[str, float]]:
     return [row for row in result(folder, name)["log"] if "loss" in row]
 
 
-def weight_distances(first: Path, second: Path) -> tuple[float, float]:
+def weight_distances(base_model: Path, first: Path, second: Path) -> tuple[float, float]:
     """How far a model's weights have moved from the base, and how far a second one is from it."""
     from safetensors.torch import load_file
 
-    base, one, two = (load_file(f / "model.safetensors") for f in (BASE, first, second))
+    base, one, two = (load_file(f / "model.safetensors") for f in (base_model, first, second))
     moved = max((w - base[name]).abs().max().item() for name, w in one.items())
     return moved, max((w - two[name]).abs().max().item() for name, w in one.items())
 
@@ -167,7 +176,8 @@ def check_same_training(first: Path, second: Path, name: str) -> None:
         same = set(single) - apart
         expected = {key: single[key] for key in same}
         assert {key: double[key] for key in same} == pytest.approx(expected, rel=1e-4, abs=1e-5)
-    moved, apart_by = weight_distances(*(folder / name / "model" for folder in (first, second)))
+    base = first.parent / JOBS[name]["base"] if "base" in JOBS[name] else BASE
+    moved, apart_by = weight_distances(base, first / name / "model", second / name / "model")
     assert moved > 1e-4 and apart_by < 1e-3 * moved
     losses = max(abs(a["loss"] - b["loss"]) for a, b in zip(one, two, strict=True))
     print(f"{name}: {len(one)} steps, losses apart by {losses:.1e}; ", end="")

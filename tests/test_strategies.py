@@ -288,10 +288,13 @@ def test_two_processes_learn_what_one_learns(
     assert list(weights[1]) == list(weights[0]) == list(start)
     moved = max((w - start[n]).abs().max().item() for n, w in weights[0].items())
     worst = max((weights[1][n] - w).abs().max().item() for n, w in weights[0].items()) / moved
-    gaps = [abs(a - b) / max(abs(a), 1e-3) for a, b in zip(*losses, strict=True)]
-    gap = gaps[0] if case.bf16 and case.stage == "grpo" else max(gaps)  # a KL grows with rounding
+    gap = max(abs(a - b) / max(abs(a), 1e-3) for a, b in zip(*losses, strict=True))
     print(f"STRATEGY {case.name}: moved {moved:.1e}, weights {worst:.1e}, losses {gap:.1e}")
     assert moved > 1e-4
-    assert gap < 1e-2 if case.bf16 else worst < 1e-3 and gap < 1e-3
     if case.stage == "grpo":
         assert abs(history(case, two)[0]["kl"]) < 1e-9  # it begins at its reference
+    if case.stage == "grpo" and case.bf16:  # other tokens are drawn: rounding decides between two
+        name = "sampling/sampling_logp_difference/max"
+        assert max(entry[name] for entry in history(case, two)) < 0.2  # and scored as drawn
+    else:
+        assert gap < 1e-2 if case.bf16 else worst < 1e-3 and gap < 1e-3
