@@ -109,7 +109,7 @@ def train(name: str, job: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any
     for key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
         if isinstance(fields.get(key), list):  # for one process, for two
             fields[key] = fields[key][WORLD - 1]
-    sampling = Sampling(fps=2, max_frames=48, size=(56, 56))
+    sampling = Sampling(fps=2, max_frames=48, size=(job.get("side", 56),) * 2)
     style = "short" if stage == "grpo" else "letter"
     rows = read_rows(world / "train.jsonl")
     callbacks: list[Any] = []
@@ -123,8 +123,8 @@ def train(name: str, job: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any
     unreadable.clear()
     rewards = {"longer": longer} if job.get("reward") != "uneven" else {"uneven": uneven}
     training = TrainingJob(
-        Recipe(stage, style=style, sampling=sampling, train=fields),
-        plan["base"],
+        Recipe(stage, style=style, sampling=sampling, train=fields, **job.get("recipe", {})),
+        str(world / job["base"]) if "base" in job else plan["base"],
         rows,
         world,
         out,

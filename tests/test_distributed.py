@@ -1,7 +1,8 @@
 """Two processes (gloo) learn what one learns, agree on what can be read, and do not wait for ever.
 
 One launch with one process and one with two do the same list of trainings (`rank_jobs.py`); further
-ones are killed and started again, or refused.
+ones are killed and started again, or refused. A third launch does GRPO on a policy that FSDP2 has
+divided over two processes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from families import save_tiny
 
 BASE = ROOT / "data" / "tiny-base"
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
@@ -25,6 +27,15 @@ ENVIRONMENT = os.environ | {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    "PYTHONPATH": os.pathsep.join(
+        filter(None, (str(ROOT / "tests/stubs/fsdp_on_cpu"), os.environ.get("PYTHONPATH")))
+    ),
+}  # as `accelerate launch` says it
 EPOCHS = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 3}
 JOBS: dict[str, dict[str, Any]] = {
     "grpo": {"stage": "grpo", "train": EPOCHS},
@@ -43,6 +54,18 @@ JOBS: dict[str, dict[str, Any]] = {
         "rows": 4,
         "reward": "uneven",
         "train": {"max_steps": 2, "dynamic_sampling": 2},
+    },
+    "tower_twice": {
+        "stage": "grpo",
+        "train": {"max_steps": 4, "num_iterations": 2},
+        "recipe": {"freeze_vision": False},
+    },
+    "qwen3": {
+        "stage": "grpo",
+        "base": "qwen3_vl",
+        "side": 64,
+        "train": {"max_steps": 2},
+        "recipe": {"freeze_vision": False},
     },
     "vanished": {"stage": "grpo", "vanish": [5], "on_last": True, "train": {"max_steps": 4}},
     "sft": {
@@ -65,7 +88,7 @@ ONLY_TWO: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight clips with a question and a trace each."""
+    """Eight clips with a question and a trace each, and an untrained Qwen3-VL."""
     from videothinker.schema import read_captions, write_rows
     from videothinker.synthesis.synthesize import synthesize
     from videothinker.toy.teacher import ScriptedTeacher
@@ -77,18 +100,21 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = synthesize(captions, [], ScriptedTeacher(0, mistake_rate=0), progress=False)
     assert len(rows) == 8
     write_rows(folder / "train.jsonl", rows)
+    save_tiny("qwen3_vl", folder / "qwen3_vl")
     return folder
 
 
-def start(world: Path, out: str, jobs: dict[str, Any], processes: int, **plan: Any) -> Any:
-    """Begin with some jobs."""
+def start(
+    world: Path, out: str, jobs: dict[str, Any], processes: int, divided: bool = False, **plan: Any
+) -> Any:
+    """Begin with some jobs; `divided` is by FSDP2."""
     file = world / f"{out}.plan.json"
     values = {"world": str(world), "base": str(BASE), "out": str(world / out), "jobs": jobs}
     file.write_text(json.dumps(values | plan), encoding="utf-8")
     launch = LAUNCH if processes > 1 else ()
     return subprocess.Popen(
         [sys.executable, *launch, str(ROOT / "tests" / "rank_jobs.py"), str(file)],
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | (FSDP2 if divided else {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -109,6 +135,16 @@ def folders(world: Path) -> Iterator[tuple[Path, Path]]:
     yield world / "one", world / "two"
 
 
+@pytest.fixture(scope="module")
+def divided(world: Path) -> Path:
+    """The jobs of GRPO, done by two processes that have divided the policy."""
+    jobs = {name: job for name, job in JOBS.items() if job["stage"] == "grpo"}
+    process = start(world, "divided", jobs, 2, divided=True)
+    text, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, text[-5000:]
+    return world / "divided"
+
+
 def result(folder: Path, name: str, rank: int = 0) -> dict[str, Any]:
     """What a job returned on a rank."""
     return json.loads((folder / f"{name}.{rank}.json").read_text(encoding="utf-8"))
@@ -119,19 +155,18 @@ def steps(folder: Path, name: str) -> list[dict[str, float]]:
     return [row for row in result(folder, name)["log"] if "loss" in row]
 
 
-def weight_distances(first: Path, second: Path) -> tuple[float, float]:
+def weight_distances(base_model: Path, first: Path, second: Path) -> tuple[float, float]:
     """How far a model's weights have moved from the base, and how far a second one is from it."""
     from safetensors.torch import load_file
 
-    base, one, two = (load_file(f / "model.safetensors") for f in (BASE, first, second))
+    base, one, two = (load_file(f / "model.safetensors") for f in (base_model, first, second))
     moved = max((w - base[name]).abs().max().item() for name, w in one.items())
     return moved, max((w - two[name]).abs().max().item() for name, w in one.items())
 
 
-@pytest.mark.parametrize("name", JOBS)
-def test_two_processes_learn_what_one_learns(folders: tuple[Path, Path], name: str) -> None:
-    """Losses, weights and statistics, over all processes."""
-    one, two = (steps(folder, name) for folder in folders)
+def check_same_training(first: Path, second: Path, name: str) -> None:
+    """Two folders have the same losses, weights and statistics of a job."""
+    one, two = steps(first, name), steps(second, name)
     assert len(one) == len(two) >= 2 and one[0]["grad_norm"] > 0
     # means over micro-batches, which have other rows with two processes; tokens of stand-ins
     apart = {"entropy", "kl", "mean_token_accuracy", "num_tokens"}
@@ -141,9 +176,24 @@ def test_two_processes_learn_what_one_learns(folders: tuple[Path, Path], name: s
         same = set(single) - apart
         expected = {key: single[key] for key in same}
         assert {key: double[key] for key in same} == pytest.approx(expected, rel=1e-4, abs=1e-5)
-    moved, apart_by = weight_distances(*(folder / name / "model" for folder in folders))
+    base = first.parent / JOBS[name]["base"] if "base" in JOBS[name] else BASE
+    moved, apart_by = weight_distances(base, first / name / "model", second / name / "model")
     assert moved > 1e-4 and apart_by < 1e-3 * moved
-    print(f"{name}: weights moved {moved:.1e}, two processes from one {apart_by:.1e}")
+    losses = max(abs(a["loss"] - b["loss"]) for a, b in zip(one, two, strict=True))
+    print(f"{name}: {len(one)} steps, losses apart by {losses:.1e}; ", end="")
+    print(f"weights moved {moved:.1e}, {second.name} from {first.name} {apart_by:.1e}")
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_two_processes_learn_what_one_learns(folders: tuple[Path, Path], name: str) -> None:
+    check_same_training(*folders, name)
+
+
+@pytest.mark.parametrize("name", [name for name, job in JOBS.items() if job["stage"] == "grpo"])
+def test_a_divided_policy_learns_what_a_whole_one_learns(
+    folders: tuple[Path, Path], divided: Path, name: str
+) -> None:
+    check_same_training(folders[0], divided, name)
 
 
 @pytest.mark.parametrize("name", ["grpo", "dynamic", "vanished"])
@@ -181,6 +231,15 @@ def test_one_unreadable_video_is_skipped_on_all_processes(folders: tuple[Path, P
         assert steps(folders[1], name)[-1]["skipped_rows"] == len(videos)
 
 
+def test_one_unreadable_video_does_not_stop_a_divided_policy(
+    folders: tuple[Path, Path], divided: Path
+) -> None:
+    """One process alone cannot read it; the others would wait for its part of the weights."""
+    said = [result(divided, "vanished", rank)["skipped"] for rank in (0, 1)]
+    assert said[0] == said[1] == result(folders[0], "vanished")["skipped"]
+    assert len(said[0]) == 1
+
+
 def test_resumed_in_the_second_epoch_it_takes_that_epochs_order(
     folders: tuple[Path, Path],
 ) -> None:
@@ -196,13 +255,10 @@ def test_processes_that_cannot_work_together_say_so(folders: tuple[Path, Path]) 
         assert all(message in error for error in errors)
 
 
-def test_a_killed_process_ends_the_others_with_a_reason(
-    world: Path, folders: tuple[Path, Path]
-) -> None:
-    """Killed in the second epoch, started again with a slow process: the same bits in the end."""
-    jobs = {"grpo": JOBS["grpo"] | {"kill": 7}}
-    process = start(world, "killed", jobs, 2)
-    mark = world / "killed" / "grpo.killed"
+def check_killed(world: Path, out: str, jobs: dict[str, Any], divided: bool = False) -> None:
+    """Rank 1 is killed, and rank 0 says so and ends."""
+    process = start(world, out, jobs, 2, divided)
+    mark = world / out / "grpo.killed"
     killed_at = 0.0
     while process.poll() is None:
         if not killed_at and mark.exists():
@@ -210,15 +266,30 @@ def test_a_killed_process_ends_the_others_with_a_reason(
         time.sleep(0.1)
     text = process.stdout.read()
     assert process.returncode != 0 and killed_at, text[-5000:]
-    assert time.monotonic() - killed_at < 120
+    took = time.monotonic() - killed_at
+    print(f"{out}: ended {took:.0f} s after the kill")
+    assert took < 120
     [line] = [line for line in text.splitlines() if line.startswith("rank 0 says: ")]
     assert "rank 1 ended" in line and "goes on from the last checkpoint" in line
+
+
+def test_a_killed_process_ends_the_others_with_a_reason(
+    world: Path, folders: tuple[Path, Path]
+) -> None:
+    """Killed in the second epoch, started again with a slow process: the same bits in the end."""
+    jobs = {"grpo": JOBS["grpo"] | {"kill": 7}}
+    check_killed(world, "killed", jobs)
     again = start(world, "killed", jobs, 2, slow=6)
     text, _ = again.communicate(timeout=600)
     assert again.returncode == 0, text[-5000:]
     assert "goes on from step 6 of 8" in text
     whole = result(folders[1], "grpo")
     assert result(world / "killed", "grpo")["weights"] == whole["weights"]
+
+
+def test_a_killed_process_ends_those_that_wait_for_its_part_of_the_weights(world: Path) -> None:
+    """`test_strategies` starts such a training again."""
+    check_killed(world, "killed_divided", {"grpo": JOBS["grpo"] | {"kill": 2}}, divided=True)
 
 
 def test_what_rank_0_refuses_is_refused_by_all(world: Path, folders: tuple[Path, Path]) -> None:

@@ -43,6 +43,7 @@ NEED_TORCH = {
     "model.shared_prefix",
     "model.vision_cache",
     "model.vllm_input",
+    "model.whole_copy",
     "toy.base",
     "toy.model",
     "training.checkpoints",

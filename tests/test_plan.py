@@ -12,6 +12,7 @@ from conftest import ROOT, load_script
 from videothinker.training.plan import (
     CostEstimate,
     Shape,
+    changes_that_fit,
     config_of,
     parameters_of,
     plan_training,
@@ -61,6 +62,42 @@ def test_adapters_and_deepspeed_have_small_buckets() -> None:
     # one bucket to reduce and one to gather, half a billion 16-bit numbers each
     assert gigabytes(zero2, "buckets") == 2.0
     assert zero2.fits
+
+
+def test_grpo_on_divided_weights_has_a_whole_copy() -> None:
+    """7B: 8.292 billion weights, of which 7.616 are trained, on eight GPUs."""
+    fsdp2 = plan("qwen2.5-vl-7b/grpo", "8xH100-80G", sharding="fsdp2")
+    zero2 = plan("qwen2.5-vl-7b/grpo", "8xH100-80G", sharding="zero2")
+    parts = {
+        "whole copy": 2 * 8.292,
+        "its gradients": 2 * 7.616,
+        "weights": 4 * 8.292 / 8,
+        "gradients": 4 * 7.616 / 8,
+        "optimizer": 8 * 7.616 / 8,
+        "reference": 2 * 7.616 / 8,
+        "buckets": 4 * 152064 * 3584 / 1e9,  # the gradient of the words, in 32 bits
+        "16-bit copies": 0.0,
+    }
+    for part, expected in parts.items():
+        assert gigabytes(fsdp2, part) == pytest.approx(expected, rel=1e-3), part
+    assert fsdp2.memory["activations"] == zero2.memory["activations"]  # a stream of 16 bits
+    assert fsdp2.fits and sum(fsdp2.memory.values()) < sum(zero2.memory.values())
+    recipe, eight = read_recipe("qwen3-vl-4b/grpo"), "Qwen/Qwen3-VL-8B-Instruct"
+    fits = [
+        plan_training(recipe, "8xH100-80G", eight, sharding=how).fits for how in ("zero2", "fsdp2")
+    ]
+    assert fits == [False, True]
+    needs = {"ddp": 9.0, "zero2": 5.0, "fsdp2": 3.0}
+    [change] = changes_that_fit(recipe, "ddp", 8, 4.0, lambda _, how: needs[how])
+    assert change.startswith("ACCELERATE=fsdp2: all state, beside a whole copy in 16 bits")
+
+
+def test_adapters_on_divided_weights_are_not_smaller() -> None:
+    """Frozen weights are whole in the copy, and an eighth of them is in the parts."""
+    name, gpus = "qwen2.5-vl-7b/grpo-lora-80g", "8xA100-80G"
+    ddp, fsdp2 = (plan(name, gpus, sharding=how) for how in ("ddp", "fsdp2"))
+    assert fsdp2.memory["whole copy"] == ddp.memory["weights"] == 8 * fsdp2.memory["weights"]
+    assert fsdp2.memory["reference"] == 0
 
 
 def test_the_residual_stream_has_the_type_of_the_weights() -> None:

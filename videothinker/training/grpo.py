@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -21,13 +20,13 @@ from transformers import Trainer, TrainingArguments
 from trl import GRPOConfig
 
 from ..files import InputError
-from ..json_files import read_json
 from ..model.encoder import Encoder, video_name
 from ..model.family import Family, Prompt, family_of
 from ..model.generate import Completion, Decoding, generate, texts
 from ..model.loading import load_model
 from ..model.shared_prefix import completion_logps, plain_model
 from ..model.vision_cache import feature_cache
+from ..model.whole_copy import WeightParts, WholeCopy
 from ..schema import Sample
 from .checkpoints import checkpoint_mark, run_trainer
 from .job import TrainingJob
@@ -57,12 +56,19 @@ from videothinker.training.rollouts import (
     write_completions,
 )
 from .samplers import PromptOrder, RowsAhead, epoch_setter
-from .setup import exact_buffers, lora_config, save_trained, set_up_training
+from videothinker.training.setup import (
+    check_division,
+    divides_weights,
+    exact_buffers,
+    lora_config,
+    save_trained,
+    set_up_training,
+)
 from .trainer_fields import default_of, ignored_problem, renamed_fields
 from .vllm_rollout import VLLMRollout, engine_weights, vllm_problem
 
 # %% auto #0
-__all__ = ['USED', 'ALLOWED', 'VideoGRPOConfig', 'check_launch', 'zero_stage', 'check_groups', 'decoding_of', 'add_group_forward',
+__all__ = ['USED', 'ALLOWED', 'VideoGRPOConfig', 'check_launch', 'check_groups', 'decoding_of', 'add_group_forward',
            'counted_tokens', 'VideoGRPOTrainer', 'grpo_config', 'match_precision', 'train_grpo']
 
 # %% ../../nbs/5_training/16_grpo.ipynb #c12-005
@@ -259,54 +265,39 @@ VideoGRPOConfig.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
 )
 
 # %% ../../nbs/5_training/16_grpo.ipynb #c12-090
-def check_launch(deepspeed: Any = None, fsdp: Any = None) -> None:
-    """Refuse a launch that divides the weights (FSDP, ZeRO-3).
-
-    A rollout takes as many forward passes as its longest answer, so processes that share weights
-    would wait for each other.
+def check_launch(accelerator: Any) -> None:
+    """Refuse a launch that divides the weights in a way that this trainer cannot put together.
 
     Parameters
     ----------
-    deepspeed, fsdp : the fields of `TrainingArguments`, for a launch without accelerate's.
+    accelerator : of the launch.
 
     Raises
     ------
-    InputError : names the launches that work.
+    InputError : names what to change.
     """
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("1", "true"):
-        launched = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
-        deepspeed = deepspeed or os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
-        deepspeed = deepspeed or {"zero_optimization": {"stage": launched}}
-    fsdp = fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
-    if fsdp or (deepspeed and zero_stage(deepspeed) == 3):
+    from accelerate.utils import DistributedType
+    from torch.distributed.fsdp import CPUOffloadPolicy
+
+    check_division(accelerator)
+    if not divides_weights(accelerator):
+        return
+    if accelerator.mixed_precision == "fp16":
+        raise InputError("GRPO on divided weights scales no loss: bf16 in place of fp16")
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return
+    if not accelerator.is_fsdp2:
         raise InputError(
-            "GRPO needs whole weights on every process; "
-            f"launch it with ACCELERATE=ddp or zero2 instead of {'FSDP' if fsdp else 'ZeRO-3'}"
+            "GRPO can put weights together that FSDP2 or ZeRO-3 has divided: fsdp_version: 2, or "
+            "ACCELERATE=fsdp2 or zero3"
         )
-
-
-def zero_stage(deepspeed: Any) -> int:
-    """Stage of ZeRO (0 to 3) of a DeepSpeed configuration: a dictionary, or the path of its JSON.
-
-    Parameters
-    ----------
-    deepspeed : the configuration, as `train.deepspeed` takes it.
-
-    Raises
-    ------
-    InputError : the file is not there or is no such JSON.
-    """
-    where = ""
-    if not isinstance(deepspeed, Mapping):
-        where = f"{deepspeed}: "
-        try:
-            deepspeed = read_json(Path(deepspeed))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{where}no DeepSpeed configuration: {error}") from None
-    try:
-        return int(deepspeed.get("zero_optimization", {}).get("stage", 0))
-    except (AttributeError, TypeError, ValueError):
-        raise InputError(f"{where}zero_optimization.stage is no number from 0 to 3") from None
+    plugin = accelerator.state.fsdp_plugin
+    if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
+        raise InputError("GRPO needs FSDP2's parts on the GPU: fsdp_offload_params: false")
+    if plugin.cpu_ram_efficient_loading:
+        raise InputError(
+            "GRPO needs the model loaded on every process: fsdp_cpu_ram_efficient_loading: false"
+        )
 
 # %% ../../nbs/5_training/16_grpo.ipynb #c12-105
 def check_groups(args: VideoGRPOConfig, rows: int) -> None:
@@ -403,7 +394,7 @@ class VideoGRPOTrainer(Trainer):
     Raises
     ------
     InputError : when groups do not fit into micro-batches, rows are fewer than the prompts of one,
-        the reference is missing, or weights are sharded (FSDP, ZeRO-3).
+        the reference is missing, or the launch is one that `check_launch` refuses.
     MissingLibrary : with `use_vllm`, when vLLM is not installed.
     """
 
@@ -419,7 +410,6 @@ class VideoGRPOTrainer(Trainer):
     ) -> None:
         from datasets import Dataset
 
-        check_launch(args.deepspeed, args.fsdp)
         check_groups(args, len(samples))
         if args.beta and reference is None and not hasattr(model, "disable_adapter"):
             raise InputError("beta > 0 needs a reference model")
@@ -436,11 +426,8 @@ class VideoGRPOTrainer(Trainer):
         self.rollouts: list[Rollout] = []  # of the step, and of steps that use them again
         self.step_tokens = 0.0  # that count in the step, on average over all processes
         self.step_metrics: dict[str, list[float]] = defaultdict(list)
-        add_group_forward(model, self.family, args)
-        self.features = None
         if args.freeze_vision:
             plain_model(model).model.visual.requires_grad_(False)
-            self.features = feature_cache(plain_model(model), encoder, args.mixed_precision)
         super().__init__(
             model,
             args,
@@ -450,7 +437,34 @@ class VideoGRPOTrainer(Trainer):
         )
         # our loss is a micro-batch's mean: the Trainer divides it by the accumulation steps
         self.model_accepts_loss_kwargs = False
+        check_launch(self.accelerator)
+        self.whole: WholeCopy | None = None  # of a policy whose weights are divided
+        self.reference_parts: WeightParts | None = None
+        if divides_weights(self.accelerator):
+            self._copy_whole()
+        add_group_forward(self.policy, self.family, args)
+        self.features = None
+        if args.freeze_vision:
+            plain = plain_model(self.policy)
+            self.features = feature_cache(plain, encoder, args.mixed_precision)
         self.engine = self._start_engine() if args.use_vllm else None
+
+    def _copy_whole(self) -> None:
+        """Copy the policy, before it is divided, and keep this process's part of the reference."""
+        adapted = hasattr(self.model, "peft_config")  # small, and exact in 32 bits
+        in_16_bits = self.accelerator.mixed_precision == "bf16" and not adapted
+        dtype = torch.bfloat16 if in_16_bits else None
+        self.whole = WholeCopy(self.model, dtype)
+        if self.reference is not None:
+            trained, weights = self.whole.trained(), self.reference.named_parameters()
+            own = {name: weight for name, weight in weights if name in trained}
+            self.reference_parts = WeightParts(own, dtype)
+            self.reference = None
+
+    @property
+    def policy(self) -> Any:
+        """The policy as one whole model: itself, or its copy where FSDP2 or ZeRO-3 divides it."""
+        return self.accelerator.unwrap_model(self.model) if self.whole is None else self.whole.model
 
     def compute_loss(
         self,
@@ -472,7 +486,7 @@ class VideoGRPOTrainer(Trainer):
         groups = [(r.prompt, [c.ids for c in r.completions]) for r in rollouts]
         advantages = torch.cat([r.advantages for r in rollouts])  # [B·G]
 
-        logps, entropy, mask = model(groups=groups)  # each [B·G, C]
+        logps, entropy, mask = self.policy_logps(model, groups)  # each [B·G, C]
         advantages = advantages.to(logps.device)
         if args.mask_truncated_completions:
             finished = torch.tensor([float(c.finished) for c in completions], device=mask.device)
@@ -487,7 +501,7 @@ class VideoGRPOTrainer(Trainer):
             loss = loss * weights  # [B·G, C] or [B·G, 1]
             metrics |= engine_metrics
         if args.beta:
-            kl = kl_estimate(logps, self.reference_logps(groups))  # [B·G, C]
+            kl = kl_estimate(logps, self.reference_logps(rollouts, groups))  # [B·G, C]
             loss = loss + args.beta * kl
             metrics["kl"] = float((kl.detach() * mask).sum() / mask.sum().clamp(min=1))
         metrics["entropy"] = float((entropy * mask).sum() / mask.sum().clamp(min=1))
@@ -496,7 +510,38 @@ class VideoGRPOTrainer(Trainer):
             metrics["sampling/sampling_logp_difference/max"] = gap
         self.remember(metrics)
         reduce = REDUCTIONS[args.loss_type]
-        return reduce(loss, mask, args.max_completion_length, inputs["tokens"])
+        loss = reduce(loss, mask, args.max_completion_length, inputs["tokens"])
+        return loss if self.whole is None else self.hand_back(loss, inputs["first"])
+
+    def policy_logps(self, model: Any, groups: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities, entropies and mask of the completions, each [B·G, C].
+
+        Parameters
+        ----------
+        model : the policy, as accelerate has wrapped it.
+        groups : prompts, each with the token ids of its completions (see `completion_logps`).
+        """
+        if self.whole is None:
+            return model(groups=groups)
+        with self.accelerator.autocast():
+            return self.whole.model(groups=groups)
+
+    def hand_back(self, loss: Tensor, first: bool) -> Tensor:
+        """Do the backward pass on the whole copy, and give its gradients to the divided policy.
+
+        Parameters
+        ----------
+        loss : of a micro-batch.
+        first : it is the first of its step.
+
+        Returns
+        -------
+        the loss, with nothing behind it: the `Trainer` goes on as after any backward pass.
+        """
+        assert self.whole is not None
+        (loss / self.current_gradient_accumulation_steps).backward()
+        self.whole.hand_back(self.model, first)
+        return loss.detach().requires_grad_()
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: Any
@@ -512,6 +557,9 @@ class VideoGRPOTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
+        if self.whole is not None:
+            self.launch.barrier("weights of a step")
+            self.whole.gather(self.model)
         if self.is_fresh():
             rows = [row for batch in batches for row in batch["index"].tolist()]
             self.coming = self.ahead.after(rows, len(rows)) if self.ahead else []
@@ -523,7 +571,11 @@ class VideoGRPOTrainer(Trainer):
         tokens = self.step_tokens / len(batches)
         n = len(self.rollouts) // len(batches)  # prompts of a micro-batch
         chunks = [self.rollouts[i * n : (i + 1) * n] for i in range(len(batches))]
-        return [{"rollouts": chunk, "tokens": tokens} for chunk in chunks], None
+        if self.reference_parts is not None and self.is_fresh():
+            self.ask_reference(chunks)
+        return [
+            {"rollouts": chunk, "tokens": tokens, "first": i == 0} for i, chunk in enumerate(chunks)
+        ], None
 
     def scored_rollouts(self, rows: Sequence[int]) -> list[Rollout]:
         """Rollouts of these rows with rewards.
@@ -551,7 +603,8 @@ class VideoGRPOTrainer(Trainer):
         rows : place in the step → row.
         step : the rows that the step may still take.
         """
-        self.model.eval()  # also for the tower's features that an engine is sent
+        policy = self.policy
+        policy.eval()  # also for the tower's features that an engine is sent
         chosen, prompts = readable_prompts(
             rows, step, self.samples, self.encoder, self.launch, self.coming
         )
@@ -564,7 +617,7 @@ class VideoGRPOTrainer(Trainer):
             self.engine.sync(number)
         draw = self.engine.generate if self.engine else self.generate
         groups = draw(prompts, self.args.num_generations, seeds) if prompts else []
-        self.model.train()
+        policy.train()
         return {
             i: Rollout(self.samples[row.row], prompt, group, texts(group, self.encoder.processor))
             for (i, row), prompt, group in zip(chosen.items(), prompts, groups, strict=True)
@@ -581,7 +634,7 @@ class VideoGRPOTrainer(Trainer):
         group : completions of each.
         seeds : one per prompt.
         """
-        model = plain_model(self.accelerator.unwrap_model(self.model))
+        model = plain_model(self.policy)
         chunk = max(1, self.args.rollout_rows // group)  # prompts at a time
         groups: list[list[Completion]] = []
         for i in range(0, len(prompts), chunk):
@@ -651,25 +704,53 @@ class VideoGRPOTrainer(Trainer):
         return torch.cat([r.old_logps for r in rollouts if r.old_logps is not None])
 
     @torch.no_grad()
-    def reference_logps(self, groups: Any) -> Tensor:
+    def reference_logps(self, rollouts: Sequence[Rollout], groups: Any) -> Tensor:
         """Log-probabilities [B·G, C] of the reference: a model, or the policy without adapters.
 
         Parameters
         ----------
+        rollouts : of the micro-batch; they may remember what a divided reference has said.
         groups : prompts, each with the token ids of its completions (see `completion_logps`).
         """
-        policy = self.accelerator.unwrap_model(self.model)
+        known = [r.reference_logps for r in rollouts if r.reference_logps is not None]
+        if known:
+            return torch.cat(known)
         model, adapters = self.reference, nullcontext()
         if model is None:
-            model, adapters = policy, policy.disable_adapter()
-        elif model.dtype != policy.dtype:
-            match_precision(model, policy)
+            model, adapters = self.policy, self.policy.disable_adapter()
+        elif model.dtype != self.policy.dtype:
+            match_precision(model, self.policy)
+        with adapters:
+            return self._plain_logps(model, groups)
+
+    def _plain_logps(self, model: Any, groups: Any) -> Tensor:
+        """Log-probabilities [B·G, C] under a whole model, in the arithmetic of the policy."""
         args = self.args
-        with adapters, self.accelerator.autocast():  # the arithmetic of the policy
+        with self.accelerator.autocast():
             logps, _, _ = completion_logps(
                 model, groups, self.family, args.temperature, part=args.update_rows
             )
         return logps
+
+    @torch.no_grad()
+    def ask_reference(self, chunks: Sequence[Sequence[Rollout]]) -> None:
+        """Put a divided reference in the policy's place, once a step, and note what it says.
+
+        Every process has to call this.
+
+        Parameters
+        ----------
+        chunks : the rollouts of each micro-batch; they remember the log-probabilities.
+        """
+        assert self.whole is not None and self.reference_parts is not None
+        self.reference_parts.put_into(self.whole.trained())
+        for rollouts in chunks:
+            groups = [(r.prompt, [c.ids for c in r.completions]) for r in rollouts]
+            logps = self._plain_logps(self.whole.model, groups)
+            for rollout, own in zip(rollouts, logps.split(self.args.num_generations), strict=True):
+                rollout.reference_logps = own
+        self.launch.barrier("log-probabilities of the reference")
+        self.whole.gather(self.model)
 
     def is_fresh(self) -> bool:
         """Return True at a step that draws; False at one that uses its completions again."""
@@ -694,7 +775,7 @@ class VideoGRPOTrainer(Trainer):
     def _start_engine(self) -> VLLMRollout:
         processor = self.encoder.processor
         return VLLMRollout(
-            self.model, self.accelerator, processor, self.family, self.decoding, self.args
+            self.policy, self.accelerator, processor, self.family, self.decoding, self.args
         )
 
     def remember(self, metrics: Mapping[str, float]) -> None:
@@ -800,6 +881,7 @@ def train_grpo(job: TrainingJob) -> dict[str, Any]:
     trainer = VideoGRPOTrainer(
         model, args, setup.rows, setup.encoder, rewards, reference, callbacks
     )
+    del reference  # a divided launch has kept its part
     watch_training(trainer)
     run_trainer(trainer, setup.checkpoint)
     save_trained(trainer, job, setup)

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['SHARDING', 'BUCKET', 'GPUS', 'USABLE', 'LIBRARIES', 'CHANGES', 'PROJECTIONS', 'ADAPTERS', 'published_configs',
            'config_of', 'parameters_of', 'Shape', 'Load', 'load_of', 'group_size', 'rows_of', 'is_checkpointed',
-           'step_flops', 'widths', 'layer_activations', 'update_activations', 'trained_parameters', 'optimizer_bytes',
-           'state_memory', 'memory_of', 'parse_gpus', 'CostEstimate', 'smaller_batch', 'changes_that_fit',
-           'check_place', 'plan_training', 'plan_lines']
+           'step_flops', 'copies_whole', 'widths', 'layer_activations', 'update_activations', 'trained_parameters',
+           'optimizer_bytes', 'state_memory', 'memory_of', 'parse_gpus', 'CostEstimate', 'smaller_batch',
+           'changes_that_fit', 'check_place', 'plan_training', 'plan_lines']
 
 # %% ../../nbs/5_training/18_plan.ipynb #c17a-005
 def published_configs() -> dict[str, Any]:
@@ -272,6 +272,17 @@ def step_flops(shape: Shape, recipe: Recipe, load: Load) -> dict[str, float]:
     return {name: rows * flops for name, flops in parts.items()}
 
 # %% ../../nbs/5_training/18_plan.ipynb #c17a-018
+def copies_whole(recipe: Recipe, sharding: str) -> bool:
+    """Return True if each GPU has a whole copy beside its part: GRPO with divided weights.
+
+    Parameters
+    ----------
+    recipe : what is trained.
+    sharding : as for `memory_of`.
+    """
+    return recipe.stage == "grpo" and sharding in ("fsdp2", "zero3")
+
+
 def widths(recipe: Recipe, sharding: str = "ddp") -> tuple[int, int]:
     """Bytes of a number: in matrix products, and in the residual stream between the layers.
 
@@ -283,8 +294,8 @@ def widths(recipe: Recipe, sharding: str = "ddp") -> tuple[int, int]:
     train = recipe.train
     if train.get("bf16") is False and not train.get("fp16"):
         return 4, 4
-    weights_in_32_bits = not recipe.peft and sharding not in ("zero2", "zero3")
-    return 2, 4 if weights_in_32_bits else 2
+    in_16_bits = recipe.peft or sharding in ("zero2", "zero3") or copies_whole(recipe, sharding)
+    return 2, 2 if in_16_bits else 4
 
 
 def layer_activations(shape: Shape, width: int, stream: int) -> float:
@@ -406,12 +417,23 @@ def state_memory(
     if gpus > 1:
         buckets = 4 * trained if sharding == "ddp" else 0.0  # the gradient once more
         buckets += 2 * 2 * min(BUCKET, trained) if deepspeed else 0.0
-    return {
+    state = {
         "weights": weights,
         "16-bit copies": copies,
         "gradients": (2 if sharding == "zero2" else 4 * part_of_optimizer) * trained,
         "buckets": buckets,
         "optimizer": optimizer * trained * part_of_optimizer,
+    }
+    if not copies_whole(recipe, sharding):
+        return state
+    width = widths(recipe)[0]
+    largest = min(shape.vocab * shape.hidden, trained)  # of the gradients, on its way to the parts
+    return state | {
+        "weights": weights * part if recipe.peft else weights,
+        "16-bit copies": 0.0,
+        "whole copy": weights if recipe.peft else width * total,
+        "its gradients": (4 if recipe.peft else width) * trained,
+        "buckets": buckets + 4 * largest,
     }
 
 
@@ -430,7 +452,8 @@ def memory_of(
     shape, counts : of the model (`parameters_of`).
     recipe, load : what is trained, and on what.
     gpus : how many share what is divided.
-    sharding : `ddp` (nothing is), `zero2` (gradients, optimizer), `fsdp2` or `zero3` (all).
+    sharding : `ddp` (nothing is), `zero2` (gradients, optimizer), `fsdp2` or `zero3` (all; GRPO
+        has a whole copy as well).
     """
     train, group = recipe.train, group_size(recipe)
     logits = load.longest * shape.vocab * rows_of(recipe) * group
@@ -443,7 +466,10 @@ def memory_of(
         tokens = prompts * (load.prompt + group * load.longest)
         has_reference = train.get("beta", 0.0) and not recipe.peft
         per_weight = 2.0 if sharding in ("zero2", "zero3") else 4.0  # as `match_precision`
-        parts["reference"] = per_weight * sum(counts.values()) if has_reference else 0.0
+        reference = per_weight * sum(counts.values())
+        if copies_whole(recipe, sharding):  # what differs from the policy's copy, in parts
+            reference = widths(recipe)[0] * trained_parameters(shape, counts, recipe) / gpus
+        parts["reference"] = reference if has_reference else 0.0
         own_rollout = not train.get("use_vllm")
         width = widths(recipe)[0]
         cache = 2.0 * width * shape.keys * shape.layers * tokens
@@ -576,13 +602,19 @@ def changes_that_fit(
             changes.append(text)
     if need(recipe, sharding) <= room:
         return tuple(changes)
-    divided, what = ("fsdp2", "all state")
+    divided = {"fsdp2": "all state"}
     if recipe.stage == "grpo":
-        divided, what = ("zero2", "gradients and optimizer")
+        divided = {
+            "zero2": "gradients and optimizer",
+            "fsdp2": "all state, beside a whole copy in 16 bits,",
+        }
     adapted = replace(recipe, peft=recipe.peft or ADAPTERS)
     quantized = replace(adapted, quantization={"load_in_4bit": True})
     last = {
-        f"ACCELERATE={divided}: {what} divided over the {gpus} GPUs": (recipe, divided),
+        f"ACCELERATE={how}: {what} divided over the {gpus} GPUs": (recipe, how)
+        for how, what in divided.items()
+    }
+    last |= {
         "peft: adapters in place of full fine-tuning (r 64 on all projections)": (
             adapted,
             sharding,
@@ -624,8 +656,6 @@ def check_place(recipe: Recipe, gpus: str, sharding: str = "ddp") -> tuple[int, 
     """
     if sharding not in SHARDING:
         raise InputError(f"--sharding {sharding} is not known; known: {', '.join(SHARDING)}")
-    if recipe.stage == "grpo" and sharding in ("fsdp2", "zero3"):
-        raise InputError("GRPO needs whole weights on every GPU: --sharding ddp or zero2")
     return parse_gpus(gpus)
 
 
@@ -650,8 +680,7 @@ def plan_training(
 
     Raises
     ------
-    InputError : for GPUs or a sharding that are not known, without a model, or for GRPO with
-        divided weights.
+    InputError : for GPUs or a sharding that are not known, or without a model.
     """
     n, kind = check_place(recipe, gpus, sharding)
     name = model or recipe.model

@@ -55,6 +55,7 @@ class Rollout:
     advantages : [G].
     columns : what reward functions logged, name → G entries.
     old_logps : log-probabilities [G, C] when they were sampled; None until they are known.
+    reference_logps : those of a divided reference [G, C]; None where it is asked when needed.
     """
 
     sample: Sample
@@ -66,12 +67,19 @@ class Rollout:
     advantages: Tensor = field(default_factory=lambda: torch.empty(0))
     columns: dict[str, list[Any]] = field(default_factory=dict)
     old_logps: Tensor | None = None
+    reference_logps: Tensor | None = None
 
     def told(self) -> Rollout:
         """The rollout as other processes are told of it: without frames and log-probabilities."""
         without_frames = Prompt(self.prompt.input_ids, None, None, ())
         completions = [Completion(c.ids, [], c.finished) for c in self.completions]
-        return replace(self, prompt=without_frames, completions=completions, old_logps=None)
+        return replace(
+            self,
+            prompt=without_frames,
+            completions=completions,
+            old_logps=None,
+            reference_logps=None,
+        )
 
 # %% ../../nbs/5_training/14_rollouts.ipynb #c12-071
 CONTRACT = (  # TRL's own arguments

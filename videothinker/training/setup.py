@@ -344,15 +344,17 @@ def gathered_weights(trainer: Any) -> dict[str, Tensor] | None:
     trainer : after its last step.
     """
     model = trainer.model_wrapped
-    weights = list(model.named_parameters(remove_duplicate=False))
+    inner = trainer.accelerator.unwrap_model(model)
+    weights = list(inner.named_parameters(remove_duplicate=False))
     if any(hasattr(weight, "ds_id") for _, weight in weights):  # ZeRO-3
-        return model._zero3_consolidated_16bit_state_dict() or {}
-    if any(isinstance(weight, DTensor) for _, weight in weights):
+        gathered = model._zero3_consolidated_16bit_state_dict() or {}
+    elif any(isinstance(weight, DTensor) for _, weight in weights):
         gathered = trainer.accelerator.get_state_dict(model)
-        first = {id(weight): name for name, weight in reversed(weights)}
-        shared = {name for name, weight in weights if first[id(weight)] != name}
-        return {name: weight for name, weight in gathered.items() if name not in shared}
-    return None
+    else:
+        return None
+    first = {id(weight): name for name, weight in reversed(weights)}
+    shared = {name for name, weight in weights if first[id(weight)] != name}
+    return {name: weight for name, weight in gathered.items() if name not in shared}
 
 
 def save_trained(trainer: Any, job: TrainingJob, setup: TrainingSetup) -> None:

@@ -20,6 +20,7 @@ from ..model.vllm_input import engine_input, engine_sampling, wire_features
 from ..parallel import ordered_map
 from .losses import sampling_weights
 from .ranks import ranks
+from .setup import divides_weights
 
 # %% auto #0
 __all__ = ['Drawn', 'vllm_problem', 'merged_weights', 'VLLMRollout', 'engine_weights']
@@ -100,7 +101,7 @@ class VLLMRollout:
 
     Parameters
     ----------
-    model : the policy, whose weights the engine gets.
+    model : the whole policy, whose weights the engine gets.
     accelerator : of the training.
     processor, family : the model's.
     decoding : how tokens are drawn.
@@ -164,6 +165,10 @@ class VLLMRollout:
         )
         if hasattr(model, "peft_config"):
             self.generation._iter_named_params = lambda: merged_weights(model)
+        elif divides_weights(accelerator):  # TRL would look for parts, and the model is whole
+            self.generation._iter_named_params = lambda: (
+                (name, weight.data) for name, weight in model.named_parameters()
+            )
         if config.vllm_mode == "server":
             self._connect(address, config.vllm_server_timeout)
 
