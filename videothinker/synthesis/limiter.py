@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 
 # %% auto #0
-__all__ = ['Limiter']
+__all__ = ['SLOWLY', 'Limiter']
 
 # %% ../../nbs/3_synthesis/03_limiter.ipynb #limit-005
+SLOWLY = 60  # rounds until the limit grows by one per round; it is one higher after eleven
+
+
 class Limiter:
     """A limit on requests under way that adapts to the server (AIMD); for one event loop.
 
@@ -32,6 +36,9 @@ class Limiter:
         self.limit = float(min(begin, most))
         self.under_way = 0
         self.halved = 0
+        self._well = math.inf  # a limit at which it went well, once one was refused
+        self._refused = 0.0  # that one
+        self._rounds = 0.0  # since it was halved
         self._queue: deque[asyncio.Future[None]] = deque()
 
     async def acquire(self, first: bool = False) -> None:
@@ -78,10 +85,16 @@ class Limiter:
 
     def answered(self) -> None:
         """Count an answer: additive increase, if the limit is made use of."""
-        if self.under_way >= int(self.limit):
-            step = 1 / self.limit if self.halved else 1.0
-            self.limit = min(self.limit + step, float(self.most))
-            self._admit()
+        if self.under_way < int(self.limit):
+            return
+        self._rounds += 1 / self.limit
+        if self.limit < self._well:
+            self.limit = min(self.limit + 1, self._well)
+        else:  # so many per round
+            below = (0.97 * self._refused - self.limit) / 3
+            self.limit += min(max(below, self._rounds / SLOWLY), self.limit) / self.limit
+        self.limit = min(self.limit, float(self.most))
+        self._admit()
 
     def overloaded(self, halved: int) -> None:
         """Count a sign of overload: multiplicative decrease, once per round.
@@ -90,9 +103,15 @@ class Limiter:
         ----------
         halved : the attribute, when the request was sent.
         """
-        if halved == self.halved:
-            self.limit = max(self.limit / 2, 1.0)
-            self.halved += 1
+        if halved != self.halved:
+            return
+        went_well = self._rounds >= 3
+        well = min(self.limit - 1, 0.95 * self.limit)
+        self._well = max(well if went_well else 0.75 * self.limit, 1.0)
+        self._refused = self.limit
+        self.limit = max(self.limit / 2, 1.0)
+        self.halved += 1
+        self._rounds = 0.0
 
     async def __aenter__(self) -> Limiter:
         await self.acquire()

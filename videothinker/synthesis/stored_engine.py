@@ -22,7 +22,8 @@ from .engine import EATEN, SMALL_CONTEXT, Answer, EngineError, Request
 from .store import AnswerStore, Spending, total
 
 # %% auto #0
-__all__ = ['REFUSALS', 'WINDOW', 'Brake', 'Usage', 'short_number', 'StoredEngine', 'Backend', 'BatchEngine']
+__all__ = ['REFUSALS', 'WINDOW', 'Brake', 'Usage', 'short_number', 'StoredEngine', 'Backend', 'one_by_one', 'in_words',
+           'BatchEngine']
 
 # %% ../../nbs/3_synthesis/05_stored_engine.ipynb #stored-005
 REFUSALS = 10  # failures in a row, with one cause, after which nothing more is sent
@@ -388,18 +389,52 @@ class Backend(Protocol):
 
     model: str
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer | Exception]]:
         """Yield (place of the request, answer) as they are there; keys are not filled in.
 
         Parameters
         ----------
-        requests : a batch; places that are never yielded have no answer.
+        requests : a batch.
+
+        Yields
+        ------
+        Place and answer, or place and the error because of which there is none.
         """
         ...
 
     def close(self) -> None:
         """Free what it holds."""
         ...
+
+
+def one_by_one(
+    generate: Callable[[list[Request]], list[Answer]], requests: list[Request]
+) -> list[Answer | Exception]:
+    """Answers to a batch; if it cannot be answered as a whole, to each of its requests alone.
+
+    One request with a broken picture, or a prompt that is too long, must not take the others along.
+
+    Parameters
+    ----------
+    generate : answers a batch, or raises.
+    requests : the batch.
+    """
+    try:
+        return list(generate(requests))
+    except Exception as error:
+        if len(requests) == 1:
+            return [error]
+        return [one_by_one(generate, [request])[0] for request in requests]
+
+
+def in_words(error: Exception) -> str:
+    """An error in one line, for the reason of a request.
+
+    Parameters
+    ----------
+    error : of a backend.
+    """
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 @dataclass
@@ -513,27 +548,37 @@ class BatchEngine(StoredEngine):
         sent, later = self._sorted(batch)
         with self._changed:
             self._waiting.extendleft(reversed(later))
-        open_ = dict(enumerate(sent))
+        left = dict(enumerate(sent))
         reason = "no reply"
         self.usage.sent += len(sent)
+        extra = [
+            replace(wanted.request, fields={**wanted.request.fields, **self.extra})
+            for wanted in sent
+        ]
         try:
-            for place, answer in self.backend.answer([wanted.request for wanted in sent]):
-                self._keep(open_.pop(place), answer)
+            for place, answer in self.backend.answer(extra) if sent else ():
+                if isinstance(answer, Exception):
+                    self._give_up(left.pop(place), in_words(answer))
+                else:
+                    self._keep(left.pop(place), answer)
         except EngineError as error:  # the disk, or a backend that cannot work at all
-            reason = str(error)
-            for wanted in open_.values():
+            for wanted in left.values():
                 self._end(wanted, error)
-            open_ = {}
+            return
         except Exception as error:
             logging.getLogger(__name__).debug("a batch failed", exc_info=True)
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        for wanted in open_.values():
-            if not self.works:
-                self._brake.failed(reason)
-            self._brake.ended(reason)
-            self.budget.release(self.model, most_spending(wanted.request), lost=True)
-            self.fail(wanted.key, reason)
-            self._end(wanted, None)
+            reason = in_words(error)
+        for wanted in left.values():
+            self._give_up(wanted, reason)
+
+    def _give_up(self, wanted: _Wanted, reason: str) -> None:
+        """A request that was sent has no answer."""
+        if not self.works:
+            self._brake.failed(reason, by_words=True)
+        self._brake.ended(reason)
+        self.budget.release(self.model, most_spending(wanted.request), lost=True)
+        self.fail(wanted.key, reason)
+        self._end(wanted, None)
 
     def _sorted(self, batch: list[_Wanted]) -> tuple[list[_Wanted], list[_Wanted]]:
         """Those that may be sent now, with what they may cost set aside, and those that may later.
