@@ -15,8 +15,8 @@ from ..files import UserError
 
 # %% auto #0
 __all__ = ['Message', 'CUT_OFF', 'SMALL_CONTEXT', 'EATEN', 'Request', 'chat', 'Engine', 'no_answer_reason', 'worth_another_seed',
-           'of_an_earlier_run', 'stop_engine', 'FunctionEngine', 'EngineError', 'Answer', 'token_count', 'read_answers',
-           'answer_lines']
+           'of_an_earlier_run', 'engine_status', 'stop_engine', 'FunctionEngine', 'EngineError', 'Answer',
+           'token_count', 'read_answers', 'answer_lines']
 
 # %% ../../nbs/3_synthesis/01_engine.ipynb #c05-005
 Message = dict[str, Any]
@@ -80,7 +80,8 @@ class Engine(Protocol):
     """Anything that answers requests.
 
     Further methods are optional: `reason(request)` (see `no_answer_reason`), `replied(request)`
-    (see `worth_another_seed`), `remembers(request)` (see `of_an_earlier_run`) and `stop()`.
+    (see `worth_another_seed`), `remembers(request)` (see `of_an_earlier_run`),
+    `status()` and `stop()`.
     """
 
     def complete(self, requests: Sequence[Request]) -> list[str | None]:
@@ -115,6 +116,12 @@ def of_an_earlier_run(engine: Engine, request: Request) -> bool:
     """
     remembers = getattr(engine, "remembers", None)
     return bool(remembers(request)) if remembers else False
+
+
+def engine_status(engine: Engine) -> str:
+    """How an engine gets on, for a progress bar; "" if it does not say."""
+    status = getattr(engine, "status", None)
+    return str(status()) if status else ""
 
 
 def stop_engine(engine: Engine) -> None:

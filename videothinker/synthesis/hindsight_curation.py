@@ -18,7 +18,14 @@ from ..files import FormatError, InputError, UserError
 from ..journal import Journal
 from ..parallel import ordered_map
 from ..schema import Sample, Segment, option_line, sample_id
-from .engine import Engine, Request, chat, no_answer_reason, stop_engine
+from videothinker.synthesis.engine import (
+    Engine,
+    Request,
+    chat,
+    engine_status,
+    no_answer_reason,
+    stop_engine,
+)
 from .server_replies import spoken
 from .synthesize import Teacher, TeacherError, split_trace, whole_trace
 from videothinker.trace import (
@@ -143,6 +150,10 @@ class EngineReader:
     def stop(self) -> None:
         """Ask nothing more (see `OpenAIEngine.stop`)."""
         stop_engine(self.engine)
+
+    def status(self) -> str:
+        """How the engine gets on, for a progress bar."""
+        return engine_status(self.engine)
 
 # %% ../../nbs/3_synthesis/15_hindsight_curation.ipynb #c07-015
 def judge(sample: Sample, trace_text: str, reader: Reader) -> str:
@@ -465,6 +476,7 @@ def curate(
         for judge in (teacher, reader):
             getattr(judge, "stop", lambda: None)()
 
+    status = getattr(reader, "status", str)
     header = journal_header(samples, retries, teacher, reader)
     unfinished: dict[str, str] = {}
     with ExitStack() as stack:
@@ -474,7 +486,9 @@ def curate(
         catch = (TeacherError, ReaderError)
         outcomes = ordered_map(run, todo, workers, 8 * workers, catch, stop)
         stack.enter_context(closing(outcomes))
-        for sample, outcome in tqdm(outcomes, "curate", len(todo), disable=not progress):
+        bar = tqdm(outcomes, "curate", len(todo), disable=not progress)
+        for sample, outcome in bar:
+            bar.set_postfix_str(status(), refresh=False)
             if not isinstance(outcome, Verdict):
                 unfinished[sample_id(sample)] = str(outcome)
                 continue

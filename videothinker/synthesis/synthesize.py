@@ -199,8 +199,11 @@ def synthesize(
     catch = () if failed is None else (TeacherError,)
     rows: dict[str, Sample] = {}
     stop = getattr(teacher, "stop", None)
+    status = getattr(teacher, "status", str)
     with closing(ordered_map(run, jobs, workers, 8 * workers, catch, stop)) as results:
-        for (source, _), row in tqdm(results, "synthesize", len(jobs), disable=not progress):
+        bar = tqdm(results, "synthesize", len(jobs), disable=not progress)
+        for (source, _), row in bar:
+            bar.set_postfix_str(status(), refresh=False)
             if isinstance(row, Sample):
                 rows.setdefault(row.id, row)  # the same question twice about one clip is one row
             elif failed is not None:

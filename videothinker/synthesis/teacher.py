@@ -28,6 +28,7 @@ from videothinker.synthesis.engine import (
     Message,
     Request,
     chat,
+    engine_status,
     no_answer_reason,
     of_an_earlier_run,
     stop_engine,
@@ -368,6 +369,10 @@ class EngineTeacher:
     def stop(self) -> None:
         """Ask nothing more (see `OpenAIEngine.stop`)."""
         stop_engine(self.engine)
+
+    def status(self) -> str:
+        """How the engine gets on, for a progress bar."""
+        return engine_status(self.engine)
 
     def _caption(self, sample: Sample, segment: Segment) -> str:
         """What is seen in one segment, on one line."""
