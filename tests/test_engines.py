@@ -291,3 +291,107 @@ def test_a_silly_error_rate_ends_the_sending(server: Server) -> None:
         assert len(stopped) == 400 - len(server.came)
     with OpenAIEngine(server.url, "toy", "TOY_KEY", max_error_rate=1.0) as engine:
         assert sum(text is not None for text in engine.complete(requests_of(400))) == 100
+
+
+# The commands
+
+
+class Provider(BaseHTTPRequestHandler):
+    """A batch API: a batch has ended when it is looked at; traces for those who ask for them."""
+
+    protocol_version = "HTTP/1.1"
+    files: list[bytes]
+    batches: list[dict[str, Any]]
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def say(self, content: Any) -> None:
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_POST(self) -> None:
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path.endswith("/files"):
+            self.files.append(data[data.index(b'{"custom_id"') : data.rindex(b"\r\n--")])
+            return self.say({"id": f"file_{len(self.files) - 1}"})
+        lines = self.files[int(json.loads(data)["input_file_id"][5:])].splitlines()
+        self.files.append(b"".join(map(self.answer, lines)))
+        output = f"file_{len(self.files) - 1}"
+        self.batches.append({"status": "completed", "output_file_id": output, "n": len(lines)})
+        return self.say({"id": f"batch_{len(self.batches) - 1}"})
+
+    def answer(self, line: bytes) -> bytes:
+        from test_synthesis import good_trace
+
+        asked = json.loads(line)
+        unusable = "cup 1" in line.decode() and asked["body"]["seed"] % 1000 == 0
+        said = "<caption>x</caption> without a thought" if unusable else good_trace("", "")
+        choice = {"message": {"content": said}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 1000, "completion_tokens": 500}
+        body = {"choices": [choice], "usage": usage}
+        response = {"status_code": 200, "body": body}
+        return json.dumps({"custom_id": asked["custom_id"], "response": response}).encode() + b"\n"
+
+    def do_GET(self) -> None:
+        number = int(self.path.removesuffix("/content").rpartition("_")[2])
+        self.say(self.files[number] if "/files/" in self.path else self.batches[number])
+
+
+def test_a_synthesis_by_batches_asks_again_what_broke_the_rules(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One pass notes all traces; the second those that were unusable; then nothing is missing."""
+    from test_synthesis import star_rows
+
+    from videothinker.commands.main import main
+    from videothinker.schema import write_rows
+
+    files: list[bytes] = []
+    batches: list[dict[str, Any]] = []
+    handler = type("Handler", (Provider,), {"files": files, "batches": batches})
+    write_rows(tmp_path / "rows.jsonl", star_rows(5))
+    prices = "date: 2026-11-29\nmodels:\n  m: {prompt: 1, completion: 2}\n"
+    (tmp_path / "prices.yaml").write_text(prices)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as provider:
+        threading.Thread(target=provider.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{provider.server_port}/v1"
+        argv = ["synthesize", "--engine", "batch", "--qa", tmp_path / "rows.jsonl"]
+        argv += ["--out", tmp_path / "out.jsonl", "--teacher-url", url, "--teacher-model", "m"]
+        argv += ["--api-key-env", "", "--poll", "0.01", "--prices", tmp_path / "prices.yaml"]
+        for _ in range(2):  # the second finds everything in the store
+            main([*map(str, argv)])
+            said = capsys.readouterr().out
+            assert f"5 rows in {tmp_path / 'out.jsonl'}" in said
+            assert "6 replies, 9,000 tokens, 0.012 USD by the prices of 2026-11-29" in said
+            assert [batch["n"] for batch in batches] == [5, 1]
+        provider.shutdown()
+
+
+def test_a_model_in_this_process_answers_for_a_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tiny model writes no trace; what it wrote is in the store, and it is said."""
+    pytest.importorskip("transformers")
+    from test_synthesis import star_rows
+
+    from videothinker.commands.main import main
+    from videothinker.configs import base_model_path
+    from videothinker.schema import write_rows
+
+    write_rows(tmp_path / "rows.jsonl", star_rows(2))
+    argv = ["synthesize", "--engine", "transformers", "--qa", tmp_path / "rows.jsonl"]
+    argv += ["--out", tmp_path / "out.jsonl", "--teacher-model", "tiny", "--max-tokens", 4]
+    argv += ["--teacher-path", base_model_path(), "--tries", 1]
+    try:
+        main([*map(str, argv)])
+    except SystemExit as stop:
+        assert stop.code == 2 and "not one row could be made" in capsys.readouterr().err
+    answers = on_disk(tmp_path / "out.jsonl.answers")
+    assert len(answers) == 2 and {answer.model for answer in answers.values()} == {"tiny"}
+    with pytest.raises(SystemExit):
+        main(["synthesize", "--engine", "vllm", "--qa", "x", "--out", str(tmp_path / "o")])
+    assert "give --teacher-model NAME" in capsys.readouterr().err

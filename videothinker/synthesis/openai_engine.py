@@ -69,6 +69,14 @@ class _Tries:
     waited: float = 0.0
 
 
+@dataclass
+class _Paid:
+    """A reply that has come and is not on disk yet, and what was set aside for it."""
+
+    answer: Answer
+    most: Spending
+
+
 LEAST_ANSWER = 512  # tokens; an answer is not asked for with less, unless the request does
 
 
@@ -234,35 +242,38 @@ class OpenAIEngine(StoredEngine):
                 task.cancel()
 
     async def _try(self, key: str, request: Request) -> str | None:
-        """Ask until there is an answer or no hope."""
-        tries = _Tries(self.usage.answered, request.max_tokens)
+        """Ask until there is an answer or no hope; the place is free while the disk writes."""
         async with self._limiter:
-            while True:
-                if answer := self.known(key):  # as the last of a batch
-                    return self.give(answer)
-                fitted = self._fitted(request, tries.most)
-                most = most_spending(fitted)
-                if refused := await self._refused(most):
-                    self.fail(key, refused)
+            paid = await self._until_paid(key, request)
+        if paid is not None:
+            await self._keep(paid)
+        answer = self.known(key)
+        return self.give(answer) if answer else None
+
+    async def _until_paid(self, key: str, request: Request) -> _Paid | None:
+        """A reply that is not on disk yet; None if there is none to wait for."""
+        tries = _Tries(self.usage.answered, request.max_tokens)
+        while not self.known(key):  # as the last of a batch it may be
+            fitted = self._fitted(request, tries.most)
+            most = most_spending(fitted)
+            if refused := await self._refused(most):
+                self.fail(key, refused)
+                return None
+            body = self._body(fitted)
+            try:
+                return await self._send(key, fitted, body, most, request.max_tokens)
+            except Exception as error:
+                pause = self._look_at(error, tries, body)
+                if pause is None:
+                    line = error_line(error, self._secret)
+                    self.fail(key, line)
+                    self._brake.ended(line)
+                    if self._brake.count >= REFUSALS and not self.works:
+                        await self._try_the_last(line)
                     return None
-                body = self._body(fitted)
-                try:
-                    answer = await self._send(key, fitted, body, most, request.max_tokens)
-                except EngineError:
-                    raise
-                except Exception as error:
-                    pause = self._look_at(error, tries, body)
-                    if pause is None:
-                        line = error_line(error, self._secret)
-                        self.fail(key, line)
-                        self._brake.ended(line)
-                        if self._brake.count >= REFUSALS and not self.works:
-                            await self._try_the_last(line)
-                        return None
-                    await self._wait(pause)
-                    await self._limiter.again()
-                else:
-                    return self.give(answer)
+                await self._wait(pause)
+                await self._limiter.again()
+        return None
 
     def _fitted(self, request: Request, most: int) -> Request:
         """The request, with no longer an answer than has room in the server's context."""
@@ -297,27 +308,29 @@ class OpenAIEngine(StoredEngine):
 
     async def _send(
         self, key: str, request: Request, body: dict[str, Any], most: Spending, wanted: int
-    ) -> Answer:
-        """One attempt, and its answer on disk: the only place where anything is paid for.
+    ) -> _Paid:
+        """One attempt: the only place where anything is paid for.
 
         `wanted` is how long the answer might be if the server's context had room for it.
         """
         self.budget.reserve(self.model, most)
         self._sending += 1
         self.usage.sent += 1
-        lost = True
         try:
             answer = await self._post(key, request, body)
-            lost = False
-            self._longest = max(self._longest, request.max_tokens)
-            if answer.text is None and request.max_tokens < wanted:
-                answer.reason = SMALL_CONTEXT + answer.reason  # may fit another day
-            await self._keep(answer)
-        finally:
-            self.budget.release(self.model, most, lost)
-            self._sending -= 1
-            self._ended.set()
-        return answer
+        except BaseException:
+            self._settle(most, lost=True)
+            raise
+        self._longest = max(self._longest, request.max_tokens)
+        if answer.text is None and request.max_tokens < wanted:
+            answer.reason = SMALL_CONTEXT + answer.reason  # may fit another day
+        return _Paid(answer, most)
+
+    def _settle(self, most: Spending, lost: bool = False) -> None:
+        """A request is at its end: what was set aside for it is free."""
+        self.budget.release(self.model, most, lost)
+        self._sending -= 1
+        self._ended.set()
 
     async def _post(self, key: str, request: Request, body: dict[str, Any]) -> Answer:
         """Send a body, and read the reply; the limiter is told how it went."""
@@ -339,13 +352,15 @@ class OpenAIEngine(StoredEngine):
             return replace(answer, text=None, partial=whole, reason=problem, model=self.model)
         return replace(answer, model=self.model)
 
-    async def _keep(self, answer: Answer) -> None:
+    async def _keep(self, paid: _Paid) -> None:
         """Write an answer down; when this returns it is on disk."""
         try:
-            await asyncio.wrap_future(self.store.put(answer))
+            await asyncio.wrap_future(self.store.put(paid.answer))
         except OSError as error:
             raise self.broken(error) from None
-        self.count(answer)
+        finally:
+            self._settle(paid.most)
+        self.count(paid.answer)
 
     def _look_at(self, error: Exception, tries: _Tries, body: dict[str, Any]) -> float | None:
         """Seconds to wait before the next attempt; None if there should be none."""
@@ -386,7 +401,8 @@ class OpenAIEngine(StoredEngine):
             with suppress(Exception):
                 key, fitted = self.key(last), self._fitted(last, last.max_tokens)
                 most = most_spending(fitted)
-                await self._send(key, fitted, self._body(fitted), most, last.max_tokens)
+                body = self._body(fitted)
+                await self._keep(await self._send(key, fitted, body, most, last.max_tokens))
             self._trying_last = False
         if not self.works:
             self._brake.give_up(line)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..files import InputError
+from ..files import InputError, UserError
 from .budget import Budget, most_spending
 from .engine import EATEN, SMALL_CONTEXT, Answer, EngineError, Request
 from .store import AnswerStore, Spending, total
@@ -561,10 +561,14 @@ class BatchEngine(StoredEngine):
                     self._give_up(left.pop(place), in_words(answer))
                 else:
                     self._keep(left.pop(place), answer)
-        except EngineError as error:  # the disk, or a backend that cannot work at all
+        except EngineError as error:  # of the disk
             for wanted in left.values():
+                self.budget.release(self.model, most_spending(wanted.request))
                 self._end(wanted, error)
             return
+        except UserError as error:  # the backend cannot work at all
+            reason = str(error)
+            self._brake.pull(reason)
         except Exception as error:
             logging.getLogger(__name__).debug("a batch failed", exc_info=True)
             reason = in_words(error)
@@ -614,6 +618,7 @@ class BatchEngine(StoredEngine):
             self.store.put(answer).result()
         except OSError as error:
             failure = self.broken(error)
+            self.budget.release(self.model, most_spending(wanted.request))
             self._end(wanted, failure)
             raise failure from None
         self.budget.release(self.model, most_spending(wanted.request))
