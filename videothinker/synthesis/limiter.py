@@ -105,7 +105,7 @@ class Limiter:
         """
         if halved != self.halved:
             return
-        went_well = self._rounds >= 3
+        went_well = self._rounds >= 3 or self.halved == 0
         well = min(self.limit - 1, 0.95 * self.limit)
         self._well = max(well if went_well else 0.75 * self.limit, 1.0)
         self._refused = self.limit
