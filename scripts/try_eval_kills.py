@@ -220,11 +220,11 @@ def start_cluster() -> str:
     """Start a Ray cluster that lives as long as this process; its address."""
     import ray
 
-    from videothinker.evaluation.ray_engine import _connect
+    from videothinker.ray_workers import connect
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if not ray.is_initialized():
-        _connect(ray, "local", 8)
+        connect(ray, "local", 8)
     return str(ray.get_runtime_context().gcs_address)
 
 

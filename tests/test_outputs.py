@@ -101,7 +101,7 @@ def test_what_the_disk_refuses_is_said_first(
 def test_a_full_disk_in_the_middle_ends_the_sending(
     folder: Path, run: Any, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from videothinker.journal import Journal
+    from videothinker.journal import Journal, read_journal
 
     write_rows(folder / "many.jsonl", star_rows(40))
     append: Callable[..., None] = Journal.append
@@ -117,12 +117,13 @@ def test_a_full_disk_in_the_middle_ends_the_sending(
     argv = ["synthesize", "--qa", folder / "many.jsonl", "--out", out, "--concurrency", 2]
     argv += ["--teacher-url", server.url, "--teacher-model", "m"]
     code, text = run(*argv)
-    assert code == 2 and len(server.bodies) <= 5 + 2
+    written = len(read_journal(f"{out}.answers"))  # several may be written together
+    assert code == 2 and 5 <= written <= 8 and len(server.bodies) <= written + 4
     one_line(text, "synthesize", "out.jsonl.answers cannot be written", "No space left")
     monkeypatch.undo()
     asked = len(server.bodies)
     assert run(*argv)[0] == 0
-    assert len(server.bodies) == asked + 35  # the five that were written down are not asked again
+    assert len(server.bodies) == asked + 40 - written  # what was written is not asked again
 
 
 def test_an_answer_is_printed_even_when_its_page_cannot_be_saved(

@@ -28,7 +28,9 @@ from videothinker.journal import read_journal
 from videothinker.json_files import dumps
 from videothinker.schema import Clip, Sample, Segment
 from videothinker.synthesis.engine import EngineError, FunctionEngine, Request, chat, read_answers
-from videothinker.synthesis.openai_engine import REFUSALS, OpenAIEngine
+from videothinker.synthesis.openai_engine import OpenAIEngine
+from videothinker.synthesis.store import total
+from videothinker.synthesis.stored_engine import REFUSALS
 from videothinker.synthesis.synthesize import TeacherError
 from videothinker.synthesis.teacher import EngineTeacher
 
@@ -148,14 +150,14 @@ def test_odd_usage_neither_breaks_nor_counts(server: Server, tmp_path: Path, usa
     for sent in (1, 0):
         with engine_at(server, tmp_path / "c.jsonl", budget_tokens=1000) as engine:
             assert engine.complete(ask("q")) == ["fine"]
-            assert engine.usage.sent == sent and 0 < engine._spent < 1000
-            assert isinstance(engine._spent, int)
+            assert engine.usage.sent == sent and 0 < total(engine.store.spent).tokens < 1000
+            assert isinstance(total(engine.store.spent).tokens, int)
 
 
 def test_a_cache_with_nulls_is_read_again(server: Server, tmp_path: Path) -> None:
     """As such lines stand in caches that were written before nulls were looked for."""
     with engine_at(server) as engine:
-        key = engine._key(ask("q")[0])
+        key = engine.key(ask("q")[0])
     line = {"key": key, "text": "paid", "reason": "", "prompt_tokens": None}
     (tmp_path / "c.jsonl").write_text(json.dumps(line | {"completion_tokens": None}) + "\n")
     with engine_at(server, tmp_path / "c.jsonl") as engine:
@@ -190,7 +192,7 @@ def test_useless_replies_say_why_and_are_asked_again(
     for _ in range(2):
         with engine_at(server, tmp_path / "c.jsonl") as engine:
             assert engine.complete(ask("q")) == ["an answer"]
-            assert engine._spent == 30  # both replies were paid for
+            assert total(engine.store.spent).tokens == 30  # both replies were paid for
     assert len(server.bodies) == 2
 
 
@@ -198,7 +200,7 @@ def test_an_answer_that_does_not_fit_is_remembered(server: Server, tmp_path: Pat
     server.reply = lambda n, body: completion("it is the", "length")
     for _ in range(2):
         with engine_at(server, tmp_path / "c.jsonl") as engine:
-            assert engine.complete(ask("q")) == [None] and engine._spent == 15
+            assert engine.complete(ask("q")) == [None] and total(engine.store.spent).tokens == 15
             assert engine.reason(ask("q")[0]) == "cut off after 8 tokens"
     assert len(server.bodies) == 1
 
@@ -652,7 +654,7 @@ def test_ctrl_c_keeps_what_is_under_way_and_ends_all_waiting(
     limited = problem(429, "later", {"retry-after": "3000"})
 
     def reply(n: int, body: dict[str, Any]) -> Any:
-        if n == 0:
+        if n == 2:  # the other two are under way by then
             return limited
         time.sleep(2.0)
         return completion("<time>00:00-00:04</time> so <answer>A</answer>")
@@ -802,13 +804,13 @@ def test_whatever_a_server_sends(
         for _, reason in engine.errors:
             assert reason and reason.isprintable() and len(reason) < 600 and CANARY not in reason
         check_counts(engine)
-        spent = engine._spent
+        spent = total(engine.store.spent).tokens
     assert CANARY not in cache.read_text()
     answers = read_answers(read_journal(cache))
     cut_off = any(answer.reason.startswith("cut off after") for answer in answers.values())
     running.reply = lambda n, body: completion("mended")
     with engine_at(running, cache) as engine:
-        assert engine._spent == spent
+        assert total(engine.store.spent).tokens == spent
         assert engine.complete(ask("first")) == ["paid"]  # nothing paid for is lost
         [again] = engine.complete(ask("q"))
         assert again == (text if text is not None or cut_off else "mended")
@@ -818,9 +820,9 @@ def test_whatever_a_server_sends(
 
 def check_counts(engine: OpenAIEngine) -> None:
     usage = engine.usage
-    for number in (engine._spent, engine._reserved, *vars(usage).values()):
+    for number in (total(engine.store.spent).tokens, engine.budget.reserved, *vars(usage).values()):
         assert type(number) is int and number >= 0
-    assert engine._reserved == 0
+    assert engine.budget.reserved == 0
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)

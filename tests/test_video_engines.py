@@ -548,11 +548,11 @@ def function_engine(folder: Path) -> Callable[[], Any]:
 def cluster() -> Iterator[Any]:
     """A Ray cluster on this machine."""
     ray = pytest.importorskip("ray", reason="Ray is for Linux here")
-    from videothinker.evaluation.ray_engine import _connect
+    from videothinker.ray_workers import connect
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
-        _connect(ray, "local", 8)
+        connect(ray, "local", 8)
     except Exception as error:  # Ray allows itself 15 s to start
         if "timed out" not in str(error) or os.environ.get("CI") == "true":
             raise

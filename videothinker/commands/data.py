@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from ..configs import config_names
 from ..files import InputError, check_writable
 
 # %% auto #0
-__all__ = ['PARTIAL', 'ADVICE', 'VIDEOS_HELP', 'EXIT_CODES', 'video_roots', 'checked_roots', 'run_prepare', 'prepare_source',
-           'print_sources', 'run_mix', 'run_validate', 'run_toyworld', 'require_servers', 'make_engine', 'make_teacher',
-           'make_toy_teacher', 'make_reader', 'using', 'refuse_foreign_rows', 'advice', 'check_outputs',
-           'write_failures', 'exit_partial', 'run_synthesize', 'run_curate', 'positive', 'positive_seconds', 'fraction',
-           'not_negative', 'temperature', 'json_object', 'add_source_commands', 'add_prepare_flags',
-           'add_validate_flags', 'add_patience', 'add_server_flags', 'add_toy_flags', 'add_synthesize_flags',
-           'add_curate_flags', 'add_data_commands']
+__all__ = ['SERVED', 'PARTIAL', 'ADVICE', 'VIDEOS_HELP', 'ENGINES', 'EXIT_CODES', 'video_roots', 'checked_roots', 'run_prepare',
+           'prepare_source', 'print_sources', 'run_mix', 'run_validate', 'run_toyworld', 'require_servers',
+           'engine_kind', 'Accounts', 'open_accounts', 'make_engine', 'make_teacher', 'make_toy_teacher', 'make_reader',
+           'using', 'flush', 'workers_for', 'print_cost', 'refuse_foreign_rows', 'advice', 'check_outputs',
+           'write_failures', 'exit_partial', 'run_synthesize', 'run_curate', 'positive', 'positive_seconds',
+           'positive_number', 'fraction', 'not_negative', 'temperature', 'json_object', 'add_source_commands',
+           'add_prepare_flags', 'add_validate_flags', 'add_patience', 'add_server_flags', 'add_budget_flags',
+           'add_ray_flags', 'add_toy_flags', 'add_synthesize_flags', 'add_curate_flags', 'add_data_commands']
 
 # %% ../../nbs/9_commands/01_data.ipynb #c18a-005
 def video_roots(text: str) -> Any:
@@ -249,42 +251,145 @@ def require_servers(args: argparse.Namespace, *roles: str) -> None:
     InputError : names the flags that are missing, or that do not belong to the toy world or to
         servers.
     """
-    servers = [role for role in ("teacher", "reader") if getattr(args, f"{role}_url", None)]
+    servers = [role for role in ("teacher", "reader") if _is_named(args, role)]
     toy_flags = [flag for flag in args.toy_flags if getattr(args, flag) is not None]
     if args.toy and servers:
-        raise InputError(f"--toy needs no server; leave --{servers[0]}-url out, or --toy")
+        flag = "url" if getattr(args, f"{servers[0]}_url") else "model"
+        raise InputError(f"--toy needs no server; leave --{servers[0]}-{flag} out, or --toy")
     if toy_flags and not args.toy:
         flag = toy_flags[0].replace("_", "-")
         raise InputError(f"--{flag} is for the toy world only; leave it out, or add --toy")
     missing = [role for role in roles if role not in servers]
     if missing and not args.toy:
-        flags = " and ".join(f"--{role}-url URL --{role}-model NAME" for role in missing)
+        flags = " and ".join(_needed_flags(args, role) for role in missing)
         without = ", or --check-only to ask for no new traces" if len(roles) > 1 else ""
         raise InputError(
             f"no {' and no '.join(missing)}: give {flags}{without if 'teacher' in missing else ''} "
             "(rows of the toy world: --toy)"
         )
 
-# %% ../../nbs/9_commands/01_data.ipynb #scd-020
-def make_engine(args: argparse.Namespace, role: str) -> Any:
-    """The engine for the server of one role, `teacher` or `reader`.
+
+SERVED = ("openai", "batch")  # engines that ask somebody at an address
+
+
+def engine_kind(args: argparse.Namespace, role: str) -> str:
+    """The kind of engine that the flags give a role.
 
     Parameters
     ----------
     args : the flags of `synthesize` or `curate`.
     role : `teacher` or `reader`.
+    """
+    own = getattr(args, "reader_engine", None) if role == "reader" else None
+    return str(own or getattr(args, "engine", "openai"))
+
+
+def _is_named(args: argparse.Namespace, role: str) -> bool:
+    """Return True if the flags say who plays a role."""
+    flag = "url" if engine_kind(args, role) in SERVED else "model"
+    return bool(getattr(args, f"{role}_{flag}", None))
+
+
+def _needed_flags(args: argparse.Namespace, role: str) -> str:
+    """The flags that say who plays a role."""
+    url = f"--{role}-url URL " if engine_kind(args, role) in SERVED else ""
+    return f"{url}--{role}-model NAME"
+
+# %% ../../nbs/9_commands/01_data.ipynb #scd-042
+@dataclass
+class Accounts:
+    """What the engines of one command share.
+
+    Parameters
+    ----------
+    store : of all answers.
+    budget : ceilings on what they cost.
+    """
+
+    store: Any
+    budget: Any
+
+
+@contextmanager
+def open_accounts(args: argparse.Namespace) -> Iterator[Accounts | None]:
+    """The store and the budget that the flags ask for; None for the toy world, which costs nothing.
+
+    Parameters
+    ----------
+    args : the flags of `synthesize` or `curate`.
+
+    Raises
+    ------
+    EngineError, InputError : when the store is broken or in use, or the price file is none.
+    """
+    if args.toy:
+        yield None
+        return
+    from videothinker.synthesis.budget import Budget, read_prices
+    from videothinker.synthesis.store import AnswerStore
+
+    budget = Budget(
+        args.budget_tokens,
+        args.budget_money,
+        args.budget_requests,
+        args.deadline,
+        read_prices(args.prices) if args.prices else None,
+    )
+    file = args.cache or f"{args.out}.answers"
+    with AnswerStore(file, also=[f"{file}.reader"]) as store:
+        yield Accounts(store, budget)
+
+# %% ../../nbs/9_commands/01_data.ipynb #scd-020
+def make_engine(args: argparse.Namespace, role: str, accounts: Accounts) -> Any:
+    """The engine of one role, `teacher` or `reader`.
+
+    Parameters
+    ----------
+    args : the flags of `synthesize` or `curate`.
+    role : `teacher` or `reader`.
+    accounts : the store and the budget.
 
     Raises
     ------
     InputError : without the name of the model, or when the variable with the key is not set.
     """
+    kind = engine_kind(args, role)
+    model = getattr(args, f"{role}_model")
+    if not model:
+        raise InputError(
+            f"which model of {getattr(args, f'{role}_url') or kind}? give --{role}-model"
+        )
+    options = {
+        "budget": accounts.budget,
+        "extra": args.reader_extra if role == "reader" else args.extra,
+        "ask_again": args.ask_again,
+        "max_error_rate": args.max_error_rate,
+    }
+    if kind in SERVED:
+        return _served_engine(args, role, accounts.store, options)
+    path = getattr(args, f"{role}_path") or ""
+    if kind == "transformers":
+        from videothinker.synthesis.transformers_engine import transformers_engine
+
+        return transformers_engine(model, accounts.store, path, **options)
+    if kind == "vllm":
+        from videothinker.synthesis.vllm_engine import vllm_engine
+
+        return vllm_engine(model, accounts.store, path, **options)
+    from videothinker.synthesis.ray_engine import BackendRecipe, ray_engine
+
+    recipe = BackendRecipe(args.ray_backend, model, path)
+    cluster = {"workers": args.ray_workers, "address": args.ray_address, "gpus": args.ray_gpus}
+    return ray_engine(recipe, model, accounts.store, cluster, **options)
+
+
+def _served_engine(args: argparse.Namespace, role: str, store: Any, options: dict[str, Any]) -> Any:
+    """The engine for somebody at an address: a server, or a provider's batch API."""
+    from videothinker.synthesis.batch_api_engine import BatchAPIEngine
     from videothinker.synthesis.openai_engine import OpenAIEngine
     from videothinker.synthesis.server_replies import OPENAI_KEY, api_address
 
     url = getattr(args, f"{role}_url")
-    model = getattr(args, f"{role}_model")
-    if not model:
-        raise InputError(f"which model of {url}? give --{role}-model")
     try:
         api_address(url)
     except InputError as error:
@@ -294,29 +399,29 @@ def make_engine(args: argparse.Namespace, role: str) -> Any:
         key_name = args.reader_api_key_env
     if key_name and not os.environ.get(key_name):
         raise InputError(f"the environment variable {key_name} is not set; it must hold the key")
-    cache = args.cache or f"{args.out}.answers"
+    options |= {
+        "api_key_env": OPENAI_KEY if key_name is None else key_name or None,
+        "cache": store,
+        "timeout": args.timeout,
+        "patience": args.patience,
+    }
+    model = getattr(args, f"{role}_model")
+    if engine_kind(args, role) == "batch":
+        return BatchAPIEngine(url, model, defer=True, poll=args.poll, **options)
     return OpenAIEngine(
-        url,
-        model,
-        api_key_env=OPENAI_KEY if key_name is None else key_name or None,
-        cache=f"{cache}.reader" if role == "reader" else cache,
-        concurrency=args.concurrency,
-        retries=args.request_retries,
-        timeout=args.timeout,
-        budget_tokens=args.budget_tokens,
-        extra=args.reader_extra if role == "reader" else args.extra,
-        patience=args.patience,
+        url, model, concurrency=args.concurrency, retries=args.request_retries, **options
     )
 
 # %% ../../nbs/9_commands/01_data.ipynb #scd-021
-def make_teacher(args: argparse.Namespace) -> Any:
-    """The teacher that the flags ask for: a model behind a server, or the toy world's.
+def make_teacher(args: argparse.Namespace, accounts: Accounts | None) -> Any:
+    """The teacher that the flags ask for: a model behind an engine, or the toy world's.
 
     Parameters
     ----------
     args : the flags of `synthesize` or `curate`.
+    accounts : the store and the budget; None for the toy world.
     """
-    if args.toy:
+    if accounts is None:
         return make_toy_teacher(args)
     from videothinker.paths import resolve_path
     from videothinker.synthesis.teacher import EngineTeacher, segment_images
@@ -327,7 +432,7 @@ def make_teacher(args: argparse.Namespace) -> Any:
         return segment_images(resolve_path(sample, roots), segment, args.frames)
 
     return EngineTeacher(
-        make_engine(args, "teacher"),
+        make_engine(args, "teacher", accounts),
         show if roots else None,
         temperature=args.temperature,
         max_tokens=args.max_tokens,
@@ -353,20 +458,23 @@ def make_toy_teacher(args: argparse.Namespace) -> Any:
     )
 
 # %% ../../nbs/9_commands/01_data.ipynb #scd-022
-def make_reader(args: argparse.Namespace) -> Any:
-    """The reader that the flags ask for: a model behind a server, or the toy world's.
+def make_reader(args: argparse.Namespace, accounts: Accounts | None) -> Any:
+    """The reader that the flags ask for: a model behind an engine, or the toy world's.
 
     Parameters
     ----------
     args : the flags of `curate`.
+    accounts : the store and the budget; None for the toy world.
     """
-    if args.toy:
+    if accounts is None:
         from videothinker.toy.teacher import SymbolicReader
 
         return SymbolicReader()
     from videothinker.synthesis.hindsight_curation import EngineReader
 
-    return EngineReader(make_engine(args, "reader"), args.rotations, args.reader_max_tokens)
+    return EngineReader(
+        make_engine(args, "reader", accounts), args.rotations, args.reader_max_tokens
+    )
 
 # %% ../../nbs/9_commands/01_data.ipynb #scd-023
 @contextmanager
@@ -383,6 +491,50 @@ def using(judge: Any) -> Iterator[Any]:
         close = getattr(getattr(judge, "engine", None), "close", None)
         if close:
             close()
+
+# %% ../../nbs/9_commands/01_data.ipynb #scd-044
+def flush(*judges: Any) -> int:
+    """Have answered what engines only noted (`BatchAPIEngine.flush`); number of replies.
+
+    Parameters
+    ----------
+    *judges : teachers and readers; None for none.
+    """
+    engines: list[Any] = [getattr(judge, "engine", None) for judge in judges]
+    return sum(engine.flush() for engine in engines if hasattr(engine, "flush"))
+
+
+def workers_for(args: argparse.Namespace, *judges: Any) -> int:
+    """Rows that are worked on at the same time: as many as keep the engines busy.
+
+    Parameters
+    ----------
+    args : with `workers`, which comes first.
+    *judges : teachers and readers; None for none.
+    """
+    engines = [getattr(judge, "engine", None) for judge in judges]
+    return args.workers or max([4, *(min(getattr(e, "concurrency", 4), 256) for e in engines)])
+
+
+def print_cost(accounts: Accounts | None) -> None:
+    """Say what all answers in the store have cost, if there are prices.
+
+    Parameters
+    ----------
+    accounts : the store and the budget; None for the toy world.
+    """
+    if accounts is None or not accounts.budget.prices:
+        return
+    from videothinker.synthesis.store import total
+
+    prices = accounts.budget.prices
+    spent = total(accounts.store.spent)
+    named = {model: part for model, part in accounts.store.spent.items() if model in prices.models}
+    cost = accounts.budget.cost(named, "")
+    print(
+        f"paid so far: {spent.replies:,} replies, {spent.tokens:,} tokens, {cost:.4g} "
+        f"{prices.currency} by the prices of {prices.date}"
+    )
 
 # %% ../../nbs/9_commands/01_data.ipynb #scd-024
 def refuse_foreign_rows(args: argparse.Namespace, rows: Sequence[Any]) -> None:
@@ -419,7 +571,9 @@ ADVICE = {
     r"HTTP 402|quota|balance": "the account is empty",
     r"HTTP 429": "--patience is how long a request waits for its turn",
     r"HTTP 4(00|22)": "fields are added to requests, or with null left out, with --extra JSON",
-    r"budget of": "the ceiling is --budget-tokens",
+    r"budget of": "the ceilings are --budget-tokens, --budget-requests and --budget-money",
+    r"the time of": "the time is --deadline",
+    r"brought no answer": "how many may fail is --max-error-rate",
     r"Timeout": "--timeout is how long a reply may take",
     r"ConnectionError|HTTP 5": "does the server run, and is its address right?",
 }  # words of a reason (a pattern) → the flag that helps
@@ -450,7 +604,7 @@ def check_outputs(args: argparse.Namespace, *suffixes: str) -> None:
     for suffix in ("", ".failed.jsonl", *suffixes):
         check_writable(f"{args.out}{suffix}")
     if args.cache and not args.toy:
-        check_writable(args.cache, what="--cache")
+        check_writable(args.cache, what="--store")
 
 
 def write_failures(failures: Sequence[Any], out: str) -> Path:
@@ -517,10 +671,14 @@ def run_synthesize(args: argparse.Namespace) -> None:
     questions = usable_rows(args.qa) if args.qa else []
     refuse_foreign_rows(args, [*clips, *questions])
     failed: list[Failure] = []
-    with using(make_teacher(args)) as teacher:
-        rows = synthesize(
-            clips, questions, teacher, args.questions, args.seed, args.workers, failed
-        )
+    with open_accounts(args) as accounts, using(make_teacher(args, accounts)) as teacher:
+        workers = workers_for(args, teacher)
+        while True:
+            failed.clear()
+            rows = synthesize(clips, questions, teacher, args.questions, args.seed, workers, failed)
+            if not flush(teacher):  # else go through the rows again, with the replies
+                break
+        print_cost(accounts)
     path = write_failures(failed, args.out)
     if not rows:
         first = f"; the first failure: {failed[0].name}: {failed[0].reason}" if failed else ""
@@ -551,17 +709,21 @@ def run_curate(args: argparse.Namespace) -> None:
     from videothinker.synthesis.synthesize import Failure
 
     require_servers(args, *(["reader"] if args.check_only else ["reader", "teacher"]))
-    check_outputs(args, ".answers", ".answers.reader", ".journal", ".report.json")
+    check_outputs(args, ".answers", ".journal", ".report.json")
     rows = usable_rows(args.data)
     refuse_foreign_rows(args, rows)
     journal = f"{args.out}.journal"
     with (
-        using(make_reader(args)) as reader,
-        using(None if args.check_only else make_teacher(args)) as teacher,
+        open_accounts(args) as accounts,
+        using(make_reader(args, accounts)) as reader,
+        using(None if args.check_only else make_teacher(args, accounts)) as teacher,
     ):
-        kept, report = curate(
-            rows, teacher, reader, args.retries, out=journal, workers=args.workers
-        )
+        workers = workers_for(args, reader, teacher)
+        while True:
+            kept, report = curate(rows, teacher, reader, args.retries, out=journal, workers=workers)
+            if not flush(teacher, reader):
+                break
+        print_cost(accounts)
     print(report._repr_markdown_())
     write_json(f"{args.out}.report.json", report.to_dict())
     reasons = report.unfinished
@@ -606,6 +768,18 @@ def positive_seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(
             f"must be seconds, above 0 and less than a day, not {text}"
         )
+    return number
+
+
+def positive_number(text: str) -> float:
+    """A number above 0, as a flag's type.
+
+    Parameters
+    ----------
+    text : the value of the flag.
+    """
+    if not 0 < (number := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
     return number
 
 
@@ -753,20 +927,30 @@ def add_server_flags(parser: argparse.ArgumentParser) -> Any:
     ----------
     parser : the flags are added to it.
     """
-    group = parser.add_argument_group("server", "any that speaks OpenAI's chat protocol")
+    group = parser.add_argument_group("who answers", "by default any server with OpenAI's protocol")
     add = group.add_argument
+    engine = (
+        "openai: a server; batch: a provider's batch API (half the price, up to a day); "
+        "transformers, vllm: a model in this process; ray: workers on a cluster. All share the "
+        "store: it may be changed in the middle of a job"
+    )
+    add("--engine", choices=ENGINES, default="openai", help=engine)
     add("--teacher-url", help="address of the teacher's server, such as http://localhost:8000/v1")
-    add("--teacher-model", default="", help="model name on that server")
+    add("--teacher-model", default="", help="model name, on that server or the hub")
+    where = "folder of the model, for engines without a server (default: its name on the hub)"
+    add("--teacher-path", help=where)
     key = (
         "environment variable that holds the key (default: OPENAI_API_KEY, which only OpenAI's own "
         "server needs); '' sends none"
     )
     add("--api-key-env", metavar="NAME", help=key)
-    cache = "file that keeps every paid answer, so that none is paid twice (default: OUT.answers)"
-    add("--cache", help=cache)
-    budget = "ceiling for all tokens ever paid for by one cache (default: none)"
-    add("--budget-tokens", type=positive, help=budget)
-    add("--concurrency", type=positive, default=8, help="requests under way at the same time")
+    store = "file that keeps every paid answer, so that none is paid twice (default: OUT.answers)"
+    add("--store", "--cache", dest="cache", help=store)
+    again = "the server was mended: ask again for answers that were cut off, too"
+    add("--ask-again", action="store_true", help=again)
+    add_budget_flags(add)
+    concurrency = "the most requests under way at the same time; fewer while a server has enough"
+    add("--concurrency", type=positive, default=64, help=concurrency)
     add("--timeout", type=positive_seconds, default=120.0, help="seconds for one request")
     add(
         "--request-retries",
@@ -774,6 +958,11 @@ def add_server_flags(parser: argparse.ArgumentParser) -> Any:
         default=5,
         help="further attempts when a server is in trouble",
     )
+    errors = "stop when more than this fraction of the last 100 requests brought no answer"
+    add("--max-error-rate", type=fraction, default=0.5, help=errors)
+    poll = "seconds between two looks at a batch"
+    add("--poll", type=positive_seconds, default=60.0, help=poll)
+    add_ray_flags(add)
     patience = "seconds that a request waits for a server which limits its rate"
     add("--patience", type=positive_seconds, default=3600.0, help=patience)
     add("--temperature", type=temperature, default=0.7, help="of the teacher")
@@ -789,6 +978,45 @@ def add_server_flags(parser: argparse.ArgumentParser) -> Any:
     )
     add("--extra", type=json_object, default={}, metavar="JSON", help=extra)
     return group
+
+# %% ../../nbs/9_commands/01_data.ipynb #scd-045
+ENGINES = ("openai", "batch", "transformers", "vllm", "ray")
+
+
+def add_budget_flags(add: Any) -> None:
+    """Ceilings on what a command may spend.
+
+    Parameters
+    ----------
+    add : `add_argument` of the group.
+    """
+    budget = "ceiling for all tokens ever paid for by one store (default: none)"
+    add("--budget-tokens", type=positive, help=budget)
+    requests = "ceiling for the requests that are paid for, likewise"
+    add("--budget-requests", type=positive, help=requests)
+    money = "ceiling in the currency of --prices, likewise"
+    add("--budget-money", type=positive_number, help=money)
+    prices = "your price file: date, currency, and models: NAME: {prompt: …, completion: …} per "
+    add("--prices", help=f"{prices}million tokens (YAML or JSON)")
+    deadline = "seconds after which nothing more is sent; what is under way is still written down"
+    add("--deadline", type=positive_number, help=deadline)
+
+
+def add_ray_flags(add: Any) -> None:
+    """What --engine ray needs to know.
+
+    Parameters
+    ----------
+    add : `add_argument` of the group.
+    """
+    backend = "what a worker of the cluster runs (default: transformers)"
+    kinds = ("transformers", "vllm")
+    add("--ray-backend", choices=kinds, default="transformers", help=backend)
+    address = "of the Ray cluster; local starts one here (default: the one of this machine)"
+    add("--ray-address", default="auto", help=address)
+    workers = "workers on the cluster (default: as many as there is room for)"
+    add("--ray-workers", type=not_negative, default=0, help=workers)
+    add("--ray-gpus", type=float, default=0, help="GPUs that a worker needs")
 
 # %% ../../nbs/9_commands/01_data.ipynb #scd-030
 def add_toy_flags(parser: argparse.ArgumentParser) -> Any:
@@ -821,7 +1049,8 @@ def add_synthesize_flags(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, help="rows with traces (JSONL)")
     add("--questions", type=positive, default=1, help="questions per captioned clip")
     add("--videos", help=f"where a teacher sees the clips it captions: {VIDEOS_HELP}")
-    add("--workers", type=positive, default=4, help="rows worked on at the same time")
+    workers = "rows worked on at the same time (default: as many as keep the engines busy)"
+    add("--workers", type=positive, help=workers)
     add("--seed", type=int, default=0, help="of the questions that are drawn")
     add_server_flags(parser)
     truth = "captions that the scripted teacher looks up for question-labelled rows"
@@ -843,10 +1072,14 @@ def add_curate_flags(parser: argparse.ArgumentParser) -> None:
     add("--retries", type=not_negative, default=3, help=retries)
     check_only = "ask no teacher for new traces: refused rows are dropped at once"
     add("--check-only", action="store_true", help=check_only)
-    add("--workers", type=positive, default=4, help="rows worked on at the same time")
+    workers = "rows worked on at the same time (default: as many as keep the engines busy)"
+    add("--workers", type=positive, help=workers)
     server = add_server_flags(parser).add_argument
     server("--reader-url", help="address of the reader's server")
-    server("--reader-model", default="", help="model name on that server")
+    server("--reader-model", default="", help="model name, on that server or the hub")
+    reader_engine = "as --engine, for the reader (default: the same)"
+    server("--reader-engine", choices=ENGINES, help=reader_engine)
+    server("--reader-path", help="as --teacher-path, for the reader")
     reader_key = "as --api-key-env, for the reader (default: the same variable)"
     server("--reader-api-key-env", metavar="NAME", help=reader_key)
     longest = "longest reply of the reader, in tokens, its thoughts included"

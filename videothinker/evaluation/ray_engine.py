@@ -5,17 +5,14 @@
 # %% ../../nbs/6_evaluation/16_ray_engine.ipynb #rye-003
 from __future__ import annotations
 
-import logging
-import math
-import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .questions import FrameSource, Question
 from .video_engine import HFEngine, Reply, VideoEngine, _batches
-from ..files import InputError, MissingLibrary
+from ..files import InputError
+from ..ray_workers import RayWorkers, Worker
 
 # %% auto #0
 __all__ = ['EngineRecipe', 'RayEngine']
@@ -67,19 +64,8 @@ class EngineRecipe:
         return HFEngine(model, processor, frames, **options)
 
 # %% ../../nbs/6_evaluation/16_ray_engine.ipynb #rye-010
-class _Worker:
+class _Worker(Worker):
     """The process on some machine that holds an engine."""
-
-    def __init__(self, make: Callable[[], VideoEngine]) -> None:
-        self.engine = make()
-
-    def ready(self) -> int:
-        """Answers as soon as the model is loaded."""
-        return os.getpid()
-
-    def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Reply]]:
-        """Replies as they come."""
-        yield from self.engine.answer(questions)
 
     def likeliest_letters(self, questions: Sequence[Question]) -> Iterator[tuple[int, str | None]]:
         """Letters that the model holds likeliest; None where its engine cannot say."""
@@ -87,84 +73,28 @@ class _Worker:
         letters = choose(questions) if choose else [None] * len(questions)
         yield from enumerate(letters)
 
-
-@dataclass
-class _Batch:
-    """Questions that a worker has: their places, and which of them have no reply yet."""
-
-    worker: Any
-    places: list[int]
-    open: set[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.open = set(self.places)
-
 # %% ../../nbs/6_evaluation/16_ray_engine.ipynb #rye-012
-class RayEngine:
-    """Answers by workers on a Ray cluster, each with an engine of its own.
+class RayEngine(RayWorkers):
+    """Answers by workers on a Ray cluster, each with an engine of its own (see `RayWorkers`).
 
     Parameters
     ----------
     make : makes a worker's engine; an `EngineRecipe`, or any function that can be pickled.
-    workers : how many; 0 for as many as the cluster has room for.
-    address : of a running cluster ("auto" for the one that this machine belongs to); "local"
-        starts one on this machine for as long as the engine is open.
-    batch_size : questions that a worker is given at a time.
-    max_tries : after so many deaths or errors with a row in hand the row is an error.
-    cpus, gpus : that a worker needs.
-    patience : seconds without any reply while no worker is ready, after which the run ends.
-
-    Attributes
-    ----------
-    deaths : workers that were lost.
-
-    Raises
-    ------
-    MissingLibrary : when Ray is not installed.
-    InputError : there is no such cluster, or it has no room for a worker.
+    options : of `RayWorkers`: `workers`, `address`, `batch_size`, `max_tries`, `cpus`, `gpus`,
+        `patience`.
     """
 
     name = "ray"
+    worker_class = _Worker
 
-    def __init__(
-        self,
-        make: Callable[[], VideoEngine],
-        workers: int = 0,
-        address: str = "auto",
-        batch_size: int = 64,
-        max_tries: int = 3,
-        cpus: float = 1,
-        gpus: float = 0,
-        patience: float = 1800.0,
-    ) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
-            import ray
-        except ImportError:
-            raise MissingLibrary(
-                "engine 'ray' needs Ray: pip install 'videothinker[ray]'"
-            ) from None
-        self.batch_size = batch_size
-        self.max_tries = max_tries
-        self.patience = patience
-        self.deaths = 0
-        self._ray = ray
-        self._began = not ray.is_initialized()
-        if self._began:
-            _connect(ray, address, max(1, workers) * math.ceil(cpus))
-        workers = workers or _room(ray, cpus, gpus)
-        self._made = ray.put(make)
-        self._class = ray.remote(num_cpus=cpus, num_gpus=gpus)(_Worker)
-        self._starting: dict[Any, Any] = {}  # promise that it is ready → worker
-        self._idle: list[Any] = []
-        self._failed_starts = 0
-        for _ in range(workers):
-            self._start()
+    def cut(self, items: Sequence[Question], size: int) -> list[list[int]]:
+        """Places of the questions in batches: short videos first, samples of a row together.
 
-    def _start(self) -> None:
-        """Begin to start a worker."""
-        worker = self._class.remote(self._made)
-        self._starting[worker.ready.remote()] = worker
+        Parameters
+        ----------
+        items, size : as for `RayWorkers.cut`.
+        """
+        return _batches(items, size)
 
     def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Reply]]:
         """Ask all questions; (index, reply) as they come.
@@ -174,7 +104,7 @@ class RayEngine:
         InputError : when no worker can be made; says why.
         """
         failed = "no reply: {reason} ({tries} tries)"
-        for place, reply, reason in self._spread("answer", questions):
+        for place, reply, reason in self.spread("answer", questions):
             if reason:
                 reply = Reply("", error=failed.format(reason=reason, tries=self.max_tries))
             yield place, reply
@@ -187,151 +117,6 @@ class RayEngine:
         questions : about rows with options.
         """
         letters: list[str | None] = [None] * len(questions)
-        for place, letter, _ in self._spread("likeliest_letters", questions):
+        for place, letter, _ in self.spread("likeliest_letters", questions):
             letters[place] = letter
         return letters
-
-    def _spread(self, method: str, questions: Sequence[Question]) -> Iterator[tuple[int, Any, str]]:
-        """Call a method of the workers on all questions: (place, result, why there is none)."""
-        workers = len(self._starting) + len(self._idle)
-        size = min(self.batch_size, math.ceil(len(questions) / workers)) or 1
-        waiting = deque(_batches(questions, size))
-        tries: Counter[int] = Counter()
-        running: dict[Any, _Batch] = {}  # stream of results → what it is about
-        try:
-            while waiting or running:
-                while waiting and self._idle:
-                    batch = _Batch(self._idle.pop(), waiting.popleft())
-                    asked = [questions[place] for place in batch.places]
-                    call = getattr(batch.worker, method).options(num_returns="streaming")
-                    running[call.remote(asked)] = batch
-                for event in self._events(running):
-                    if event in self._starting:
-                        self._look_at_start(event)
-                        continue
-                    batch = running[event]
-                    try:
-                        k, result = self._ray.get(next(event))
-                    except StopIteration:
-                        del running[event]
-                        self._idle.append(batch.worker)
-                    except self._ray.exceptions.RayError as error:
-                        del running[event]
-                        reason = self._lost(batch, error)
-                        for place in sorted(batch.open):
-                            tries[place] += 1
-                            if tries[place] < self.max_tries:
-                                waiting.append([place])
-                            else:
-                                yield place, None, reason
-                    else:
-                        batch.open.remove(batch.places[k])
-                        yield batch.places[k], result, ""
-        finally:  # ended early: what is under way is for nobody
-            for batch in running.values():
-                self._ray.kill(batch.worker)
-                self._start()
-
-    def _events(self, running: Mapping[Any, _Batch]) -> list[Any]:
-        """What has happened: promises of workers that are kept, streams with a next result."""
-        things = [*self._starting, *running]
-        timeout = None if running else self.patience
-        happened, _ = self._ray.wait(things, num_returns=1, timeout=timeout)
-        if not happened:
-            raise InputError(
-                f"no worker was ready within {self.patience:g} s; does the cluster have room for "
-                "one (`ray status`)?"
-            )
-        return list(happened)
-
-    def _look_at_start(self, promise: Any) -> None:
-        """A worker is ready, or could not be made."""
-        worker = self._starting.pop(promise)
-        try:
-            self._ray.get(promise)
-        except self._ray.exceptions.RayError as error:
-            self._failed_starts += 1
-            if self._failed_starts >= self.max_tries and not self.deaths:
-                raise InputError(f"no worker could be made: {_cause(error)}") from None
-            if self._failed_starts >= self.max_tries * (1 + self.deaths):
-                raise InputError(f"no worker could be made again: {_cause(error)}") from None
-            self._start()
-        else:
-            self._idle.append(worker)
-
-    def _lost(self, batch: _Batch, error: Exception) -> str:
-        """Why a batch ended early; a worker that died is replaced."""
-        reason = _cause(error)
-        if isinstance(error, self._ray.exceptions.RayTaskError):
-            self._idle.append(batch.worker)  # it raised an error, and lives
-        else:
-            self.deaths += 1
-            logging.getLogger(__name__).warning("a worker was lost and is replaced: %s", reason)
-            self._ray.kill(batch.worker)
-            self._start()
-        return reason
-
-    def close(self) -> None:
-        """End the workers, and the cluster if it was started for them."""
-        if not self._ray.is_initialized():
-            return
-        for worker in [*self._starting.values(), *self._idle]:
-            self._ray.kill(worker)
-        self._starting, self._idle = {}, []
-        if self._began:
-            self._ray.shutdown()
-
-    def __enter__(self) -> RayEngine:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-def _connect(ray: Any, address: str, cpus: int) -> None:
-    """Join a cluster, or start one on this machine."""
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == "local":
-        options |= {"num_cpus": cpus, "include_dashboard": False}
-        options |= {"object_store_memory": 2**27}
-    tries = 3 if address == "local" else 1
-    for left in reversed(range(tries)):
-        try:
-            ray.init(address=address, **options)
-            return
-        except ConnectionError as error:
-            raise InputError(
-                f"there is no Ray cluster at {address!r} ({_first_line(error)}); start one with "
-                "`ray start --head`, or give the address 'local'"
-            ) from None
-        except Exception as error:
-            # Ray allows itself 30 s to start, and a busy machine may need more
-            ray.shutdown()
-            if not left or "timed out" not in str(error):
-                raise
-
-
-def _room(ray: Any, cpus: float, gpus: float) -> int:
-    """How many workers the cluster has room for."""
-    have = ray.cluster_resources()
-    room = [have.get(name, 0) // n for name, n in (("CPU", cpus), ("GPU", gpus)) if n]
-    if not room or min(room) < 1:
-        raise InputError(
-            f"the cluster has no room for a worker with {cpus:g} CPUs and {gpus:g} GPUs; it has "
-            f"{have.get('CPU', 0):g} and {have.get('GPU', 0):g}"
-        )
-    return int(min(room))
-
-
-def _cause(error: Exception) -> str:
-    """What was the matter, in one line: the error inside Ray's, where there is one."""
-    inner = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
-    if len(lines) > 1 and "creation task" in lines[0]:
-        return lines[-1][:300]  # of the traceback from the worker
-    return f"{type(inner).__name__}: {_first_line(inner)}"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else "no reason given"

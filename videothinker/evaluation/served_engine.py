@@ -10,7 +10,7 @@ import io
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import replace
@@ -261,6 +261,8 @@ class ServedEngine:
     """
 
     name = "openai"
+    # a row that is refused is an error of that row, however many there are
+    _defaults: Mapping[str, Any] = {"timeout": 600.0, "concurrency": 8, "max_error_rate": 1.0}
 
     def __init__(
         self,
@@ -278,7 +280,9 @@ class ServedEngine:
         self.frame_source = frame_source
         self.send = send
         self.jpeg_quality = jpeg_quality
-        self.engine = OpenAIEngine(url, served_model, **{"timeout": 600.0} | options, take_all=True)
+        self.engine = OpenAIEngine(
+            url, served_model, **{**self._defaults, **options}, take_all=True
+        )
         self.odd: Counter[str] = Counter()  # kinds of replies that a reader should know of
         self._decoding = threading.Semaphore(cores())
         self._counting = threading.Lock()
