@@ -324,6 +324,7 @@ class OpenAIEngine(StoredEngine):
         self._longest = max(self._longest, request.max_tokens)
         if answer.text is None and request.max_tokens < wanted:
             answer.reason = SMALL_CONTEXT + answer.reason  # may fit another day
+        self.count(answer)  # now: requests that fail while the disk writes come after it
         return _Paid(answer, most)
 
     def _settle(self, most: Spending, lost: bool = False) -> None:
@@ -360,7 +361,6 @@ class OpenAIEngine(StoredEngine):
             raise self.broken(error) from None
         finally:
             self._settle(paid.most)
-        self.count(paid.answer)
 
     def _look_at(self, error: Exception, tries: _Tries, body: dict[str, Any]) -> float | None:
         """Seconds to wait before the next attempt; None if there should be none."""

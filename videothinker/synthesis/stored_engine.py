@@ -243,7 +243,7 @@ class StoredEngine:
         return self._worked_before or self.usage.answered > 0
 
     def count(self, answer: Answer) -> None:
-        """Count an answer that is on disk now.
+        """Count an answer, as it comes.
 
         Parameters
         ----------
