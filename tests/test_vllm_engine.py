@@ -154,6 +154,36 @@ for name in ("constant", "fast"):
 print(json.dumps(found))
 """
 
+SYNTHESIZE = """
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from videothinker.evaluation.served_engine import data_url
+from videothinker.synthesis.engine import Request, chat
+from videothinker.synthesis.vllm_engine import vllm_engine
+
+base, store = sys.argv[1:]
+picture = {"type": "image_url", "image_url": {"url": data_url(np.full((56, 56, 3), 200, np.uint8))}}
+asked = [
+    Request(chat("s", "Describe the video."), max_tokens=8),
+    Request([{"role": "user", "content": [picture, {"type": "text", "text": "What?"}]}], 0.0, 8),
+    Request(chat("s", "a red square " * 2000), max_tokens=8),
+    Request(chat("s", "Describe the video."), 1.0, 8, seed=1),
+    Request(chat("s", "Describe the video."), 1.0, 8, seed=1, sample=1),
+]
+found = []
+for _ in range(2):
+    given = {"max_model_len": 512, "limit_mm_per_prompt": {"image": 1}}
+    with vllm_engine("toy", store, base, llm=given) as engine:
+        answers = engine.complete(asked)
+        said = [a or engine.reason(r) for a, r in zip(answers, asked, strict=True)]
+        found.append([said, engine.usage.sent])
+print(json.dumps(found))
+"""
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -235,3 +265,17 @@ def test_a_video_in_a_conversation_is_the_one_that_we_encode(world: Path) -> Non
     assert set(found) == {"constant", "fast"}
     for same, gap in found.values():
         assert same and 0 < gap < 0.3
+
+
+def test_synthesis_asks_it_once(world: Path) -> None:
+    """Texts, a picture, a prompt that is too long, two samples; a second start sends none again."""
+    base, store = str(ROOT / "data" / "tiny-base"), str(world / "store.jsonl")
+    first, second = json.loads(run(world, SYNTHESIZE, base, store).splitlines()[-1])
+    said, sent = first
+    assert sent == 5 and "maximum context length is 512" in said.pop(2)
+    # the tiny model knows no end of such a reply: what is known is that it was cut off
+    assert said == ["cut off after 8 tokens"] * 4
+    assert second[1] == 1 and second[0][:2] + second[0][3:] == said  # the one that had no answer
+    kept = [json.loads(line) for line in Path(store).read_text().splitlines()]
+    partial = {line["partial"] for line in kept if line.get("partial")}
+    assert len(kept) == 4 and len(partial) > 1  # two samples differ, and so does a picture
