@@ -114,7 +114,7 @@ def _averaged_chance(weights: np.ndarray, sizes: np.ndarray, distance: float, df
     """
     from scipy import special
 
-    effect = 1 + CORRELATIONS * ((sizes**2).sum() / sizes.sum() - 1)
+    effect = 1 + CORRELATIONS * (float((sizes**2).sum()) / float(sizes.sum()) - 1)
     scaled = -distance / np.sqrt(effect)
     return float(weights @ (special.ndtr(scaled) if df == math.inf else special.stdtr(df, scaled)))
 
