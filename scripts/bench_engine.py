@@ -150,6 +150,9 @@ async def floor(port: int, args: argparse.Namespace, content: bytes) -> None:
     await asyncio.gather(*[one() for _ in range(args.slots)])
 
 
+CLIENTS = ("floor", "memory", "store", "threads")
+
+
 def run_client(name: str, port: int, args: argparse.Namespace, folder: Path) -> None:
     """Let one client ask all requests; complain if one of them has no answer."""
     from videothinker.synthesis.engine import Request, chat
@@ -216,17 +219,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--slots", type=int, default=64)
-    parser.add_argument("--latency", type=float, default=0.5)
-    parser.add_argument("--requests", type=int, default=4000)
-    parser.add_argument("--room", type=float, default=2.0)
-    parser.add_argument("--words", type=int, default=500)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--refuse", action="store_true")
-    parser.add_argument("--clients", nargs="+", default=["floor", "memory", "store", "threads"])
-    parser.add_argument("--folder")
-    parser.add_argument("--json")
+    parser.add_argument(
+        "--slots", type=int, default=64, help="requests the server works on at once"
+    )
+    parser.add_argument("--latency", type=float, default=0.5, help="seconds that one takes it")
+    parser.add_argument("--requests", type=int, default=4000, help="in all, for each client")
+    parser.add_argument("--room", type=float, default=2.0, help="concurrency, in slots")
+    parser.add_argument("--words", type=int, default=500, help="of a prompt")
+    parser.add_argument("--threads", type=int, default=0, help="that ask; 0 for room × slots")
+    parser.add_argument("--refuse", action="store_true", help="429 where no slot is free")
+    parser.add_argument("--clients", nargs="+", choices=CLIENTS, default=CLIENTS)
+    parser.add_argument("--folder", type=Path, help="where stores are written (default: temporary)")
+    parser.add_argument("--json", help="file for the figures")
     args = parser.parse_args()
+    if args.folder and not args.folder.is_dir():
+        parser.error(f"--folder {args.folder}: there is no such folder")
     serves = args.slots / args.latency
     print(f"{args.slots} slots, {args.latency:g} s each: {serves:.0f} per second can be served")
     print("| client | answers/s | of what is served | CPU ms/request | connections | came/answer |")

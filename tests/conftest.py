@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -120,3 +121,19 @@ def open_page(browser) -> Iterator[Callable]:
     yield open_file
     for page in pages:
         page.close()
+
+
+def ray_cluster(processors: int) -> Iterator[Any]:
+    """For a fixture: a Ray cluster on this machine, that says it has so many processors."""
+    ray = pytest.importorskip("ray", reason="Ray is for Linux here")
+    from videothinker.ray_workers import connect
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    try:
+        connect(ray, "local", processors)
+    except Exception as error:  # Ray allows itself 15 s to start
+        if "timed out" not in str(error) or os.environ.get("CI") == "true":
+            raise
+        pytest.skip("this machine is too busy for Ray to start in its own time")
+    yield ray
+    ray.shutdown()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ray_cluster
 
 from videothinker.journal import read_journal
 from videothinker.synthesis.engine import Answer, Request, chat, read_answers
@@ -166,19 +167,7 @@ def test_a_canary_key_is_in_no_file_and_no_line(
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A Ray cluster on this machine."""
-    ray = pytest.importorskip("ray", reason="Ray is for Linux here")
-    from videothinker.ray_workers import connect
-
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    try:
-        connect(ray, "local", 4)
-    except Exception as error:  # Ray allows itself 15 s to start
-        if "timed out" not in str(error) or os.environ.get("CI") == "true":
-            raise
-        pytest.skip("this machine is too busy for Ray to start in its own time")
-    yield ray
-    ray.shutdown()
+    yield from ray_cluster(4)
 
 
 def served_backend(url: str) -> Callable[[], Any]:

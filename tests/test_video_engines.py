@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, load_script
+from conftest import ROOT, load_script, ray_cluster
 
 from videothinker.evaluation.benchmarks import Protocol
 from videothinker.evaluation.questions import FrameSource, Question, make_questions
@@ -546,19 +546,7 @@ def function_engine(folder: Path) -> Callable[[], Any]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A Ray cluster on this machine."""
-    ray = pytest.importorskip("ray", reason="Ray is for Linux here")
-    from videothinker.ray_workers import connect
-
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    try:
-        connect(ray, "local", 8)
-    except Exception as error:  # Ray allows itself 15 s to start
-        if "timed out" not in str(error) or os.environ.get("CI") == "true":
-            raise
-        pytest.skip("this machine is too busy for Ray to start in its own time")
-    yield ray
-    ray.shutdown()
+    yield from ray_cluster(8)
 
 
 def test_rows_of_a_worker_that_dies_are_asked_again_and_no_row_comes_twice(
