@@ -32,7 +32,7 @@ from ..trace import Block, parse_trace, render_trace
 # %% auto #0
 __all__ = ['MISTAKES', 'ToyError', 'refuse_foreign', 'compared', 'event_names', 'scripted_thinks', 'held_against',
            'option_checks', 'scripted_conclusion', 'spoil_time', 'spoil_colour', 'spoil_event', 'spoil_leak',
-           'spoil_tags', 'Planted', 'ScriptedTeacher', 'careless_traces', 'SymbolicReader']
+           'spoil_tags', 'Planted', 'ScriptedTeacher', 'spoilt_trace', 'careless_traces', 'SymbolicReader']
 
 # %% ../../nbs/8_toy/03_teacher.ipynb #stoy-teacher-011
 class ToyError(InputError):
@@ -443,7 +443,7 @@ class ScriptedTeacher:
         if rng.random() >= self.mistake_rate:
             return render_trace(blocks, conclusion, sample.answer)
         kind = str(rng.choice(MISTAKES))
-        text = _spoilt(kind, blocks, conclusion, sample, rng)
+        text = spoilt_trace(kind, blocks, conclusion, sample, rng)
         derived = solve(sample.problem, parse_trace(text).segments)
         changing = derived != sample.option_text(sample.answer)
         self.planted[sample_id(sample), attempt] = Planted(kind, changing)
@@ -465,10 +465,18 @@ class ScriptedTeacher:
         return self.planted.get((sample_id(sample), attempt))
 
 # %% ../../nbs/8_toy/03_teacher.ipynb #stoy-teacher-027
-def _spoilt(
+def spoilt_trace(
     kind: str, blocks: Sequence[Block], conclusion: str, sample: Sample, rng: np.random.Generator
 ) -> str:
-    """The trace of these blocks with a mistake of one kind."""
+    """The trace of these blocks with a mistake of one kind.
+
+    Parameters
+    ----------
+    kind : one of `MISTAKES`.
+    blocks, conclusion : of the correct trace.
+    sample : the row that it answers.
+    rng : where the place and the words of the mistake are drawn from.
+    """
     letter = sample.answer
     answer = sample.option_text(letter)
     if kind == "wrong time":

@@ -1,0 +1,102 @@
+"""What hindsight notices: toy traces with planted mistakes of ten kinds, judged by a reader.
+
+    python scripts/hindsight_toy.py OUT [--traces 2000] [--seed 0]
+    python scripts/hindsight_toy.py OUT --reader-model NAME --reader-path FOLDER [--any-wording]
+    python scripts/hindsight_toy.py OUT --reader-model NAME --reader-url URL
+
+Without a model the reader is the toy world's symbolic one, which is never wrong. Prints a table of
+the kinds, and one of the controls on correct traces: the reader with the trace, without it, with
+another sample's, and with the letters masked, its options rotated. Writes OUT/NAME.json; answers
+of a model are kept in OUT/answers.jsonl, so that a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from videothinker.files import InputError
+from videothinker.json_files import write_json
+from videothinker.parallel import ordered_map
+from videothinker.synthesis.hindsight_curation import EngineReader, judge
+from videothinker.synthesis.synthesize import split_trace
+from videothinker.toy.hindsight_trial import Trial, detection_table, detections, make_trials
+from videothinker.toy.teacher import SymbolicReader
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("out", type=Path, help="folder of the results")
+    add("--traces", type=int, default=2000, help="traces with a mistake")
+    add("--controls", type=int, default=200, help="correct traces that the controls are asked about")
+    add("--seed", type=int, default=0)
+    add("--reader-model", default="", help="name of the reader (default: the symbolic one)")
+    add("--reader-path", default="", help="folder of a model that runs in this process")
+    add("--reader-url", default="", help="address of a server, in place of a folder")
+    add("--max-tokens", type=int, default=48, help="longest reply of the reader")
+    wording = "take the letter from a reply without the tag, too"
+    add("--any-wording", action="store_true", help=wording)
+    return parser.parse_args()
+
+
+def open_engine(args: argparse.Namespace) -> Any:
+    """The engine of the reader; None for the symbolic one."""
+    if not args.reader_model:
+        return None
+    store = args.out / "answers.jsonl"
+    if args.reader_url:
+        from videothinker.synthesis.openai_engine import OpenAIEngine
+
+        return OpenAIEngine(args.reader_url, args.reader_model, cache=store)
+    from videothinker.synthesis.transformers_engine import transformers_engine
+
+    return transformers_engine(args.reader_model, store, args.reader_path, max_error_rate=1.0)
+
+
+def judge_all(trials: list[Trial], reader: Any, workers: int) -> list[str]:
+    """The verdict on every trial; progress goes to stderr."""
+    from tqdm import tqdm
+
+    def verdict(trial: Trial) -> str:
+        return judge(trial.sample, trial.text, reader)
+
+    with closing(ordered_map(verdict, trials, workers)) as outcomes:
+        return [outcome for _, outcome in tqdm(outcomes, "judge", len(trials))]
+
+
+def main() -> int:
+    args = parsed()
+    args.out.mkdir(parents=True, exist_ok=True)
+    engine = open_engine(args)
+    reader: Any = EngineReader(engine, max_tokens=args.max_tokens) if engine else SymbolicReader()
+    workers = getattr(engine, "concurrency", 1)
+    trials = make_trials(args.traces, args.seed)
+    correct = [
+        replace(t.sample, process=split_trace(t.text, t.sample.solution))
+        for t in trials
+        if not t.kind
+    ]
+    try:
+        found = detections(trials, judge_all(trials, reader, workers))
+    finally:
+        if engine:
+            engine.close()
+    print(detection_table(found))
+    name = args.reader_model or "symbolic"
+    write_json(args.out / f"{name}.json", {"kinds": [asdict(d) for d in found]})
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except InputError as error:
+        sys.exit(f"hindsight_toy.py: {error}")
