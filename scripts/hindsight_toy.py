@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from videothinker.files import InputError
 from videothinker.json_files import write_json
 from videothinker.parallel import ordered_map
 from videothinker.synthesis.hindsight_curation import EngineReader, judge
-from videothinker.synthesis.synthesize import split_trace
 from videothinker.toy.hindsight_trial import Trial, detection_table, detections, make_trials
 from videothinker.toy.teacher import SymbolicReader
 
@@ -36,7 +35,9 @@ def parsed() -> argparse.Namespace:
     add = parser.add_argument
     add("out", type=Path, help="folder of the results")
     add("--traces", type=int, default=2000, help="traces with a mistake")
-    add("--controls", type=int, default=200, help="correct traces that the controls are asked about")
+    add(
+        "--controls", type=int, default=200, help="correct traces that the controls are asked about"
+    )
     add("--seed", type=int, default=0)
     add("--reader-model", default="", help="name of the reader (default: the symbolic one)")
     add("--reader-path", default="", help="folder of a model that runs in this process")
@@ -79,11 +80,6 @@ def main() -> int:
     reader: Any = EngineReader(engine, max_tokens=args.max_tokens) if engine else SymbolicReader()
     workers = getattr(engine, "concurrency", 1)
     trials = make_trials(args.traces, args.seed)
-    correct = [
-        replace(t.sample, process=split_trace(t.text, t.sample.solution))
-        for t in trials
-        if not t.kind
-    ]
     try:
         found = detections(trials, judge_all(trials, reader, workers))
     finally:

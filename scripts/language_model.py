@@ -37,7 +37,7 @@ def convert(gguf: Path, out: Path) -> None:
     from transformers import AutoTokenizer, LlamaForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    read = LlamaForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+    read = LlamaForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="auto")
     # transformers does not save what was read from GGUF: the weights move to a model of their own
     model = LlamaForCausalLM(read.config).to(torch.bfloat16)
     model.load_state_dict(read.state_dict())

@@ -6,8 +6,11 @@ import importlib.util
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -137,3 +140,36 @@ def ray_cluster(processors: int) -> Iterator[Any]:
         pytest.skip("this machine is too busy for Ray to start in its own time")
     yield ray
     ray.shutdown()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def transformers_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`transformers serve`, a real OpenAI-compatible server."""
+    pytest.importorskip("fastapi", reason="transformers serve needs FastAPI")
+    port = free_port()
+    words = tmp_path_factory.mktemp("serve") / "serve.log"
+    command = [str(Path(sys.executable).parent / "transformers"), "serve", "--device", "cpu"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with words.open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--port", str(port)], env=environment, stdout=log, stderr=log
+        )
+        try:
+            while process.poll() is None:
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
+                    break
+                except OSError:
+                    time.sleep(0.2)
+            assert process.poll() is None, words.read_text()[-2000:]
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.kill()
+            process.wait()

@@ -8,12 +8,10 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -426,38 +424,6 @@ def test_a_server_with_the_same_model_says_the_same(server: Server, world: Path)
         for place, reply in local.items():
             assert remote[place]._replace(n_tokens=reply.n_tokens) == reply
         assert any(reply.cut_off for reply in local.values()) == (style == "short")
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-@pytest.fixture
-def transformers_server(tmp_path: Path) -> Iterator[str]:
-    """`transformers serve`, a real OpenAI-compatible server."""
-    pytest.importorskip("fastapi", reason="transformers serve needs FastAPI")
-    port = free_port()
-    command = [str(Path(sys.executable).parent / "transformers"), "serve", "--device", "cpu"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    with (tmp_path / "serve.log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, "--port", str(port)], env=environment, stdout=log, stderr=log
-        )
-        try:
-            while process.poll() is None:
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
-                    break
-                except OSError:
-                    time.sleep(0.2)
-            assert process.poll() is None, (tmp_path / "serve.log").read_text()[-2000:]
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.kill()
-            process.wait()
 
 
 @pytest.mark.slow

@@ -1,0 +1,142 @@
+"""Synthesis and curation with a real language model of 135 M parameters, behind a real server.
+
+`python scripts/language_model.py FOLDER` makes the model (98 MB are downloaded), and
+VT_LANGUAGE_MODEL=FOLDER runs these tests; without it they are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from videothinker.commands.main import main
+from videothinker.schema import Clip, Sample, read_rows, write_captions, write_rows
+from videothinker.synthesis.engine import Request, chat
+from videothinker.synthesis.hindsight_curation import EngineReader
+from videothinker.synthesis.openai_engine import OpenAIEngine
+from videothinker.synthesis.synthesize import split_trace
+from videothinker.synthesis.transformers_engine import transformers_engine
+from videothinker.toy.hindsight_trial import make_trials
+from videothinker.toy.world import draw_scene
+from videothinker.trace import parse_trace
+
+MODEL = os.environ.get("VT_LANGUAGE_MODEL", "")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not MODEL, reason="VT_LANGUAGE_MODEL names no folder of a language model"),
+]
+KEY = "sk-canary-1f0e7"
+
+
+@pytest.fixture
+def run(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str]]:
+    """Run a command in this process, with a key in the environment: exit code, and its words."""
+    monkeypatch.setenv("CANARY_KEY", KEY)
+
+    def call(*argv: object) -> tuple[int, str]:
+        try:
+            main([str(a) for a in argv])
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        assert KEY not in out + err
+        return code, out + err
+
+    return call
+
+
+def traced(n: int) -> list[Sample]:
+    """Toy rows with a correct trace."""
+    trials = [trial for trial in make_trials(10 * n) if not trial.kind]
+    return [
+        Sample(**{**vars(t.sample), "process": split_trace(t.text, t.sample.solution)})
+        for t in trials[:n]
+    ]
+
+
+def test_a_server_and_this_process_say_the_same(transformers_server: str) -> None:
+    """Greedy replies of one model are the same words through HTTP and without."""
+    requests = [
+        Request(chat("Answer in one short sentence.", text), 0.0, 24)
+        for text in ("What is a triangle?", "Name a colour.", "Is 3 more than 2?")
+    ]
+    with OpenAIEngine(
+        transformers_server, MODEL, api_key_env=None, concurrency=1, take_all=True
+    ) as served:
+        there = served.complete(requests)
+    here = transformers_engine(MODEL, batch_size=1, take_all=True)
+    try:
+        assert here.complete(requests) == there
+    finally:
+        here.close()
+    assert all(there)
+
+
+def test_a_reader_behind_a_server_judges(
+    transformers_server: str, tmp_path: Path, run: Callable[..., tuple[int, str]]
+) -> None:
+    """Every row gets a verdict with a reason, and a second run asks the server nothing."""
+    write_rows(tmp_path / "rows.jsonl", traced(6))
+    command: list[Any] = [
+        "curate",
+        "--data",
+        tmp_path / "rows.jsonl",
+        "--out",
+        tmp_path / "out.jsonl",
+    ]
+    command += ["--check-only", "--reader-url", transformers_server, "--reader-model", MODEL]
+    command += ["--reader-max-tokens", 64, "--concurrency", 1, "--api-key-env", "CANARY_KEY"]
+    code, words = run(*command)
+    assert code in (0, 1, 3), words
+    answers = tmp_path / "out.jsonl.answers"
+    paid = answers.read_text().splitlines()
+    assert 1 <= len(paid) <= 6
+    (tmp_path / "out.jsonl.journal").unlink()  # the verdicts are lost, what was paid for is not
+    run(*command)
+    kept = [line for line in paid if json.loads(line)["text"] is not None]
+    assert [line for line in answers.read_text().splitlines() if line in kept] == kept
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or KEY not in path.read_text(errors="replace"), path
+
+
+def test_replies_that_break_the_rules_end_in_reasons(
+    transformers_server: str, tmp_path: Path, run: Callable[..., tuple[int, str]]
+) -> None:
+    """A model of 135 M parameters writes hardly a usable question: what fails says why."""
+    scenes = [draw_scene(f"train-{i:04d}", 0) for i in range(2)]
+    clips = [Clip(s.id, f"{s.id}.mp4", float(s.duration), "train", s.segments) for s in scenes]
+    write_captions(tmp_path / "clips.jsonl", clips)
+    out = tmp_path / "out.jsonl"
+    code, words = run(
+        *("synthesize", "--captions", tmp_path / "clips.jsonl", "--out", out, "--concurrency", 1),
+        *("--teacher-url", transformers_server, "--teacher-model", MODEL, "--max-tokens", 96),
+        *("--tries", 2, "--temperature", 0.3, "--api-key-env", "CANARY_KEY"),
+    )
+    failed = Path(f"{out}.failed.jsonl")
+    failures = [json.loads(line) for line in failed.read_text().splitlines()]
+    made = read_rows(out) if out.exists() else []
+    assert len(failures) + len(made) == 2 and code == (3 if made else 1), words
+    for failure in failures:
+        assert "in 2 tries; the last time" in failure["reason"], failure["reason"]
+    for row in made:  # whatever is a row is one
+        assert 4 <= len(row.options) <= 6 and row.answer in row.letters
+
+
+def test_it_reads_badly_and_says_so(transformers_server: str) -> None:
+    """What the reader answers is one of the letters or nothing, whatever the model writes."""
+    with OpenAIEngine(
+        transformers_server, MODEL, api_key_env=None, concurrency=1, take_all=True
+    ) as engine:
+        reader = EngineReader(engine, max_tokens=64)
+        for row in traced(4):
+            segments = parse_trace(f"{row.process} {row.solution}").segments
+            letter = reader.answer(row.problem, row.options, segments)
+            assert letter is None or letter in row.letters
