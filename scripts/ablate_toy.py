@@ -43,6 +43,8 @@ ARMS = {  # name → how it differs from the main job; in the order in which the
     "no-sft": "start=base",
     "correct": _CORRECT,
     "no-curation": "curated=false",
+    "checked": "curated=checked",
+    "random-kept": "curated=random",
     "sft-longer": "instead=true",
     "lr-7e-6": "grpo.train.learning_rate=7e-6",
     "lr-2e-5": "grpo.train.learning_rate=2e-5",

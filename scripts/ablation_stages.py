@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ class Setting:
     plan : fields of the demo's plan.
     sft, grpo : changes of the two recipes, as `--set` takes them.
     start : "sft", or "base" for GRPO without SFT.
-    curated : False trains SFT on the traces as the teacher wrote them, mistakes and all.
+    curated : of the traces for SFT. False takes them as the teacher wrote them, mistakes and all;
+        "checked" those among these that curation accepts, with no second try; "random" as many as
+        that, whichever they are.
     instead : SFT goes on for the seconds of GRPO, in its place.
     long : the clips of five events are among the rows of "both" trainings, "sft", "grpo" or "none".
     order : "length" gives GRPO its rows from short clips to long ones.
@@ -55,7 +58,7 @@ class Setting:
     sft: tuple[str, ...] = ()
     grpo: tuple[str, ...] = ()
     start: str = "sft"
-    curated: bool = True
+    curated: bool | str = True
     instead: bool = False
     long: str = "both"
     order: str = ""
@@ -63,7 +66,8 @@ class Setting:
 
     def __post_init__(self) -> None:
         known = {"start": ("sft", "base"), "long": ("both", "sft", "grpo", "none")}
-        known |= {"order": ("", "length"), "curated": (True, False), "instead": (True, False)}
+        known |= {"order": ("", "length"), "instead": (True, False)}
+        known |= {"curated": (True, False, "checked", "random")}
         for name, values in known.items():
             if (value := getattr(self, name)) not in values:
                 raise InputError(f"{name}={value}: known values are {', '.join(map(str, values))}")
@@ -182,7 +186,7 @@ class Rows:
     sft: list[Any]
 
 
-def traces(store: Store, world: Path, plan: Any, curated: bool) -> Rows:
+def traces(store: Store, world: Path, plan: Any, curated: bool | str) -> Rows:
     """The rows of both trainings."""
     from videothinker.schema import read_rows
     from videothinker.toy.demo import make_traces
@@ -190,7 +194,7 @@ def traces(store: Store, world: Path, plan: Any, curated: bool) -> Rows:
     later = {"sft", "grpo", "base", "n_samples", "processes", "probe_questions"}  # than traces
     later |= {"sft_probe", "grpo_probe"}
     decides = {key: value for key, value in asdict(plan).items() if key not in later}
-    make = make_traces if curated else first_traces
+    make = make_traces if curated is True else partial(first_traces, chosen=curated)
     folder = store.stage(
         "traces",
         decides | {"world": world.name, "curated": curated},
@@ -204,8 +208,8 @@ def without_long(rows: Sequence[Any]) -> list[Any]:
     return [row for row in rows if not row.video_id.startswith("long-")]
 
 
-def first_traces(world: Path, plan: Any, out: Path) -> None:
-    """`make_traces` without curation: every row, with the first trace that the teacher wrote."""
+def first_traces(world: Path, plan: Any, out: Path, chosen: bool | str = False) -> None:
+    """`make_traces` with the first traces that the teacher wrote: all of them, or chosen ones."""
     from videothinker.schema import read_captions, read_rows, write_rows
     from videothinker.synthesis.synthesize import synthesize
     from videothinker.toy.teacher import ScriptedTeacher, careless_traces
@@ -215,8 +219,23 @@ def first_traces(world: Path, plan: Any, out: Path) -> None:
     teacher = ScriptedTeacher(plan.seed, plan.mistake_rate, plan.check_share, truth)
     clips, questions = read_captions(world / "captions.jsonl"), read_rows(world / "qa.jsonl")
     rows = synthesize(clips, questions, teacher, plan.questions_per_clip, plan.seed)
+    if chosen:
+        rows = accepted_traces(rows, plan.seed, at_random=chosen == "random")
     write_rows(out / "train.jsonl", rows)
     write_rows(out / "sft.jsonl", careless_traces(rows, plan.stop_rate, plan.seed))
+
+
+def accepted_traces(rows: Sequence[Any], seed: int, at_random: bool) -> list[Any]:
+    """The rows whose trace curation accepts; or as many of all rows, drawn at random."""
+    from videothinker.synthesis.hindsight_curation import curate
+    from videothinker.toy.teacher import SymbolicReader
+    from videothinker.toy.world import named_rng
+
+    accepted, _ = curate(rows, None, SymbolicReader(), progress=False)
+    if not at_random:
+        return accepted
+    chosen = named_rng(seed, "random rows").permutation(len(rows))[: len(accepted)]
+    return [rows[i] for i in sorted(chosen)]
 
 
 @dataclass(frozen=True)
@@ -327,7 +346,8 @@ def train_arm(store: Store, setting: Setting, seed: int, size: Size) -> Trained:
     world = store.stage("world", drawn, lambda folder: make_world(folder, plan.world, plan.seed))
     kept = traces(store, world, plan, curated=True)
     rows = kept.grpo
-    sft_rows = (kept if setting.curated else traces(store, world, plan, curated=False)).sft
+    taught = kept if setting.curated is True else traces(store, world, plan, setting.curated)
+    sft_rows = taught.sft
     if setting.long in ("sft", "none"):
         rows = without_long(rows)
     if setting.long in ("grpo", "none"):

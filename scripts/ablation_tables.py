@@ -19,7 +19,7 @@ from videothinker.json_files import read_json
 GROUPS = {  # question of the chapter → its arms; differences are to the one marked with *
     "sft": "no-sft main*",
     "seconds": "sft-longer main*",
-    "curation": "no-curation main*",
+    "curation": "no-curation random-kept checked main*",
     "rewards": "correct main* strict-format paper-format grounding",
     "weak": "weak-correct weak-format* weak-paper weak-strict",
     "kl": "beta-0 beta-0.01 main*",

@@ -415,6 +415,27 @@ def test_two_arms_share_what_they_have_in_common(
     assert stages.DemoRun.of(tmp_path / "second", 1, size) is None
 
 
+def test_checked_traces_and_as_many_at_random(stages: ModuleType, tmp_path: Path) -> None:
+    """Equal numbers of the teacher's first traces: those that curation accepts, and any."""
+    from videothinker.synthesis.synthesize import whole_trace
+    from videothinker.toy import demo
+    from videothinker.toy.world import WorldSize, make_world
+
+    plan = replace(demo.make_plan(0, quick=True), world=WorldSize(train=20, val=1, test=1, ood=1))
+    world = tmp_path / "world"
+    make_world(world, plan.world, plan.seed)
+    rows = {}
+    for kind in (False, "checked", "random"):
+        folder = tmp_path / str(kind)
+        stages.first_traces(world, plan, folder, kind)
+        rows[kind] = {row.id: whole_trace(row) for row in read_rows(folder / "train.jsonl")}
+    assert len(rows["checked"]) == len(rows["random"]) < len(rows[False])
+    assert rows["checked"].items() <= rows[False].items() >= rows["random"].items()
+    assert rows["checked"] != rows["random"]
+    curated = demo.make_traces(world, plan, tmp_path / "curated")
+    assert len(rows["checked"]) == curated["accepted_after"][0]
+
+
 def of_demo(out: Path, run: Path, plan: Any) -> None:
     """Make of the main arm's stages below `out` what a demo of two processes would have left."""
     (traces,) = (out / "stages").glob("traces-*")
