@@ -22,7 +22,7 @@ from typing import Any
 from videothinker.files import InputError
 from videothinker.json_files import write_json
 from videothinker.parallel import ordered_map
-from videothinker.synthesis.hindsight_curation import EngineReader, judge
+from videothinker.synthesis.hindsight_curation import EngineReader, ReaderError, judge
 from videothinker.toy.hindsight_trial import Trial, detection_table, detections, make_trials
 from videothinker.toy.teacher import SymbolicReader
 
@@ -67,7 +67,10 @@ def judge_all(trials: list[Trial], reader: Any, workers: int) -> list[str]:
     from tqdm import tqdm
 
     def verdict(trial: Trial) -> str:
-        return judge(trial.sample, trial.text, reader)
+        try:
+            return judge(trial.sample, trial.text, reader)
+        except ReaderError as error:  # a reply without an end: nothing followed for this reader
+            return f"reader: {error}"
 
     with closing(ordered_map(verdict, trials, workers)) as outcomes:
         return [outcome for _, outcome in tqdm(outcomes, "judge", len(trials))]

@@ -5,7 +5,7 @@
 #   bash scripts/test.sh --light   what an installation without torch has: reading, viewing, checking, curating, metrics
 #
 #   VT_TEST_TIMEOUT   seconds after which the notebooks count as hung (default 3600)
-#   VT_TEST_WORKERS   notebooks run at the same time (default 2)
+#   VT_TEST_WORKERS   notebooks, or files of tests, that run at the same time (default 2)
 # VT_VENV, VT_PYTHON, VT_CONSTRAINTS, …: see scripts/setup.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -46,7 +46,7 @@ cat "$logs/nb"
 
 echo "== tests"
 py_rc=0
-python -m pytest -q --durations=15 --junitxml="$logs/pytest.xml" ${tests[@]+"${tests[@]}"} || py_rc=$?
+python -m pytest -q -n "${VT_TEST_WORKERS:-2}" --dist loadfile --durations=15 --junitxml="$logs/pytest.xml" ${tests[@]+"${tests[@]}"} || py_rc=$?
 
 echo
 python scripts/count_tests.py "$logs/nb" "$nb_rc" "$logs/pytest.xml" "$py_rc" "$skip"

@@ -65,19 +65,17 @@ def traced(n: int) -> list[Sample]:
 def test_a_server_and_this_process_say_the_same(transformers_server: str) -> None:
     """Greedy replies of one model are the same words through HTTP and without."""
     requests = [
-        Request(chat("Answer in one short sentence.", text), 0.0, 24)
+        Request(chat("Answer in one short sentence.", text), 0.0, 64)
         for text in ("What is a triangle?", "Name a colour.", "Is 3 more than 2?")
     ]
-    with OpenAIEngine(
-        transformers_server, MODEL, api_key_env=None, concurrency=1, take_all=True
-    ) as served:
+    with OpenAIEngine(transformers_server, MODEL, api_key_env=None, concurrency=1) as served:
         there = served.complete(requests)
-    here = transformers_engine(MODEL, batch_size=1, take_all=True)
+    here = transformers_engine(MODEL, batch_size=1)
     try:
         assert here.complete(requests) == there
     finally:
         here.close()
-    assert all(there)
+    assert any(there)  # what is longer is cut off, and no answer
 
 
 def test_a_reader_behind_a_server_judges(
