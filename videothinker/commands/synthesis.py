@@ -270,7 +270,7 @@ def make_reader(args: argparse.Namespace, accounts: Accounts | None) -> Any:
         from videothinker.toy.teacher import SymbolicReader
 
         return SymbolicReader()
-    from videothinker.synthesis.hindsight_curation import EngineReader
+    from videothinker.synthesis.judging import EngineReader
     from videothinker.synthesis.prompt_templates import load_prompts
 
     prompt = load_prompts(args.prompts)["reader"]

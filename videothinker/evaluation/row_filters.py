@@ -75,7 +75,9 @@ def difficulty_filter(
     InputError : the bounds are none, or no row has a pass rate.
     """
     if not 0 <= low <= high <= 1:
-        raise InputError(f"a pass rate between {low} and {high} is none; give 0 <= low <= high <= 1")
+        raise InputError(
+            f"a pass rate between {low} and {high} is none; give 0 <= low <= high <= 1"
+        )
     _refuse_strangers(samples, rates)
     kept: list[Sample] = []
     left_out: LeftOut = []
@@ -115,7 +117,7 @@ def agreement_filter(
 
     Returns
     -------
-    The rows that reach it, with `agreement` in their provenance, and those left out with the reason.
+    The rows that reach it, with `agreement` in their provenance, and those left out with a reason.
 
     Raises
     ------

@@ -41,7 +41,9 @@ class Forecast:
 
     def __str__(self) -> str:
         """One line."""
-        line = f"{self.model}: {self.stored:,} requests in the store, {self.most.replies:,} to be sent"
+        line = (
+            f"{self.model}: {self.stored:,} requests in the store, {self.most.replies:,} to be sent"
+        )
         if not self.most.replies:
             return line
         line += f", at most {self.most.tokens:,} tokens{self._money(self.most)}"
@@ -74,9 +76,7 @@ class DryRunEngine(StoredEngine):
     found : keys of the requests that the store answers.
     """
 
-    def __init__(
-        self, model: str, cache: AnswerStore | None = None, **options: Any
-    ) -> None:
+    def __init__(self, model: str, cache: AnswerStore | None = None, **options: Any) -> None:
         super().__init__(model, cache, **options)
         self.to_send: dict[str, Spending] = {}
         self.found: set[str] = set()
