@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from typing import Any
@@ -99,12 +99,14 @@ class DataSummary:
 _ENDS = ("failed", "filtered", "kept", "dropped")
 
 
-def summarise_history(events: Iterable[Event]) -> DataSummary:
+def summarise_history(events: Iterable[Event], rows: Collection[str] = ()) -> DataSummary:
     """Count the events of a history.
 
     Parameters
     ----------
     events : of one data set, in order (`read_history`).
+    rows : ids of the rows that are in it: those once kept are kept, whatever came later. Without
+        them the last end of each counts.
     """
     summary = DataSummary()
     made: dict[str, Event] = {}
@@ -123,7 +125,7 @@ def summarise_history(events: Iterable[Event]) -> DataSummary:
         elif name == "paid":
             facts = {k: v for k, v in event.items() if k not in ("event", "id")}
             paid[id, str(event.get("store", ""))] = {"model": id, **facts}
-        elif name in _ENDS:
+        elif name in _ENDS and not (id in rows and ends.get(id, {}).get("event") == "kept"):
             ends[id] = event
     summary.paid = list(paid.values())
     _count_made(summary, made.values())

@@ -17,7 +17,7 @@ from ..data.rowfiles import can_write_parquet, write_parquet
 from ..data.sources import SOURCES
 from ..files import InputError, atomic_write
 from ..json_files import read_json, write_json
-from ..schema import Sample, to_json_lines, video_of
+from ..schema import Sample, sample_id, to_json_lines, video_of
 from .data_pictures import pictures
 from .data_summary import summarise_history
 from .history import Event
@@ -93,7 +93,7 @@ def write_dataset(
     if manifest_path.exists() and "synthesis" not in read_json(manifest_path):
         raise InputError(f"{manifest_path}: {name} is a prepared source; give another name")
     card_path(root)
-    summary = summarise_history(events)
+    summary = summarise_history(events, {sample_id(row) for row in rows})
     counts = summary.total()
     licences = licences_of(sorted({row.data_source for row in rows}))
     manifest: dict[str, Any] = {
