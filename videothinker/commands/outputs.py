@@ -48,7 +48,7 @@ def write_out(out: str | os.PathLike[str], rows: Sequence[Any]) -> None:
     from videothinker.schema import write_rows
 
     if is_table(out):
-        write_parquet(out, rows)
+        write_parquet(Path(out), rows)
     else:
         write_rows(out, rows)
 
@@ -108,11 +108,14 @@ def made_events(rows: Sequence[Any], failures: Sequence[Any], teacher: Any) -> l
     failures : `synthesize.Failure`s.
     teacher : named by its model.
     """
+    from videothinker.schema import video_of
+
     engine = getattr(teacher, "engine", None)
     name = str(getattr(engine, "model", "") or getattr(teacher, "name", type(teacher).__name__))
     events = []
     for row in rows:
         event = {"event": "made", "id": row.id, "source": row.data_source, "teacher": name}
+        event["video"] = video_of(row)
         event |= {
             key: row.provenance[key] for key in ("labels", "prompts") if key in row.provenance
         }

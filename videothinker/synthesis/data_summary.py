@@ -117,7 +117,8 @@ def summarise_history(events: Iterable[Event], rows: Collection[str] = ()) -> Da
         name, id = event["event"], event["id"]
         if name == "made":
             made[id] = event
-            ends.pop(id, None)  # it failed before
+            for failed in (id, event.get("video", "")):  # it failed before, as a clip without a row
+                ends.pop(failed, None)
         elif name == "judged":
             judged[id, int(event.get("attempt", 0))] = event
         elif name == "controlled":
