@@ -222,7 +222,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.bodies.append(body)
         self.server.keys.add(self.headers["Authorization"])
-        system, user = (message["content"] for message in body["messages"])
+        system, user = (message["content"] for message in body["messages"][:2])
         text = self.server.reply(system, user)
         status = text if isinstance(text, int) else 200
         message = {"role": "assistant", "content": text}
