@@ -13,12 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from videothinker.commands.data import (
-    fraction,
-    json_object,
-    not_negative,
-    positive,
-)
+from .data import fraction, not_negative, positive
 from videothinker.commands.outputs import (
     is_trial,
     open_history,
@@ -27,8 +22,8 @@ from videothinker.commands.outputs import (
     write_preview,
 )
 from videothinker.commands.synthesis import (
-    ENGINES,
     EXIT_CODES,
+    add_reader_flags,
     add_server_flags,
     add_toy_flags,
     advice,
@@ -50,7 +45,7 @@ from ..files import InputError
 # %% auto #0
 __all__ = ['REJECTED', 'REJECTED_SUFFIX', 'sampled', 'Curated', 'tell_left_out', 'rows_to_judge', 'judge_rows', 'ask_controls',
            'forecast_curation', 'preview_curation', 'run_curate', 'write_curated', 'run_card', 'add_curate_flags',
-           'add_filter_flags', 'add_card_flags', 'add_curation_commands']
+           'add_check_flags', 'add_card_flags', 'add_curation_commands']
 
 # %% ../../nbs/9_commands/08_curation.ipynb #ccur-005
 _SAMPLED = re.compile(r"(?:(?P<fps>\d+(?:\.\d+)?)fps(?:,(?P<most>\d+))?|(?P<n>\d+))")
@@ -424,31 +419,21 @@ def add_curate_flags(parser: argparse.ArgumentParser) -> None:
         "them to OUT.rejected.jsonl (separate)"
     )
     add("--rejected", choices=REJECTED, default="drop", help=rejected)
-    add_filter_flags(parser)
+    add_check_flags(parser)
     workers = "rows worked on at the same time (default: as many as keep the engines busy)"
     add("--workers", type=positive, help=workers)
     server = add_server_flags(parser).add_argument
-    server("--reader-url", help="address of the reader's server")
-    server("--reader-model", default="", help="model name, on that server or the hub")
-    reader_engine = "as --engine, for the reader (default: the same)"
-    server("--reader-engine", choices=ENGINES, help=reader_engine)
-    server("--reader-path", help="as --teacher-path, for the reader")
-    reader_key = "as --api-key-env, for the reader (default: the same variable)"
-    server("--reader-api-key-env", metavar="NAME", help=reader_key)
-    longest = "longest reply of the reader, in tokens, its thoughts included"
-    server("--reader-max-tokens", type=positive, default=4096, help=longest)
-    reader_extra = "as --extra, for the reader"
-    server("--reader-extra", type=json_object, default={}, metavar="JSON", help=reader_extra)
+    add_reader_flags(server)
     rotations = "how often the reader is asked, with the options in another order; all must agree"
     server("--rotations", type=positive, default=1, help=rotations)
     seed = "of the scripted teacher (default: 0)"
     add_toy_flags(parser).add_argument("--seed", type=int, help=seed)
     parser.set_defaults(toy_flags=("mistake_rate", "check_share", "seed"))
     # of a teacher that captions, which curation never asks for
-    parser.set_defaults(videos=None, truth=None)
+    parser.set_defaults(videos=None, truth=None, notes=None)
 
 # %% ../../nbs/9_commands/08_curation.ipynb #ccur-018
-def add_filter_flags(parser: argparse.ArgumentParser) -> None:
+def add_check_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of `curate` about frames, controls and filters.
 
     Parameters

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 # %% auto #0
-__all__ = ['is_table', 'write_out', 'open_history', 'paid_events', 'made_events', 'print_forecast', 'is_trial', 'write_preview',
-           'show_rows']
+__all__ = ['is_table', 'write_out', 'open_history', 'paid_events', 'made_events', 'filtered_events', 'print_forecast', 'is_trial',
+           'write_preview', 'show_rows']
 
 # %% ../../nbs/9_commands/06_outputs.ipynb #outp-005
 def is_table(out: str | os.PathLike[str]) -> bool:
@@ -125,6 +125,25 @@ def made_events(rows: Sequence[Any], failures: Sequence[Any], teacher: Any) -> l
         event = {"event": "failed", "id": failure.name, "source": source, "reason": failure.reason}
         events.append(event)
     return events
+
+
+def filtered_events(filtered: Sequence[Any]) -> list[dict[str, Any]]:
+    """What filters left out, as events.
+
+    Parameters
+    ----------
+    filtered : each with `name`, `source`, `filter` and `reason` (`filters.Filtered`).
+    """
+    return [
+        {
+            "event": "filtered",
+            "id": one.name,
+            "source": one.source.data_source,
+            "filter": one.filter,
+            "reason": one.reason,
+        }
+        for one in filtered
+    ]
 
 # %% ../../nbs/9_commands/06_outputs.ipynb #outp-012
 def print_forecast(*judges: Any) -> None:
