@@ -22,7 +22,7 @@ from typing import Any
 from videothinker.files import InputError
 from videothinker.json_files import write_json
 from videothinker.parallel import ordered_map
-from videothinker.synthesis.hindsight_curation import EngineReader, ReaderError, judge
+from videothinker.synthesis.judging import EngineReader, ReaderError, judge
 from videothinker.toy.hindsight_trial import Trial, detection_table, detections, make_trials
 from videothinker.toy.teacher import SymbolicReader
 
@@ -42,7 +42,7 @@ def parsed() -> argparse.Namespace:
     add("--reader-model", default="", help="name of the reader (default: the symbolic one)")
     add("--reader-path", default="", help="folder of a model that runs in this process")
     add("--reader-url", default="", help="address of a server, in place of a folder")
-    add("--max-tokens", type=int, default=48, help="longest reply of the reader")
+    add("--max-tokens", type=int, default=64, help="longest reply of the reader")
     wording = "take the letter from a reply without the tag, too"
     add("--any-wording", action="store_true", help=wording)
     return parser.parse_args()
@@ -68,7 +68,7 @@ def judge_all(trials: list[Trial], reader: Any, workers: int) -> list[str]:
 
     def verdict(trial: Trial) -> str:
         try:
-            return judge(trial.sample, trial.text, reader)
+            return judge(trial.sample, trial.text, reader).reason
         except ReaderError as error:  # a reply without an end: nothing followed for this reader
             return f"reader: {error}"
 

@@ -17,7 +17,7 @@ import pytest
 from videothinker.commands.main import main
 from videothinker.schema import Clip, Sample, read_rows, write_captions, write_rows
 from videothinker.synthesis.engine import Request, chat
-from videothinker.synthesis.hindsight_curation import EngineReader
+from videothinker.synthesis.judging import EngineReader
 from videothinker.synthesis.openai_engine import OpenAIEngine
 from videothinker.synthesis.synthesize import split_trace
 from videothinker.synthesis.transformers_engine import transformers_engine
