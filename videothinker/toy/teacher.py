@@ -14,7 +14,7 @@ import numpy as np
 
 from ..files import InputError
 from ..schema import Clip, Sample, Segment, option_line, sample_id
-from ..synthesis.synthesize import TeacherError, new_sample, split_trace
+from ..synthesis.synthesize import Rejection, TeacherError, new_sample, split_trace
 from videothinker.toy.questions import (
     COLOURS,
     FAMILIES,
@@ -417,13 +417,14 @@ class ScriptedTeacher:
             )
         return [replace(s, caption=captions[s.start, s.end]) for s in sample.segments]
 
-    def trace(self, sample: Sample, attempt: int) -> str:
+    def trace(self, sample: Sample, attempt: int, rejected: Rejection | None = None) -> str:
         """A trace of the toy world, with a seeded mistake or without.
 
         Parameters
         ----------
         sample : the row, with captioned segments.
         attempt : counts from 0; each draws its mistake anew.
+        rejected : not looked at; a scripted teacher learns nothing.
         """
         refuse_foreign(sample)
         if not sample.segments or not all(s.caption for s in sample.segments):
