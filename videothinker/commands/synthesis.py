@@ -32,8 +32,9 @@ from ..files import InputError, check_writable
 __all__ = ['SERVED', 'PARTIAL', 'ADVICE', 'ENGINES', 'EXIT_CODES', 'require_servers', 'engine_kind', 'Accounts', 'open_accounts',
            'make_engine', 'make_teacher', 'make_toy_teacher', 'make_reader', 'using', 'flush', 'workers_for',
            'print_cost', 'refuse_foreign_rows', 'advice', 'check_outputs', 'write_failures', 'exit_partial',
-           'run_synthesize', 'run_curate', 'add_server_flags', 'add_budget_flags', 'add_ray_flags', 'add_toy_flags',
-           'add_synthesize_flags', 'add_curate_flags', 'add_synthesis_commands']
+           'check_footage', 'caption_footage', 'write_sides', 'run_synthesize', 'run_curate', 'add_server_flags',
+           'add_budget_flags', 'add_ray_flags', 'add_toy_flags', 'add_synthesize_flags', 'add_curate_flags',
+           'add_synthesis_commands']
 
 # %% ../../nbs/9_commands/07_synthesis.ipynb #c18a-012
 def require_servers(args: argparse.Namespace, *roles: str) -> None:
@@ -223,14 +224,15 @@ def make_teacher(args: argparse.Namespace, accounts: Accounts | None) -> Any:
         return make_toy_teacher(args)
     from videothinker.paths import resolve_path
     from videothinker.synthesis.prompt_templates import load_prompts
-    from videothinker.synthesis.teacher import EngineTeacher, segment_images
+    from videothinker.synthesis.teacher import segment_images
+    from videothinker.synthesis.timed_captions import VideoTeacher
 
     roots: Any = checked_roots(args.videos) if args.videos else None
 
     def show(sample: Any, segment: Any) -> list[str]:
         return segment_images(resolve_path(sample, roots), segment, args.frames)
 
-    return EngineTeacher(
+    return VideoTeacher(
         make_engine(args, "teacher", accounts),
         show if roots else None,
         temperature=args.temperature,
@@ -444,6 +446,84 @@ def exit_partial(failures: Sequence[Any], n: int, path: Path) -> None:
         print(f"  {failure.name}: {reason[:300]}{advice(reason)}")
     sys.exit(PARTIAL)
 
+# %% ../../nbs/9_commands/07_synthesis.ipynb #scr-002
+def check_footage(args: argparse.Namespace) -> None:
+    """Refuse to begin with videos alone where that cannot go well.
+
+    Parameters
+    ----------
+    args : the flags of `synthesize`.
+
+    Raises
+    ------
+    InputError : for the toy world, for several folders or none, or when captions that somebody has
+        corrected would be written over.
+    """
+    from videothinker.synthesis.timed_captions import refuse_corrected
+
+    if args.toy:
+        raise InputError("--toy sees no videos; give --captions FILE or --qa FILE as well")
+    if isinstance(checked_roots(args.videos), dict):
+        raise InputError("--videos alone takes one folder; run the command once for each")
+    check_outputs(args, ".answers", ".captions.jsonl", ".test.jsonl")
+    refuse_corrected(f"{args.out}.captions.jsonl")
+
+
+def caption_footage(
+    args: argparse.Namespace, teacher: Any, workers: int, failed: list[Any]
+) -> list[Any]:
+    """The first part of `synthesize --videos FOLDER`: clips with captions, also in a file.
+
+    Parameters
+    ----------
+    args : the flags of `synthesize`.
+    teacher : a `VideoTeacher`.
+    workers : shots that are under way at the same time.
+    failed : collects videos that cannot be read, and shots that could not be described.
+    """
+    from videothinker.schema import write_captions
+    from videothinker.synthesis.timed_captions import Footage, describe_clips, find_clips
+
+    footage = Footage(args.frames, args.min_frames, args.held_out)
+    found, n_short = find_clips(args.videos, footage, failed)
+    n_shots = sum(len(clip.segments) for clip in found)
+    print(f"{n_shots} shots in {len(found)} videos; {n_short} with fewer than ", end="")
+    print(f"{args.min_frames} frames are left out")
+    while True:
+        silent: list[Any] = []
+        clips = describe_clips(found, args.videos, teacher, args.frames, workers, silent)
+        if not flush(teacher):  # else go through the shots again, with the replies
+            break
+    failed += silent
+    if clips:
+        path = f"{args.out}.captions.jsonl"
+        write_captions(path, clips)
+        print(f"{sum(len(clip.segments) for clip in clips)} captions in {path}")
+    return clips
+
+
+def write_sides(out: str, rows: Sequence[Any], held_out: set[tuple[str, str]]) -> None:
+    """Write rows to OUT, and those about held-out videos to OUT.test.jsonl.
+
+    Parameters
+    ----------
+    out : OUT.
+    rows : in the order of the file.
+    held_out : (`data_source`, `path`) of the videos that are held out (see `held_out_videos`).
+    """
+    from videothinker.schema import write_rows
+
+    test = [row for row in rows if (row.data_source, row.path) in held_out]
+    train = [row for row in rows if (row.data_source, row.path) not in held_out]
+    write_rows(out, train)
+    print(f"{len(train)} rows in {out}")
+    path = Path(f"{out}.test.jsonl")
+    if test:
+        write_rows(path, test)
+        print(f"{len(test)} rows about held-out videos in {path}")
+    elif held_out:
+        path.unlink(missing_ok=True)
+
 # %% ../../nbs/9_commands/07_synthesis.ipynb #scd-025
 def run_synthesize(args: argparse.Namespace) -> None:
     """`videothinker synthesize`: annotations to rows with a first trace.
@@ -459,36 +539,43 @@ def run_synthesize(args: argparse.Namespace) -> None:
     InputError : without annotations or a teacher, or when nothing could be made.
     """
     from videothinker.data.rowfiles import usable_captions, usable_rows
-    from videothinker.schema import write_rows
     from videothinker.synthesis.synthesize import Failure, synthesize
+    from videothinker.synthesis.timed_captions import held_out_videos
 
-    if not args.captions and not args.qa:
+    annotated = args.captions or args.qa
+    if not annotated and not args.videos:
         raise InputError(
             "nothing to do: give --captions FILE (captioned clips), --qa FILE (questions with "
-            "times), or both"
+            "times), or both; or --videos FOLDER alone, for videos without annotations"
         )
+    if not annotated:
+        check_footage(args)
     require_servers(args, "teacher")
     check_outputs(args, ".answers")
     clips = usable_captions(args.captions) if args.captions else []
     questions = usable_rows(args.qa) if args.qa else []
     refuse_foreign_rows(args, [*clips, *questions])
+    lost: list[Failure] = []  # videos and shots
     failed: list[Failure] = []
     with open_accounts(args) as accounts, using(make_teacher(args, accounts)) as teacher:
         workers = workers_for(args, teacher)
+        if not annotated:
+            clips = caption_footage(args, teacher, workers, lost)
         while True:
             failed.clear()
             rows = synthesize(clips, questions, teacher, args.questions, args.seed, workers, failed)
             if not flush(teacher):  # else go through the rows again, with the replies
                 break
         print_cost(accounts)
+    n = len(clips) * args.questions + len(questions) + len(lost)
+    failed = lost + failed
     path = write_failures(failed, args.out)
     if not rows:
         first = f"; the first failure: {failed[0].name}: {failed[0].reason}" if failed else ""
         help_ = advice(first)
         raise InputError(f"not one row could be made, {args.out} is not written{first}{help_}")
-    write_rows(args.out, rows)
-    print(f"{len(rows)} rows in {args.out}")
-    exit_partial(failed, len(clips) * args.questions + len(questions), path)
+    write_sides(args.out, rows, held_out_videos(clips))
+    exit_partial(failed, n, path)
 
 # %% ../../nbs/9_commands/07_synthesis.ipynb #scd-026
 def run_curate(args: argparse.Namespace) -> None:
@@ -677,7 +764,12 @@ def add_synthesize_flags(parser: argparse.ArgumentParser) -> None:
     add("--qa", help="question-labelled rows (JSONL, Parquet, or hub:ORG/NAME)")
     add("--out", required=True, help="rows with traces (JSONL)")
     add("--questions", type=positive, default=1, help="questions per captioned clip")
-    add("--videos", help=f"where a teacher sees the clips it captions: {VIDEOS_HELP}")
+    seen = "; without --captions and --qa: a folder of videos that nobody has annotated"
+    add("--videos", help=f"where a teacher sees the clips it captions: {VIDEOS_HELP}{seen}")
+    frames = "videos alone: leave out those with fewer frames, as the paper does"
+    add("--min-frames", type=not_negative, default=64, help=frames)
+    held_out = "videos alone: fraction of them whose rows go to OUT.test.jsonl"
+    add("--held-out", type=fraction, default=0.2, help=held_out)
     workers = "rows worked on at the same time (default: as many as keep the engines busy)"
     add("--workers", type=positive, help=workers)
     add("--seed", type=int, default=0, help="of the questions that are drawn")
