@@ -261,7 +261,7 @@ def _with_shots(clip: Clip, root: Path, footage: Footage) -> Clip:
         short = info.n_frames < footage.min_frames
         shots = [] if short else find_shots(path, footage.rule)
     except VideoError as error:
-        raise TeacherError(str(error)) from None
+        raise TeacherError(f"{clip.path}: {error.reason}") from None
     return replace(clip, duration=round(info.duration, 3), segments=shots)
 
 # %% ../../nbs/3_synthesis/23_timed_captions.ipynb #tcap-021
