@@ -181,7 +181,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
 def written(out: Path) -> dict[str, bytes]:
     """What a run leaves behind, but for the store."""
     paths = sorted(out.parent.glob(f"{out.name}*"))
-    return {p.name: p.read_bytes() for p in paths if ".answers" not in p.name}
+    return {p.name: p.read_bytes() for p in paths if p.is_file() and ".answers" not in p.name}
 
 
 def test_a_folder_of_videos_becomes_rows(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ import pytest
 
 from videothinker.commands.main import main
 from videothinker.schema import Clip, Sample, Segment, write_captions, write_rows
-from videothinker.synthesis.engine import Request, chat
+from videothinker.synthesis.engine import FunctionEngine, Request, chat
 from videothinker.synthesis.hindsight_curation import curate
 from videothinker.synthesis.openai_engine import OpenAIEngine
 from videothinker.synthesis.synthesize import synthesize
 from videothinker.synthesis.teacher import EngineTeacher, read_question
 from videothinker.toy.teacher import ScriptedTeacher, SymbolicReader, ToyError
-from videothinker.toy.world import draw_scene
+from videothinker.toy.world import draw_scene, encode_scene
 
 TRACE = (
     "<time>00:00-00:04</time> <caption>{caption}</caption> <think>that is it</think> so it is A "
@@ -222,7 +223,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.bodies.append(body)
         self.server.keys.add(self.headers["Authorization"])
-        system, user = (message["content"] for message in body["messages"])
+        system, user = (message["content"] for message in body["messages"][:2])
         text = self.server.reply(system, user)
         status = text if isinstance(text, int) else 200
         message = {"role": "assistant", "content": text}
@@ -504,3 +505,203 @@ def test_options_with_all_or_no_letters_are_read() -> None:
         assert read_question(json.dumps(reply))[1] == ["A. cat", "B. dog", "C. bird", "D. fish"]
     reply["options"] = ["J. Smith", "an A.M. walk", "A.M. news", "at 5 p.m."]
     assert read_question(json.dumps(reply))[1][2] == "C. A.M. news"
+
+
+# Replies are repaired
+
+
+def teacher_flags(server: Server, folder: Path, *more: object) -> list[object]:
+    out = folder / "out.jsonl"
+    return ["--out", out, "--teacher-url", server.url, "--teacher-model", "m", *more]
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_bad_reply_is_shown_with_what_is_wrong(folder: Path, run: Any, server: Server) -> None:
+    bad = TRACE.format(caption="a hand").replace("<think>", "")
+    server.reply = lambda system, user: (
+        bad if len(server.bodies[-1]["messages"]) == 2 else good_trace(system, user)
+    )
+    argv = ["synthesize", "--qa", folder / "star.jsonl", "--concurrency", 1, "--workers", 1]
+    code, _ = run(*argv, *teacher_flags(server, folder))
+    assert code == 0 and len(server.bodies) == 6
+    first, second = server.bodies[:2]
+    assert second["messages"][:2] == first["messages"] and second["seed"] != first["seed"]
+    assert second["messages"][2] == {"role": "assistant", "content": bad}
+    assert "reasoning parser" in second["messages"][3]["content"]
+    for row in rows_of(folder / "out.jsonl"):
+        names = [tag.partition("@")[0] for tag in row["provenance"]["prompts"]]
+        assert names == ["trace", "repair"]
+
+
+GARBAGE = [
+    "",
+    "?",
+    "the the the " * 3000,
+    "<answer>A</answer>" * 50,
+    "<time>00:00-00:04</time> <caption>a hand",
+    "<think>" * 200,
+    '{"question": {"question": "?"}, "options": {"A": 1}, "answer": null}',
+    '{"question": "?", "options": ["a", "b", "c", "d"], "answer": ["a"]}',
+    '{"segments": {"start": 1}}',
+    '{"segments": [{"start": [1], "end": {"x": 2}}]}',
+    '{"segments": [{"start": 1e308, "end": NaN}]}',
+    "[" * 5000,
+    "<|im_start|>assistant",
+    "\ud83d half a character",
+    "\x00\x1b[31m",
+]
+
+
+@pytest.mark.parametrize("reply", GARBAGE, ids=range(len(GARBAGE)))
+def test_whatever_is_replied_ends_as_a_failure_with_a_reason(
+    folder: Path, run: Any, server: Server, reply: str
+) -> None:
+    """Questions and segments: a trace of any form is for hindsight to judge."""
+    write_rows(folder / "timeless.jsonl", [replace(row, segments=[]) for row in star_rows()])
+    notes = [Clip(f"v{i}", f"{i}.mp4", 9.0, "", [Segment(1, 4, "a cup")]) for i in range(3)]
+    write_captions(folder / "notes.jsonl", notes)
+    server.reply = lambda system, user: reply
+    argv = ["synthesize", "--captions", folder / "toy.jsonl", "--qa", folder / "timeless.jsonl"]
+    argv += ["--notes", folder / "notes.jsonl", "--request-retries", 0, "--max-error-rate", 1]
+    code, text = run(*argv, *teacher_flags(server, folder))
+    assert code == 2
+    one_line(text, "synthesize", "not one row could be made")
+    failed = rows_of(folder / "out.jsonl.failed.jsonl")
+    assert len(failed) == 7 and not (folder / "out.jsonl").exists()
+    for failure in failed:
+        what, _, reason = failure["reason"].partition(": ")
+        assert what.startswith(("question for ", "segments for ")) and reason
+        assert len(failure["reason"]) < 1000
+
+
+# Segments are proposed
+
+
+def test_rows_without_times_get_them_from_notes(folder: Path, run: Any, server: Server) -> None:
+    write_rows(folder / "timeless.jsonl", [replace(row, segments=[]) for row in star_rows(2)])
+    seen = [Segment(0, 3, "a hand reaches for the cup"), Segment(3, 8, "the cup is gone")]
+    write_captions(folder / "notes.jsonl", [Clip("v0", "0.mp4", 9.0, "", seen)])
+
+    def reply(system: str, user: str) -> str:
+        if "parts of a video" in system:
+            return '{"segments": [{"start": "00:00", "end": "00:03"}]}'
+        return good_trace(system, user)
+
+    server.reply = reply
+    argv = ["synthesize", "--qa", folder / "timeless.jsonl", "--notes", folder / "notes.jsonl"]
+    code, text = run(*argv, *teacher_flags(server, folder))
+    assert code == 3 and "star-1: segments for star-1: " in text and "--notes" in text
+    [row] = rows_of(folder / "out.jsonl")
+    assert row["segments"] == [{"start": 0.0, "end": 3.0, "caption": seen[0].caption}]
+    assert row["provenance"]["segments"] == "proposed by engine from 2 captions"
+    names = [tag.partition("@")[0] for tag in row["provenance"]["prompts"]]
+    assert names == ["segments", "trace"]
+    asked = next(b for b in server.bodies if "parts of a video" in b["messages"][0]["content"])
+    assert "00:03-00:08: the cup is gone" in asked["messages"][1]["content"]
+    assert "Right answer: took it" in asked["messages"][1]["content"]
+
+
+# Filters
+
+
+def test_filtered_questions_are_on_record_and_cost_no_trace(
+    folder: Path, run: Any, server: Server
+) -> None:
+    rows = star_rows(4)
+    rows[1] = replace(rows[0], id="again")
+    rows[2] = replace(rows[2], options=["A. took it", "B. washed it", "C. all of the above"])
+    rows[3] = replace(rows[3], problem="那个人用杯子做了什么呢? " * 6)
+    write_rows(folder / "mixed.jsonl", rows)
+    server.reply = good_trace
+    argv = ["synthesize", "--qa", folder / "mixed.jsonl", "--language", "en"]
+    argv += teacher_flags(server, folder)
+    code, text = run(*argv)
+    filtered = folder / "out.jsonl.filtered.jsonl"
+    assert code == 0 and len(server.bodies) == 1
+    assert f"3 left out by filters, see {filtered}: 1 duplicate, 1 options, 1 language" in text
+    left_out = rows_of(filtered)
+    assert [(f["id"], f["filter"]) for f in left_out] == [
+        ("again", "duplicate"),
+        ("star-2", "options"),
+        ("star-3", "language"),
+    ]
+    assert left_out[0]["reason"] == "asks what star-0 asks about this video"
+    assert left_out[1]["row"]["options"][2] == "C. all of the above"
+    code, text = run(*argv, "--no-filter", "duplicate", "options", "language")
+    assert code == 0 and "4 rows" in text and not filtered.exists()
+    code, text = run(*argv, "--language", "klingon")
+    assert code == 2
+    one_line(text, "synthesize", "unknown language 'klingon'")
+
+
+def test_questions_that_need_no_video_are_left_out(folder: Path, run: Any, server: Server) -> None:
+    def reply(system: str, user: str) -> str | int:
+        if "cannot see" not in system:
+            return good_trace(system, user)
+        if "cup 2" in user:
+            return 400
+        return _first_taken(user) if "cup 1" in user else "<answer>A</answer>"
+
+    server.reply = reply
+    argv = ["synthesize", "--qa", folder / "star.jsonl", "--blind-times", 2]
+    argv += teacher_flags(server, folder, "--reader-url", server.url, "--reader-model", "r")
+    code, text = run(*argv)
+    assert code == 3 and "1 blind" in text and "without the video (HTTP 400" in text
+    assert [row["id"] for row in rows_of(folder / "out.jsonl")] == ["star-0"]
+    [left_out] = rows_of(folder / "out.jsonl.filtered.jsonl")
+    assert (left_out["id"], left_out["filter"]) == ("star-1", "blind")
+    assert left_out["reason"] == "answered right without the video 2 times of 2"
+    blind = [b["messages"][1]["content"] for b in server.bodies if b["model"] == "r"]
+    assert blind and not any("hand reaches" in text for text in blind)  # no captions, no times
+
+
+def test_short_videos_are_left_out_before_anything_is_asked(
+    folder: Path, run: Any, server: Server
+) -> None:
+    scene = draw_scene("train-0000", 0)
+    encode_scene(scene, folder / "0.mp4")
+    server.reply = good_trace
+    argv = ["synthesize", "--qa", folder / "star.jsonl", "--videos", folder, "--min-frames"]
+    code, text = run(*argv, 10_000, *teacher_flags(server, folder))
+    [left_out] = rows_of(folder / "out.jsonl.filtered.jsonl")
+    assert code == 0 and (left_out["id"], left_out["filter"]) == ("star-0", "frames")
+    assert left_out["reason"].endswith("frames, fewer than 10000")
+    assert len(server.bodies) == 2  # the other two videos are not there, and nothing needs them
+
+
+# Prompts
+
+
+def test_a_users_prompts_reach_the_server(folder: Path, run: Any, server: Server) -> None:
+    prompts = folder / "prompts"
+    prompts.mkdir()
+    fields = "{problem} {options} {segments} {letter}"
+    (prompts / "trace.yaml").write_text(f"version: 7\nsystem: Think.\nuser: 'Mine: {fields}'\n")
+    server.reply = good_trace
+    argv = ["synthesize", "--qa", folder / "star.jsonl", *teacher_flags(server, folder)]
+    assert run(*argv, "--prompts", prompts)[0] == 0
+    assert {b["messages"][0]["content"] for b in server.bodies} == {"Think."}
+    assert all(b["messages"][1]["content"].startswith("Mine: What") for b in server.bodies)
+    [tag] = {t for row in rows_of(folder / "out.jsonl") for t in row["provenance"]["prompts"]}
+    assert tag.startswith("trace@7-")
+    assert run(*argv)[0] == 0 and len(server.bodies) == 6  # other words, other requests
+    (prompts / "trace.yaml").write_text("version: 7\nsystem: Think.\nuser: '{problem}'\n")
+    code, text = run(*argv, "--prompts", prompts)
+    assert code == 2
+    one_line(text, "synthesize", "trace.yaml", "the field {letter} is missing")
+
+
+def test_packaged_prompts_of_version_1_leave_keys_as_they_were() -> None:
+    """Answers that were paid for before prompts had versions are found again."""
+    heard: list[Request] = []
+
+    def reply(request: Request) -> str:
+        heard.append(request)
+        return TRACE.format(caption="a hand")
+
+    EngineTeacher(FunctionEngine(reply)).trace(star_rows(1)[0], 0)
+    old = "8eb996dc07f64c8e273059f732813beab1b5b7bc22cdf9f9d4b0441d82b64407"
+    assert heard[0].prompt == "" and heard[0].key("m") == old

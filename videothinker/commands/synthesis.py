@@ -29,11 +29,12 @@ from videothinker.commands.data import (
 from ..files import InputError, check_writable
 
 # %% auto #0
-__all__ = ['SERVED', 'PARTIAL', 'ADVICE', 'ENGINES', 'EXIT_CODES', 'require_servers', 'engine_kind', 'Accounts', 'open_accounts',
-           'make_engine', 'make_teacher', 'make_toy_teacher', 'make_reader', 'using', 'flush', 'workers_for',
-           'print_cost', 'refuse_foreign_rows', 'advice', 'check_outputs', 'write_failures', 'exit_partial',
-           'check_footage', 'caption_footage', 'write_sides', 'run_synthesize', 'run_curate', 'add_server_flags',
-           'add_budget_flags', 'add_ray_flags', 'add_toy_flags', 'add_synthesize_flags', 'add_curate_flags',
+__all__ = ['SERVED', 'PARTIAL', 'ADVICE', 'ENGINES', 'FILTER_NAMES', 'EXIT_CODES', 'require_servers', 'engine_kind', 'Accounts',
+           'open_accounts', 'make_engine', 'make_teacher', 'make_toy_teacher', 'make_reader', 'make_blind_reader',
+           'make_filter', 'using', 'flush', 'workers_for', 'print_cost', 'refuse_foreign_rows', 'advice',
+           'check_outputs', 'write_failures', 'write_filtered', 'exit_partial', 'check_footage', 'caption_footage',
+           'write_sides', 'run_synthesize', 'run_curate', 'add_server_flags', 'add_budget_flags', 'add_ray_flags',
+           'add_reader_flags', 'add_filter_flags', 'add_toy_flags', 'add_synthesize_flags', 'add_curate_flags',
            'add_synthesis_commands']
 
 # %% ../../nbs/9_commands/07_synthesis.ipynb #c18a-012
@@ -223,14 +224,21 @@ def make_teacher(args: argparse.Namespace, accounts: Accounts | None) -> Any:
     if accounts is None:
         return make_toy_teacher(args)
     from videothinker.paths import resolve_path
+    from videothinker.schema import read_captions, video_of
     from videothinker.synthesis.prompt_templates import load_prompts
-    from videothinker.synthesis.teacher import segment_images
+    from videothinker.synthesis.teacher import caption_overview, frame_overview, segment_images
     from videothinker.synthesis.timed_captions import VideoTeacher
 
     roots: Any = checked_roots(args.videos) if args.videos else None
+    notes = {clip.video_id: clip for clip in (read_captions(args.notes) if args.notes else [])}
 
     def show(sample: Any, segment: Any) -> list[str]:
         return segment_images(resolve_path(sample, roots), segment, args.frames)
+
+    def survey(sample: Any) -> Any:
+        if video_of(sample) in notes:
+            return caption_overview(notes[video_of(sample)])
+        return frame_overview(resolve_path(sample, roots), args.overview_frames) if roots else None
 
     return VideoTeacher(
         make_engine(args, "teacher", accounts),
@@ -239,6 +247,7 @@ def make_teacher(args: argparse.Namespace, accounts: Accounts | None) -> Any:
         max_tokens=args.max_tokens,
         tries=args.tries,
         prompts=load_prompts(args.prompts),
+        survey=survey,
     )
 
 
@@ -278,6 +287,56 @@ def make_reader(args: argparse.Namespace, accounts: Accounts | None) -> Any:
     prompt = load_prompts(args.prompts)["reader"]
     return EngineReader(
         make_engine(args, "reader", accounts), args.rotations, args.reader_max_tokens, prompt
+    )
+
+# %% ../../nbs/9_commands/07_synthesis.ipynb #scs-011
+def make_blind_reader(args: argparse.Namespace, accounts: Accounts | None) -> Any:
+    """The reader that is asked without the video; None if the flags name none.
+
+    Parameters
+    ----------
+    args : the flags of `synthesize`.
+    accounts : the store and the budget; None for the toy world.
+
+    Raises
+    ------
+    InputError : when the flags name only half of it.
+    """
+    if accounts is None or not _is_named(args, "reader"):
+        if args.reader_model and not args.toy:
+            flags = _needed_flags(args, "reader")
+            raise InputError(f"who is asked without the video? give {flags}, or no --reader-model")
+        return None
+    from videothinker.synthesis.filters import BlindReader
+    from videothinker.synthesis.prompt_templates import load_prompts
+
+    engine = make_engine(args, "reader", accounts)
+    prompt = load_prompts(args.prompts)["blind"]
+    return BlindReader(engine, args.blind_times, args.reader_max_tokens, prompt)
+
+
+def make_filter(args: argparse.Namespace, blind: Any = None, workers: int = 4) -> Any:
+    """The filters that the flags of `synthesize` ask for.
+
+    Parameters
+    ----------
+    args : the flags of `synthesize`.
+    blind : a `BlindReader`, or None.
+    workers : questions and videos that are looked at at the same time.
+
+    Raises
+    ------
+    InputError : names an unknown language.
+    """
+    from videothinker.synthesis.filters import QuestionFilter, looker, scripts_of
+
+    return QuestionFilter(
+        off=args.no_filter,
+        scripts=scripts_of(args.language) if args.language else frozenset(),
+        blind=blind,
+        look=looker(checked_roots(args.videos), f"{args.out}.looks") if args.videos else None,
+        min_frames=args.min_frames,
+        workers=workers,
     )
 
 # %% ../../nbs/9_commands/07_synthesis.ipynb #scd-023
@@ -429,6 +488,25 @@ def write_failures(failures: Sequence[Any], out: str) -> Path:
     return path
 
 
+def write_filtered(question_filter: Any, out: str) -> None:
+    """Write what was filtered to `OUT.filtered.jsonl`, and say how much; or remove an old file.
+
+    Parameters
+    ----------
+    question_filter : with `filtered` and `counts`.
+    out : OUT.
+    """
+    from videothinker.schema import write_rows
+
+    path = Path(f"{out}.filtered.jsonl")
+    if not question_filter.filtered:
+        path.unlink(missing_ok=True)
+        return
+    write_rows(path, question_filter.filtered)
+    counts = ", ".join(f"{n} {name}" for name, n in question_filter.counts().items())
+    print(f"{len(question_filter.filtered)} left out by filters, see {path}: {counts}")
+
+
 def exit_partial(failures: Sequence[Any], n: int, path: Path) -> None:
     """If something failed: say how much, with the first three reasons, and exit with 3.
 
@@ -484,11 +562,12 @@ def caption_footage(
     from videothinker.schema import write_captions
     from videothinker.synthesis.timed_captions import Footage, describe_clips, find_clips
 
-    footage = Footage(args.frames, args.min_frames, args.held_out)
+    min_frames = 0 if "frames" in args.no_filter else args.min_frames
+    footage = Footage(args.frames, min_frames, args.held_out)
     found, n_short = find_clips(args.videos, footage, failed)
     n_shots = sum(len(clip.segments) for clip in found)
-    print(f"{n_shots} shots in {len(found)} videos; {n_short} with fewer than ", end="")
-    print(f"{args.min_frames} frames are left out")
+    short = f"{n_short} with fewer than {min_frames} frames are left out"
+    print(f"{n_shots} shots in {len(found)} videos; {short}")
     while True:
         silent: list[Any] = []
         clips = describe_clips(found, args.videos, teacher, args.frames, workers, silent)
@@ -545,33 +624,50 @@ def run_synthesize(args: argparse.Namespace) -> None:
     annotated = args.captions or args.qa
     if not annotated and not args.videos:
         raise InputError(
-            "nothing to do: give --captions FILE (captioned clips), --qa FILE (questions with "
-            "times), or both; or --videos FOLDER alone, for videos without annotations"
+            "nothing to do: give --captions FILE (captioned clips), --qa FILE (questions), or "
+            "both; or --videos FOLDER alone, for videos without annotations"
         )
     if not annotated:
         check_footage(args)
     require_servers(args, "teacher")
-    check_outputs(args, ".answers")
+    check_outputs(args, ".answers", ".filtered.jsonl")
     clips = usable_captions(args.captions) if args.captions else []
     questions = usable_rows(args.qa) if args.qa else []
     refuse_foreign_rows(args, [*clips, *questions])
-    lost: list[Failure] = []  # videos and shots
+    unseen: list[Failure] = []  # videos that cannot be read, shots that were not described
     failed: list[Failure] = []
-    with open_accounts(args) as accounts, using(make_teacher(args, accounts)) as teacher:
+    with (
+        open_accounts(args) as accounts,
+        using(make_blind_reader(args, accounts)) as blind,
+        using(make_teacher(args, accounts)) as teacher,
+    ):
         workers = workers_for(args, teacher)
         if not annotated:
-            clips = caption_footage(args, teacher, workers, lost)
+            clips = caption_footage(args, teacher, workers, unseen)
+        keep = make_filter(args, blind, workers)
         while True:
+            keep.clear()
             failed.clear()
-            rows = synthesize(clips, questions, teacher, args.questions, args.seed, workers, failed)
-            if not flush(teacher):  # else go through the rows again, with the replies
+            rows = synthesize(
+                keep.long_enough(clips),
+                keep.long_enough(questions),
+                teacher,
+                args.questions,
+                args.seed,
+                workers,
+                failed,
+                keep=keep,
+            )
+            if not flush(teacher, blind):  # else go through the rows again, with the replies
                 break
         print_cost(accounts)
-    n = len(clips) * args.questions + len(questions) + len(lost)
-    failed = lost + failed
+    n = len(clips) * args.questions + len(questions) + len(unseen)
+    failed = [*unseen, *failed, *keep.failed]
     path = write_failures(failed, args.out)
+    write_filtered(keep, args.out)
     if not rows:
-        first = f"; the first failure: {failed[0].name}: {failed[0].reason}" if failed else ""
+        lost = failed or keep.filtered
+        first = f"; the first: {lost[0].name}: {lost[0].reason}" if lost else ""
         help_ = advice(first)
         raise InputError(f"not one row could be made, {args.out} is not written{first}{help_}")
     write_sides(args.out, rows, held_out_videos(clips))
@@ -734,6 +830,48 @@ def add_ray_flags(add: Any) -> None:
     add("--ray-workers", type=not_negative, default=0, help=workers)
     add("--ray-gpus", type=float, default=0, help="GPUs that a worker needs")
 
+# %% ../../nbs/9_commands/07_synthesis.ipynb #scs-013
+def add_reader_flags(add: Any) -> None:
+    """Who reads.
+
+    Parameters
+    ----------
+    add : `add_argument` of the group.
+    """
+    add("--reader-url", help="address of the reader's server")
+    add("--reader-model", default="", help="model name, on that server or the hub")
+    reader_engine = "as --engine, for the reader (default: the same)"
+    add("--reader-engine", choices=ENGINES, help=reader_engine)
+    add("--reader-path", help="as --teacher-path, for the reader")
+    reader_key = "as --api-key-env, for the reader (default: the same variable)"
+    add("--reader-api-key-env", metavar="NAME", help=reader_key)
+    longest = "longest reply of the reader, in tokens, its thoughts included"
+    add("--reader-max-tokens", type=positive, default=4096, help=longest)
+    reader_extra = "as --extra, for the reader"
+    add("--reader-extra", type=json_object, default={}, metavar="JSON", help=reader_extra)
+
+
+FILTER_NAMES = ("frames", "duplicate", "options", "language", "blind")
+
+
+def add_filter_flags(parser: argparse.ArgumentParser) -> None:
+    """What is left out before traces are paid for.
+
+    Parameters
+    ----------
+    parser : the flags are added to it.
+    """
+    text = "questions that are left out go to OUT.filtered.jsonl, with the reason"
+    add = parser.add_argument_group("filters", text).add_argument
+    off = "filters that are switched off"
+    add("--no-filter", nargs="+", choices=FILTER_NAMES, default=[], metavar="NAME", help=off)
+    frames = "leave out videos with fewer frames, as the paper does, where --videos has them"
+    add("--min-frames", type=not_negative, default=64, help=frames)
+    language = "leave out questions in another script than that of these languages, such as en,de"
+    add("--language", help=language)
+    times = "leave out questions that the reader, if there is one, answers so often without video"
+    add("--blind-times", type=positive, default=3, help=times)
+
 # %% ../../nbs/9_commands/07_synthesis.ipynb #scd-030
 def add_toy_flags(parser: argparse.ArgumentParser) -> Any:
     """Flags of the commands that the toy world can be used with; returns the group.
@@ -766,14 +904,17 @@ def add_synthesize_flags(parser: argparse.ArgumentParser) -> None:
     add("--questions", type=positive, default=1, help="questions per captioned clip")
     seen = "; without --captions and --qa: a folder of videos that nobody has annotated"
     add("--videos", help=f"where a teacher sees the clips it captions: {VIDEOS_HELP}{seen}")
-    frames = "videos alone: leave out those with fewer frames, as the paper does"
-    add("--min-frames", type=not_negative, default=64, help=frames)
     held_out = "videos alone: fraction of them whose rows go to OUT.test.jsonl"
     add("--held-out", type=fraction, default=0.2, help=held_out)
+    notes = "captions with times (JSONL) from which times are proposed for rows of --qa without any"
+    add("--notes", help=f"{notes}, in place of frames")
+    overview = "images of a whole video that times are proposed from"
+    add("--overview-frames", type=positive, default=32, help=overview)
     workers = "rows worked on at the same time (default: as many as keep the engines busy)"
     add("--workers", type=positive, help=workers)
     add("--seed", type=int, default=0, help="of the questions that are drawn")
-    add_server_flags(parser)
+    add_filter_flags(parser)
+    add_reader_flags(add_server_flags(parser).add_argument)
     truth = "captions that the scripted teacher looks up for question-labelled rows"
     add_toy_flags(parser).add_argument("--truth", help=truth)
     parser.set_defaults(toy_flags=("mistake_rate", "check_share", "truth"))
@@ -796,24 +937,14 @@ def add_curate_flags(parser: argparse.ArgumentParser) -> None:
     workers = "rows worked on at the same time (default: as many as keep the engines busy)"
     add("--workers", type=positive, help=workers)
     server = add_server_flags(parser).add_argument
-    server("--reader-url", help="address of the reader's server")
-    server("--reader-model", default="", help="model name, on that server or the hub")
-    reader_engine = "as --engine, for the reader (default: the same)"
-    server("--reader-engine", choices=ENGINES, help=reader_engine)
-    server("--reader-path", help="as --teacher-path, for the reader")
-    reader_key = "as --api-key-env, for the reader (default: the same variable)"
-    server("--reader-api-key-env", metavar="NAME", help=reader_key)
-    longest = "longest reply of the reader, in tokens, its thoughts included"
-    server("--reader-max-tokens", type=positive, default=4096, help=longest)
-    reader_extra = "as --extra, for the reader"
-    server("--reader-extra", type=json_object, default={}, metavar="JSON", help=reader_extra)
+    add_reader_flags(server)
     rotations = "how often the reader is asked, with the options in another order; all must agree"
     server("--rotations", type=positive, default=1, help=rotations)
     seed = "of the scripted teacher (default: 0)"
     add_toy_flags(parser).add_argument("--seed", type=int, help=seed)
     parser.set_defaults(toy_flags=("mistake_rate", "check_share", "seed"))
     # of a teacher that captions, which curation never asks for
-    parser.set_defaults(videos=None, truth=None)
+    parser.set_defaults(videos=None, truth=None, notes=None)
 
 # %% ../../nbs/9_commands/07_synthesis.ipynb #scs-005
 EXIT_CODES = (

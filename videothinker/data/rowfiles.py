@@ -22,7 +22,7 @@ from ..json_files import loads
 from ..schema import Clip, Sample, is_about_image, read_each
 
 # %% auto #0
-__all__ = ['HUB_PREFIX', 'ROW_SUFFIXES', 'NOT_ROWS', 'load_library', 'can_write_parquet', 'write_parquet', 'is_parquet',
+__all__ = ['HUB_PREFIX', 'ROW_SUFFIXES', 'BESIDE', 'NOT_ROWS', 'load_library', 'can_write_parquet', 'write_parquet', 'is_parquet',
            'parquet_rows', 'read_parquet', 'HubAddress', 'row_files', 'sample_of', 'load_rows', 'data_digest',
            'ImageRow', 'usable_rows', 'usable_captions']
 
@@ -361,7 +361,8 @@ def _hub_rows(address: str) -> Iterator[dict[str, Any]]:
 
 # %% ../../nbs/2_data/06_rowfiles.ipynb #rowf-017
 ROW_SUFFIXES = (".jsonl", ".json", ".parquet")  # of one set that is there in several, the first
-NOT_ROWS = (".captions.jsonl", ".captions.parquet", ".report.json", ".failed.jsonl")
+BESIDE = (".report.json", ".failed.jsonl", ".filtered.jsonl", ".history.jsonl")  # of commands
+NOT_ROWS = (".captions.jsonl", ".captions.parquet", *BESIDE)
 
 
 def row_files(folder: str | Path) -> list[Path]:

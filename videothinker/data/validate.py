@@ -14,7 +14,7 @@ from typing import Any
 from .findings import CHECKS, LEVELS, Finding, LocatedRow, Report, one_line
 from .question_duplicates import answer_key, question_key, question_overlaps
 from .row_checks import caption_faults, is_captions, row_faults
-from .rowfiles import ROW_SUFFIXES, is_parquet, parquet_rows, sample_of
+from .rowfiles import BESIDE, ROW_SUFFIXES, is_parquet, parquet_rows, sample_of
 from videothinker.data.shortcuts import (
     BlindBaseline,
     LetterBalance,
@@ -91,7 +91,7 @@ def _in_folders(root: Path, folders: Iterable[str]) -> list[Path]:
         for folder in folders
         for suffix in ROW_SUFFIXES
         for path in (root / folder).glob(f"*{suffix}")
-        if not path.name.endswith((".report.json", ".failed.jsonl"))
+        if not path.name.endswith(BESIDE)
     ]
     as_json = {path.with_suffix("") for path in files if path.suffix != ".parquet"}
     return sorted(

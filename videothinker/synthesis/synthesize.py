@@ -5,18 +5,19 @@
 # %% ../../nbs/3_synthesis/15_synthesize.ipynb #ssynthesis-synthesize-002
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ..files import UserError
 from ..parallel import ordered_map
 from ..schema import Clip, Sample, Segment, sample_id
+from .prompt_templates import prompts_used
 
 # %% auto #0
-__all__ = ['Rejection', 'Teacher', 'TeacherError', 'new_sample', 'split_trace', 'whole_trace', 'make_row', 'Failure',
-           'synthesize']
+__all__ = ['Item', 'Rejection', 'Teacher', 'Proposal', 'Proposer', 'TeacherError', 'new_sample', 'split_trace', 'whole_trace',
+           'new_question', 'complete_row', 'make_row', 'Failure', 'synthesize']
 
 # %% ../../nbs/3_synthesis/15_synthesize.ipynb #ssyn-041
 @dataclass(frozen=True)
@@ -58,6 +59,36 @@ class Teacher(Protocol):
         sample : the question, with its answer and captioned segments.
         attempt : its number, from 0.
         rejected : the trace of the attempt before, and why it was rejected.
+        """
+        ...
+
+# %% ../../nbs/3_synthesis/15_synthesize.ipynb #ssyn-042
+@dataclass(frozen=True)
+class Proposal:
+    """Segments that a teacher proposes for a question whose source has no times.
+
+    Parameters
+    ----------
+    segments : in order of time; with captions where these are known.
+    made_of : what the teacher was shown, such as `32 frames`.
+    duration : of the video, seconds.
+    """
+
+    segments: list[Segment]
+    made_of: str
+    duration: float
+
+
+@runtime_checkable
+class Proposer(Protocol):
+    """A teacher that can say which parts of a video a question needs."""
+
+    def propose_segments(self, sample: Sample) -> Proposal:
+        """The segments that a question needs.
+
+        Parameters
+        ----------
+        sample : the question, with its answer and without times.
         """
         ...
 
@@ -115,8 +146,50 @@ def whole_trace(sample: Sample) -> str:
     return f"{sample.process} {sample.solution}" if sample.process else ""
 
 # %% ../../nbs/3_synthesis/15_synthesize.ipynb #ssyn-016
+def new_question(source: Clip | Sample, teacher: Teacher, seed: int = 0) -> Sample:
+    """A question about a captioned clip, or the row itself, with its labels in the provenance.
+
+    Parameters
+    ----------
+    source : what annotators wrote.
+    teacher : writes the question about a clip.
+    seed : number of the question about a clip.
+
+    Raises
+    ------
+    TeacherError : when the teacher fails.
+    """
+    if isinstance(source, Sample):
+        provenance = {**source.provenance, "labels": "qa"}
+        return replace(source, id=sample_id(source), provenance=provenance)
+    with prompts_used() as tags:
+        sample = teacher.question(source, seed)
+    provenance = {**sample.provenance, "labels": "captions"}
+    return replace(sample, provenance=_with_prompts(provenance, tags))
+
+
+def complete_row(sample: Sample, teacher: Teacher) -> Sample:
+    """A question with its times, captions and first trace.
+
+    Parameters
+    ----------
+    sample : the question.
+    teacher : writes what is missing.
+
+    Raises
+    ------
+    TeacherError : when the teacher fails, or there are no times and it proposes none.
+    """
+    name = getattr(teacher, "name", type(teacher).__name__)
+    with prompts_used() as tags:
+        sample = _captioned(_located(sample, teacher, name), teacher)
+        process = split_trace(teacher.trace(sample, 0), sample.solution)
+    provenance = {**sample.provenance, "teacher": name, "attempt": 0}
+    return replace(sample, process=process, provenance=_with_prompts(provenance, tags))
+
+
 def make_row(source: Clip | Sample, teacher: Teacher, seed: int = 0) -> Sample:
-    """One row from a captioned clip or from a question with times: the missing half, then a trace.
+    """One row from a captioned clip or from a question: the missing half, then a trace.
 
     Parameters
     ----------
@@ -126,34 +199,41 @@ def make_row(source: Clip | Sample, teacher: Teacher, seed: int = 0) -> Sample:
 
     Raises
     ------
-    TeacherError : when the teacher fails, or a question has no times.
+    TeacherError : when the teacher fails, or there are no times and it proposes none.
     """
-    if isinstance(source, Clip):
-        sample = teacher.question(source, seed)
-        labels = "captions"
-    else:
-        sample = replace(source, segments=_captioned(source, teacher), id=sample_id(source))
-        labels = "qa"
-    provenance = {
-        **sample.provenance,
-        "labels": labels,
-        "teacher": getattr(teacher, "name", type(teacher).__name__),
-        "attempt": 0,
-    }
-    process = split_trace(teacher.trace(sample, 0), sample.solution)
-    return replace(sample, process=process, provenance=provenance)
+    return complete_row(new_question(source, teacher, seed), teacher)
 
 
-def _captioned(row: Sample, teacher: Teacher) -> list[Segment]:
-    """The segments of a question-labelled row, with its own captions or the teacher's."""
-    if not row.segments:
+def _with_prompts(provenance: dict[str, Any], tags: Iterable[str]) -> dict[str, Any]:
+    """The provenance with the tags of further prompts."""
+    prompts = list(dict.fromkeys([*provenance.get("prompts", ()), *tags]))
+    return {**provenance, "prompts": prompts} if prompts else provenance
+
+
+def _located(row: Sample, teacher: Teacher, name: str) -> Sample:
+    """A row with times: its own, or the teacher's proposal."""
+    if row.segments:
+        return row
+    if not isinstance(teacher, Proposer):
         raise TeacherError(
             f"{row.id or row.video_id}: the row has no time ranges, so there is nothing to describe"
         )
+    proposal = teacher.propose_segments(row)
+    said = f"proposed by {name} from {proposal.made_of}"
+    return replace(
+        row,
+        segments=proposal.segments,
+        duration=row.duration or proposal.duration,
+        provenance={**row.provenance, "segments": said},
+    )
+
+
+def _captioned(row: Sample, teacher: Teacher) -> Sample:
+    """A row with captions: its own, or the teacher's."""
     if all(segment.caption for segment in row.segments):
-        return list(row.segments)
+        return row
     clip = Clip(row.video_id, row.path, row.duration, row.split, row.segments, row.data_source)
-    return list(teacher.captions(row, clip))
+    return replace(row, segments=list(teacher.captions(row, clip)))
 
 # %% ../../nbs/3_synthesis/15_synthesize.ipynb #c06-050
 @dataclass(frozen=True)
@@ -174,6 +254,9 @@ class Failure:
         return {"id": self.name, "reason": self.reason, kind: self.source.to_row()}
 
 # %% ../../nbs/3_synthesis/15_synthesize.ipynb #ssyn-031
+Item = TypeVar("Item", Sample, tuple[Clip, int])
+
+
 def synthesize(
     clips: Iterable[Clip],
     qa_rows: Iterable[Sample],
@@ -183,6 +266,7 @@ def synthesize(
     workers: int = 1,
     failed: list[Failure] | None = None,
     progress: bool = True,
+    keep: Callable[[list[Sample]], Sequence[Sample]] | None = None,
 ) -> list[Sample]:
     """Rows with segments, captions and a first trace.
 
@@ -190,38 +274,62 @@ def synthesize(
     ----------
     clips : caption-labelled clips.
     questions_per_clip : the most questions, all different, that a clip gets.
-    qa_rows : question-labelled rows whose segments have times; those without captions get them.
-    teacher : writes questions, captions and traces.
+    qa_rows : question-labelled rows; those without times or captions get them.
+    teacher : writes questions, segments, captions and traces.
     seed : number of the first question of a clip.
     workers : teacher calls under way at the same time.
     failed : collects what could not be made; without it the first failure raises.
     progress : show a progress bar.
+    keep : the questions that go on to captions and traces, of all; None for all.
 
     Raises
     ------
     TeacherError : when the teacher fails and `failed` is not given.
     """
+
+    def write(job: tuple[Clip, int]) -> Sample:
+        clip, number = job
+        return new_question(clip, teacher, number)
+
+    def complete(sample: Sample) -> Sample:
+        return complete_row(sample, teacher)
+
+    def each(title: str, run: Callable[[Item], Sample], items: Sequence[Item]) -> list[Sample]:
+        made = []
+        for item, row in _each(title, run, items, teacher, workers, failed is not None, progress):
+            if isinstance(row, Sample):
+                made.append(row)
+            elif failed is not None:
+                failed.append(Failure(item if isinstance(item, Sample) else item[0], str(row)))
+        return made
+
+    jobs = [(clip, seed + k) for clip in clips for k in range(questions_per_clip)]
+    questions = each("questions", write, jobs) if jobs else []
+    questions += [new_question(row, teacher) for row in qa_rows]
+    kept = keep(questions) if keep else questions
+    unique: dict[str, Sample] = {}
+    for row in kept:
+        unique.setdefault(row.id, row)  # the same question twice about one clip is one row
+    return each("traces", complete, list(unique.values()))
+
+
+def _each(
+    title: str,
+    run: Callable[[Item], Sample],
+    items: Sequence[Item],
+    teacher: Teacher,
+    workers: int,
+    catch: bool,
+    progress: bool,
+) -> Iterator[tuple[Item, Sample | Exception]]:
+    """Run something for each item, several at a time, in order, under a progress bar."""
     from tqdm import tqdm
 
-    jobs: list[tuple[Clip | Sample, int]] = [
-        (clip, seed + k) for clip in clips for k in range(questions_per_clip)
-    ]
-    jobs += [(row, 0) for row in qa_rows]
-
-    def run(job: tuple[Clip | Sample, int]) -> Sample:
-        source, number = job
-        return make_row(source, teacher, number)
-
-    catch = () if failed is None else (TeacherError,)
-    rows: dict[str, Sample] = {}
+    caught = (TeacherError,) if catch else ()
     stop = getattr(teacher, "stop", None)
     status = getattr(teacher, "status", str)
-    with closing(ordered_map(run, jobs, workers, 8 * workers, catch, stop)) as results:
-        bar = tqdm(results, "synthesize", len(jobs), disable=not progress)
-        for (source, _), row in bar:
+    with closing(ordered_map(run, items, workers, 8 * workers, caught, stop)) as results:
+        bar = tqdm(results, title, len(items), disable=not progress)
+        for item, row in bar:
             bar.set_postfix_str(status(), refresh=False)
-            if isinstance(row, Sample):
-                rows.setdefault(row.id, row)  # the same question twice about one clip is one row
-            elif failed is not None:
-                failed.append(Failure(source, str(row)))
-    return list(rows.values())
+            yield item, row
