@@ -279,7 +279,8 @@ def test_a_shot_that_cannot_be_described_is_on_record(
     run(*flags(server, videos, out), "--ask-again", "--tries", 9)
     whole = tmp_path / "whole.jsonl"
     run(*flags(server, videos, whole))
-    assert read_captions(f"{out}.captions.jsonl") == read_captions(f"{whole}.captions.jsonl")
+    mended, well = (read_captions(f"{name}.captions.jsonl") for name in (out, whole))
+    assert [clip.segments for clip in mended] == [clip.segments for clip in well]
     assert out.read_bytes() == whole.read_bytes()
 
 

@@ -226,8 +226,12 @@ def make_teacher(args: argparse.Namespace, accounts: Accounts | None) -> Any:
     from videothinker.paths import resolve_path
     from videothinker.schema import read_captions, video_of
     from videothinker.synthesis.prompt_templates import load_prompts
-    from videothinker.synthesis.teacher import caption_overview, frame_overview, segment_images
-    from videothinker.synthesis.timed_captions import VideoTeacher
+    from videothinker.synthesis.teacher import (
+        EngineTeacher,
+        caption_overview,
+        frame_overview,
+        segment_images,
+    )
 
     roots: Any = checked_roots(args.videos) if args.videos else None
     notes = {clip.video_id: clip for clip in (read_captions(args.notes) if args.notes else [])}
@@ -240,7 +244,7 @@ def make_teacher(args: argparse.Namespace, accounts: Accounts | None) -> Any:
             return caption_overview(notes[video_of(sample)])
         return frame_overview(resolve_path(sample, roots), args.overview_frames) if roots else None
 
-    return VideoTeacher(
+    return EngineTeacher(
         make_engine(args, "teacher", accounts),
         show if roots else None,
         temperature=args.temperature,
@@ -555,7 +559,7 @@ def caption_footage(
     Parameters
     ----------
     args : the flags of `synthesize`.
-    teacher : a `VideoTeacher`.
+    teacher : an `EngineTeacher`.
     workers : shots that are under way at the same time.
     failed : collects videos that cannot be read, and shots that could not be described.
     """

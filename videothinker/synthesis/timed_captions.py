@@ -30,7 +30,7 @@ from ..video.reader import default_timeout, probe, read_frames
 from ..video.shots import ShotRule, find_shots
 
 # %% auto #0
-__all__ = ['FRAME_PIXELS', 'SLACK', 'frame_parts', 'read_shot', 'joined', 'VideoTeacher', 'Footage', 'raw_clip', 'find_clips',
+__all__ = ['FRAME_PIXELS', 'SLACK', 'frame_parts', 'read_shot', 'joined', 'describe_shot', 'Footage', 'raw_clip', 'find_clips',
            'describe_clips', 'captions_digest', 'refuse_corrected', 'held_out_videos']
 
 # %% ../../nbs/3_synthesis/23_timed_captions.ipynb #tcap-007
@@ -144,34 +144,34 @@ def _words(segment: Segment) -> list[str]:
     return segment.caption.casefold().replace(",", " ").rstrip(" .!").split()
 
 # %% ../../nbs/3_synthesis/23_timed_captions.ipynb #tcap-016
-class VideoTeacher(EngineTeacher):
-    """An `EngineTeacher` that also describes the shots of videos without annotations."""
+def describe_shot(
+    teacher: EngineTeacher, path: str | Path, shot: Segment, n_frames: int = 4
+) -> list[Segment]:
+    """What is seen in a shot, and when.
 
-    def describe(self, path: str | Path, shot: Segment, n_frames: int = 4) -> list[Segment]:
-        """What is seen in a shot, and when.
+    Parameters
+    ----------
+    teacher : is asked.
+    path : of the video.
+    shot : seconds.
+    n_frames : that the model is shown.
 
-        Parameters
-        ----------
-        path : of the video.
-        shot : seconds.
-        n_frames : that the model is shown.
+    Returns
+    -------
+    Captioned segments inside the shot (see `read_shot`).
 
-        Returns
-        -------
-        Captioned segments inside the shot (see `read_shot`).
-
-        Raises
-        ------
-        TeacherError : the video cannot be read, or no reply can be used.
-        """
-        try:
-            parts = frame_parts(path, shot, n_frames)
-        except VideoError as error:
-            raise TeacherError(str(error)) from None
-        template = self.prompts["timed-captions"]
-        messages = template.messages(parts, start=f"{shot.start:.2f}", end=f"{shot.end:.2f}")
-        what = f"{os.path.basename(path)} from {shot.start:g} to {shot.end:g} s"
-        return self._ask(messages, template.key, lambda reply: read_shot(reply, shot), what)
+    Raises
+    ------
+    TeacherError : the video cannot be read, or no reply can be used.
+    """
+    what = f"{os.path.basename(path)} from {shot.start:g} to {shot.end:g} s"
+    try:
+        parts = frame_parts(path, shot, n_frames)
+    except VideoError as error:
+        raise TeacherError(f"{what}: {error.reason}") from None
+    template = teacher.prompts["timed-captions"]
+    messages = template.messages(parts, start=f"{shot.start:.2f}", end=f"{shot.end:.2f}")
+    return teacher.ask(messages, lambda reply: read_shot(reply, shot), what, template.key)
 
 # %% ../../nbs/3_synthesis/23_timed_captions.ipynb #tcap-018
 @dataclass(frozen=True)
@@ -268,7 +268,7 @@ def _with_shots(clip: Clip, root: Path, footage: Footage) -> Clip:
 def describe_clips(
     clips: Sequence[Clip],
     folder: str | Path,
-    teacher: VideoTeacher,
+    teacher: EngineTeacher,
     n_frames: int = 4,
     workers: int = 1,
     failed: list[Failure] | None = None,
@@ -302,7 +302,7 @@ def describe_clips(
     def describe(job: tuple[Clip, Segment]) -> tuple[list[Segment], list[str]]:
         clip, shot = job
         with prompts_used() as tags:
-            return teacher.describe(root / clip.path, shot, n_frames), list(tags)
+            return describe_shot(teacher, root / clip.path, shot, n_frames), list(tags)
 
     catch = () if failed is None else (TeacherError,)
     captions: dict[str, list[Segment]] = {}
