@@ -519,21 +519,45 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_bad_reply_is_shown_with_what_is_wrong(folder: Path, run: Any, server: Server) -> None:
-    bad = TRACE.format(caption="a hand").replace("<think>", "")
+SLIPS = {
+    TRACE.format(caption="a hand").replace("<think>", ""): "reasoning parser",
+    TRACE.format(caption="a hand").rpartition(" ")[0]: "0 <answer> tags instead of one",
+    "I would say A.": "no block: write <time>",
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS, ids=range(len(SLIPS)))
+def test_a_bad_reply_is_shown_with_what_is_wrong(
+    folder: Path, run: Any, server: Server, slip: str
+) -> None:
     server.reply = lambda system, user: (
-        bad if len(server.bodies[-1]["messages"]) == 2 else good_trace(system, user)
+        slip if len(server.bodies[-1]["messages"]) == 2 else good_trace(system, user)
     )
     argv = ["synthesize", "--qa", folder / "star.jsonl", "--concurrency", 1, "--workers", 1]
     code, _ = run(*argv, *teacher_flags(server, folder))
     assert code == 0 and len(server.bodies) == 6
     first, second = server.bodies[:2]
     assert second["messages"][:2] == first["messages"] and second["seed"] != first["seed"]
-    assert second["messages"][2] == {"role": "assistant", "content": bad}
-    assert "reasoning parser" in second["messages"][3]["content"]
+    assert second["messages"][2] == {"role": "assistant", "content": slip}
+    assert SLIPS[slip] in second["messages"][3]["content"]
     for row in rows_of(folder / "out.jsonl"):
         names = [tag.partition("@")[0] for tag in row["provenance"]["prompts"]]
         assert names == ["trace", "repair"]
+
+
+def test_a_trace_that_never_comes_right_is_left_to_curation(
+    folder: Path, run: Any, server: Server
+) -> None:
+    server.reply = lambda system, user: "I would say A."
+    argv = ["synthesize", "--qa", folder / "star.jsonl", "--tries", 2]
+    code, _ = run(*argv, *teacher_flags(server, folder))
+    assert code == 0 and len(server.bodies) == 6
+    assert {row["process"] for row in rows_of(folder / "out.jsonl")} == {"I would say A."}
+    out = folder / "kept.jsonl"
+    argv = ["curate", "--data", folder / "out.jsonl", "--out", out, "--check-only"]
+    code, text = run(*argv, "--reader-url", server.url, "--reader-model", "r")
+    assert code == 2
+    one_line(text, "curate", "not one of 3 rows is kept", "format: no block")
 
 
 GARBAGE = [

@@ -26,6 +26,16 @@ from videothinker.commands.data import (
     positive_seconds,
     temperature,
 )
+from videothinker.commands.outputs import (
+    filtered_events,
+    is_table,
+    is_trial,
+    made_events,
+    open_history,
+    print_forecast,
+    show_rows,
+    write_out,
+)
 from ..files import InputError, check_writable
 
 # %% auto #0
@@ -33,9 +43,8 @@ __all__ = ['SERVED', 'PARTIAL', 'ADVICE', 'ENGINES', 'FILTER_NAMES', 'EXIT_CODES
            'open_accounts', 'make_engine', 'make_teacher', 'make_toy_teacher', 'make_reader', 'make_blind_reader',
            'make_filter', 'using', 'flush', 'workers_for', 'print_cost', 'refuse_foreign_rows', 'advice',
            'check_outputs', 'write_failures', 'write_filtered', 'exit_partial', 'check_footage', 'caption_footage',
-           'write_sides', 'run_synthesize', 'run_curate', 'add_server_flags', 'add_budget_flags', 'add_ray_flags',
-           'add_reader_flags', 'add_filter_flags', 'add_toy_flags', 'add_synthesize_flags', 'add_curate_flags',
-           'add_synthesis_commands']
+           'write_sides', 'run_synthesize', 'add_server_flags', 'add_budget_flags', 'add_ray_flags', 'add_reader_flags',
+           'add_filter_flags', 'add_toy_flags', 'add_synthesize_flags', 'add_synthesis_commands']
 
 # %% ../../nbs/9_commands/07_synthesis.ipynb #c18a-012
 def require_servers(args: argparse.Namespace, *roles: str) -> None:
@@ -52,6 +61,8 @@ def require_servers(args: argparse.Namespace, *roles: str) -> None:
         servers.
     """
     servers = [role for role in ("teacher", "reader") if _is_named(args, role)]
+    if args.toy and getattr(args, "dry_run", False):
+        raise InputError("--toy asks nobody and costs nothing; leave --dry-run out")
     toy_flags = [flag for flag in args.toy_flags if getattr(args, flag) is not None]
     if args.toy and servers:
         flag = "url" if getattr(args, f"{servers[0]}_url") else "model"
@@ -136,7 +147,8 @@ def open_accounts(args: argparse.Namespace) -> Iterator[Accounts | None]:
         read_prices(args.prices) if args.prices else None,
     )
     file = args.cache or f"{args.out}.answers"
-    with AnswerStore(file, also=[f"{file}.reader"]) as store:
+    written = None if args.dry_run else file
+    with AnswerStore(written, also=[f"{file}.reader", *([file] * args.dry_run)]) as store:
         yield Accounts(store, budget)
 
 # %% ../../nbs/9_commands/07_synthesis.ipynb #scd-020
@@ -165,6 +177,10 @@ def make_engine(args: argparse.Namespace, role: str, accounts: Accounts) -> Any:
         "ask_again": args.ask_again,
         "max_error_rate": args.max_error_rate,
     }
+    if args.dry_run:
+        from videothinker.synthesis.dry_run import DryRunEngine
+
+        return DryRunEngine(model, accounts.store, **options)
     if kind in SERVED:
         return _served_engine(args, role, accounts.store, options)
     path = getattr(args, f"{role}_path") or ""
@@ -285,12 +301,14 @@ def make_reader(args: argparse.Namespace, accounts: Accounts | None) -> Any:
         from videothinker.toy.teacher import SymbolicReader
 
         return SymbolicReader()
-    from videothinker.synthesis.hindsight_curation import EngineReader
+    from videothinker.synthesis.judging import EngineReader
     from videothinker.synthesis.prompt_templates import load_prompts
 
-    prompt = load_prompts(args.prompts)["reader"]
     return EngineReader(
-        make_engine(args, "reader", accounts), args.rotations, args.reader_max_tokens, prompt
+        make_engine(args, "reader", accounts),
+        args.rotations,
+        args.reader_max_tokens,
+        load_prompts(args.prompts),
     )
 
 # %% ../../nbs/9_commands/07_synthesis.ipynb #scs-011
@@ -468,7 +486,9 @@ def check_outputs(args: argparse.Namespace, *suffixes: str) -> None:
     ------
     InputError : names the place.
     """
-    for suffix in ("", ".failed.jsonl", *suffixes):
+    is_table(args.out)
+    trial = (".preview.html",) if args.preview else ()
+    for suffix in ("", ".failed.jsonl", *suffixes, *trial):
         check_writable(f"{args.out}{suffix}")
     if args.cache and not args.toy:
         check_writable(args.cache, what="--store")
@@ -568,7 +588,7 @@ def caption_footage(
 
     min_frames = 0 if "frames" in args.no_filter else args.min_frames
     footage = Footage(args.frames, min_frames, args.held_out)
-    found, n_short = find_clips(args.videos, footage, failed)
+    found, n_short = find_clips(args.videos, footage, failed, args.preview)
     n_shots = sum(len(clip.segments) for clip in found)
     short = f"{n_short} with fewer than {min_frames} frames are left out"
     print(f"{n_shots} shots in {len(found)} videos; {short}")
@@ -578,7 +598,7 @@ def caption_footage(
         if not flush(teacher):  # else go through the shots again, with the replies
             break
     failed += silent
-    if clips:
+    if clips and not is_trial(args):
         path = f"{args.out}.captions.jsonl"
         write_captions(path, clips)
         print(f"{sum(len(clip.segments) for clip in clips)} captions in {path}")
@@ -598,7 +618,7 @@ def write_sides(out: str, rows: Sequence[Any], held_out: set[tuple[str, str]]) -
 
     test = [row for row in rows if (row.data_source, row.path) in held_out]
     train = [row for row in rows if (row.data_source, row.path) not in held_out]
-    write_rows(out, train)
+    write_out(out, train)
     print(f"{len(train)} rows in {out}")
     path = Path(f"{out}.test.jsonl")
     if test:
@@ -634,16 +654,20 @@ def run_synthesize(args: argparse.Namespace) -> None:
     if not annotated:
         check_footage(args)
     require_servers(args, "teacher")
-    check_outputs(args, ".answers", ".filtered.jsonl")
+    check_outputs(args, ".answers", ".filtered.jsonl", ".history.jsonl")
     clips = usable_captions(args.captions) if args.captions else []
     questions = usable_rows(args.qa) if args.qa else []
     refuse_foreign_rows(args, [*clips, *questions])
+    if args.preview:
+        clips = clips[: args.preview]
+        questions = questions[: args.preview - len(clips)]
     unseen: list[Failure] = []  # videos that cannot be read, shots that were not described
     failed: list[Failure] = []
     with (
         open_accounts(args) as accounts,
         using(make_blind_reader(args, accounts)) as blind,
         using(make_teacher(args, accounts)) as teacher,
+        open_history(args.out, accounts, is_trial(args)) as history,
     ):
         workers = workers_for(args, teacher)
         if not annotated:
@@ -664,74 +688,26 @@ def run_synthesize(args: argparse.Namespace) -> None:
             )
             if not flush(teacher, blind):  # else go through the rows again, with the replies
                 break
+        if args.dry_run:
+            return print_forecast(teacher, blind)
+        history.extend(made_events(rows, [*unseen, *failed, *keep.failed], teacher))
+        history.extend(filtered_events(keep.filtered))
         print_cost(accounts)
     n = len(clips) * args.questions + len(questions) + len(unseen)
     failed = [*unseen, *failed, *keep.failed]
     path = write_failures(failed, args.out)
-    write_filtered(keep, args.out)
+    if not args.preview:
+        write_filtered(keep, args.out)
     if not rows:
         lost = failed or keep.filtered
         first = f"; the first: {lost[0].name}: {lost[0].reason}" if lost else ""
         help_ = advice(first)
         raise InputError(f"not one row could be made, {args.out} is not written{first}{help_}")
-    write_sides(args.out, rows, held_out_videos(clips))
+    if args.preview:
+        show_rows(args.out, rows)
+    else:
+        write_sides(args.out, rows, held_out_videos(clips))
     exit_partial(failed, n, path)
-
-# %% ../../nbs/9_commands/07_synthesis.ipynb #scd-026
-def run_curate(args: argparse.Namespace) -> None:
-    """`videothinker curate`: keep the rows whose times and captions lead a reader to the answer.
-
-    The report goes beside them. Exits with 3 when some could not be judged.
-
-    Parameters
-    ----------
-    args : the flags of `curate`.
-
-    Raises
-    ------
-    InputError : without a reader or teacher, or when not one row is kept.
-    """
-    from videothinker.data.rowfiles import usable_rows
-    from videothinker.json_files import write_json
-    from videothinker.schema import sample_id, write_rows
-    from videothinker.synthesis.hindsight_curation import curate
-    from videothinker.synthesis.synthesize import Failure
-
-    require_servers(args, *(["reader"] if args.check_only else ["reader", "teacher"]))
-    check_outputs(args, ".answers", ".journal", ".report.json")
-    rows = usable_rows(args.data)
-    refuse_foreign_rows(args, rows)
-    journal = f"{args.out}.journal"
-    with (
-        open_accounts(args) as accounts,
-        using(make_reader(args, accounts)) as reader,
-        using(None if args.check_only else make_teacher(args, accounts)) as teacher,
-    ):
-        workers = workers_for(args, reader, teacher)
-        while True:
-            kept, report = curate(rows, teacher, reader, args.retries, out=journal, workers=workers)
-            if not flush(teacher, reader):
-                break
-        print_cost(accounts)
-    print(report._repr_markdown_())
-    write_json(f"{args.out}.report.json", report.to_dict())
-    reasons = report.unfinished
-    failed = [Failure(row, reasons[i]) for row in rows if (i := sample_id(row)) in reasons]
-    path = write_failures(failed, args.out)
-    if failed and not kept:
-        first = failed[0]
-        raise InputError(
-            f"nothing could be judged, {args.out} is not written; the first of {len(failed)} "
-            f"reasons: {first.name}: {first.reason}{advice(first.reason)}"
-        )
-    if not kept:
-        name, reason = next(iter(report.dropped.items()), (args.data, "no rows"))
-        raise InputError(
-            f"not one of {len(rows)} rows is kept, {args.out} is not written; the first reason: "
-            f"{name}: {reason}"
-        )
-    write_rows(args.out, kept)
-    exit_partial(failed, len(rows), path)
 
 # %% ../../nbs/9_commands/07_synthesis.ipynb #c18a-016
 def add_server_flags(parser: argparse.ArgumentParser) -> Any:
@@ -782,6 +758,10 @@ def add_server_flags(parser: argparse.ArgumentParser) -> Any:
     add("--temperature", type=temperature, default=0.7, help="of the teacher")
     longest = "longest reply of the teacher, in tokens, its thoughts included"
     add("--max-tokens", type=positive, default=8192, help=longest)
+    dry_run = "send and write nothing; say how many requests it would take, and what they cost"
+    add("--dry-run", action="store_true", help=dry_run)
+    preview = "do N samples only, and write a page that shows them (OUT.preview.html), no rows"
+    add("--preview", type=positive, metavar="N", help=preview)
     tries = "how often the teacher is asked for a reply that breaks the rules"
     add("--tries", type=positive, default=3, help=tries)
     prompts = "folder with prompts of your own, NAME.yaml, in place of the packaged ones"
@@ -923,33 +903,6 @@ def add_synthesize_flags(parser: argparse.ArgumentParser) -> None:
     add_toy_flags(parser).add_argument("--truth", help=truth)
     parser.set_defaults(toy_flags=("mistake_rate", "check_share", "truth"))
 
-# %% ../../nbs/9_commands/07_synthesis.ipynb #scd-032
-def add_curate_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of `curate`.
-
-    Parameters
-    ----------
-    parser : the flags are added to it.
-    """
-    add = parser.add_argument
-    add("--data", required=True, help="rows with traces: JSONL, Parquet, or hub:ORG/NAME")
-    add("--out", required=True, help="kept rows (JSONL); report and journal go beside them")
-    retries = "new traces asked for when one is refused"
-    add("--retries", type=not_negative, default=3, help=retries)
-    check_only = "ask no teacher for new traces: refused rows are dropped at once"
-    add("--check-only", action="store_true", help=check_only)
-    workers = "rows worked on at the same time (default: as many as keep the engines busy)"
-    add("--workers", type=positive, help=workers)
-    server = add_server_flags(parser).add_argument
-    add_reader_flags(server)
-    rotations = "how often the reader is asked, with the options in another order; all must agree"
-    server("--rotations", type=positive, default=1, help=rotations)
-    seed = "of the scripted teacher (default: 0)"
-    add_toy_flags(parser).add_argument("--seed", type=int, help=seed)
-    parser.set_defaults(toy_flags=("mistake_rate", "check_share", "seed"))
-    # of a teacher that captions, which curation never asks for
-    parser.set_defaults(videos=None, truth=None, notes=None)
-
 # %% ../../nbs/9_commands/07_synthesis.ipynb #scs-005
 EXIT_CODES = (
     "exit code 3: some rows could not be made or judged; the others are in OUT, the failures with "
@@ -958,7 +911,7 @@ EXIT_CODES = (
 
 
 def add_synthesis_commands(command: Any) -> None:
-    """The commands that ask a teacher or a reader.
+    """`synthesize`.
 
     Parameters
     ----------
@@ -967,7 +920,4 @@ def add_synthesis_commands(command: Any) -> None:
     text = "annotations to questions, captions and traces"
     synthesize = command("synthesize", run_synthesize, text)
     add_synthesize_flags(synthesize)
-    text = "keep the traces whose times and captions lead a reader to the answer"
-    curate = command("curate", run_curate, text)
-    add_curate_flags(curate)
-    synthesize.epilog = curate.epilog = EXIT_CODES
+    synthesize.epilog = EXIT_CODES

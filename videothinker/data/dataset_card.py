@@ -5,7 +5,7 @@
 # %% ../../nbs/2_data/14_dataset_card.ipynb #c04f-002
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,8 @@ __all__ = ['SIDES', 'MARK', 'manifests', 'card_configs', 'data_card', 'card_path
 
 # %% ../../nbs/2_data/14_dataset_card.ipynb #c04f-005
 SIDES = {"train": "train", "eval/id": "test", "eval/ood": "ood"}  # folder → the name of its split
-MARK = (
-    "<!-- made by `videothinker prepare` from the files in manifest/; "
-    "changes made by hand are lost -->"
-)
+MARK = "<!-- made by `videothinker` from the files in manifest/; changes made by hand are lost -->"
+_MARKS = (MARK, MARK.replace("videothinker`", "videothinker prepare`"))  # and what it was before
 _NEEDED = {"name", "files", "videos", "left_out", "licence"}
 
 
@@ -95,6 +93,7 @@ Rows to train and to evaluate on, in one format. The videos are not here: each r
 | `eval/ood/` | rows of benchmarks that are not trained on |
 | `problems/` | what was left out, row by row, with the reason |
 | `manifest/` | what was read and what became of it, one file per source |
+| `images/` | how synthetic rows were made, as pictures |
 """
 
 _ROWS = """
@@ -159,11 +158,109 @@ def _where_to_get() -> str:
         "None of them is part of this repository; mind their terms.\n\n" + _table(head, rows)
     )
 
+# %% ../../nbs/2_data/14_dataset_card.ipynb #dsca-011
+def _percent(value: float | None) -> str:
+    """A fraction in per cent; a dash where there is none."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _source_table(record: dict[str, Any]) -> str:
+    """What became of the rows of each source."""
+    licences = record.get("licences", {})
+    rows = []
+    for name, counts in sorted(record["synthesis"]["sources"].items()):
+        judged = counts["kept"] + counts["dropped"]
+        numbers = [f"{counts[key]:,}" for key in ("made", "filtered", "dropped", "kept", "videos")]
+        share = _percent(counts["kept"] / judged if judged else None)
+        rows.append([name, *numbers, share, licences.get(name, "–")])
+    head = "source|written|left out by filters|dropped|kept|videos|of those judged, kept|terms"
+    return _table(head.split("|"), rows)
+
+
+def _acceptance_table(sources: Mapping[str, Any]) -> str:
+    """How many rows of each source were accepted after 0, 1, … regenerations."""
+    longest = max((len(counts["accepted_after"]) for counts in sources.values()), default=0)
+    if not longest:
+        return ""
+    rows = []
+    for name, counts in sorted(sources.items()):
+        after = [*counts["accepted_after"], *[0] * longest][:longest]
+        rows.append([name, *(f"{n:,}" for n in after)])
+    head = ["accepted after regenerations", *map(str, range(longest))]
+    return "\n" + _table(head, rows)
+
+# %% ../../nbs/2_data/14_dataset_card.ipynb #dsca-012
+def _check_lines(made: Mapping[str, Any]) -> list[str]:
+    """What the check rejected, and whether it could tell, as lines of a list."""
+    lines = []
+    if made["attempts"]:
+        reasons = ", ".join(f"{check} {n:,}" for check, n in made["reasons"].items()) or "none"
+        lines.append(f"{made['attempts']:,} traces were judged; rejected for: {reasons}")
+        lines.append(f"captions that gave the answer away: {_percent(made['leak_rate'])} of them")
+    rates = made["controls"].get("rates", {})
+    for name, words in _CONTROLS.items():
+        if name in rates:
+            low, high = rates[name]["low"], rates[name]["high"]
+            interval = "" if low is None else f" ({100 * low:.1f} to {100 * high:.1f})"
+            lines.append(f"the reader is right {words}: {_percent(rates[name]['mean'])}{interval}")
+    for filter, n in made["filters"].items():
+        lines.append(f"left out by the filter {filter}: {n:,}")
+    if made["failed"]:
+        lines.append(f"could not be made or judged: {made['failed']:,}")
+    return lines
+
+
+_CONTROLS = {
+    "rotated": "with the options in another order",
+    "shuffled": "with another sample's trace",
+    "blind": "without a trace",
+}
+
+
+def _paid_table(paid: Sequence[Mapping[str, Any]]) -> str:
+    """Who wrote and judged, and what it cost."""
+    if not paid:
+        return ""
+    rows = []
+    for part in paid:
+        counts = [part.get(key, 0) for key in ("replies", "prompt_tokens", "completion_tokens")]
+        cost = "–"
+        if part.get("cost") is not None:
+            cost = f"{part['cost']:.4g} {part['currency']} (prices of {part['prices']})"
+        rows.append([part["model"], *(f"{n:,}" for n in counts), cost])
+    head = ["model", "replies", "tokens of prompts", "tokens of replies", "cost"]
+    return "\n" + _table(head, rows)
+
+# %% ../../nbs/2_data/14_dataset_card.ipynb #dsca-013
+def _how_made(record: dict[str, Any]) -> str:
+    """How the rows of a manifest were made, as a section; "" for those of annotators."""
+    made = record.get("synthesis")
+    if not made:
+        return ""
+    parts = [f"\n## How {record['name']} was made\n\n"]
+    writers = ", ".join(f"{name} ({n:,})" for name, n in made["teachers"].items())
+    readers = ", ".join(made["readers"])
+    if writers:
+        parts.append(f"Written by {writers}. ")
+    if readers:
+        parts.append(
+            f"Each trace was judged in hindsight by {readers}, from its times and captions alone. "
+        )
+    parts += ["\n\n", _source_table(record), _acceptance_table(made["sources"]), "\n"]
+    parts += [f"- {line}\n" for line in _check_lines(made)]
+    parts += [f"\n![{p['title']}]({p['file']})\n" for p in record.get("pictures", ())]
+    parts.append(_paid_table(made["paid"]))
+    if made["prompts"]:
+        names = ", ".join(f"`{tag}`" for tag in made["prompts"])
+        parts.append(f"\nPrompts, with their versions and digests: {names}.\n")
+    return "".join(parts)
+
 # %% ../../nbs/2_data/14_dataset_card.ipynb #c04f-008
 def data_card(folder: str | Path) -> str:
     """The text of a data folder's card, from its manifests and the table of sources."""
     records = manifests(folder)
-    sections = [_WHAT, _what_is_here(records), _ROWS, _where_to_get()]
+    made = [_how_made(record) for record in records]
+    sections = [_WHAT, _what_is_here(records), *made, _ROWS, _where_to_get()]
     return _card_head(records) + MARK + "\n" + "".join(sections)
 
 
@@ -180,7 +277,7 @@ def card_path(folder: str | Path) -> Path:
     """
     for name in ("README.md", "CARD.md"):
         path = Path(folder) / name
-        if not path.exists() or MARK.encode() in path.read_bytes():
+        if not path.exists() or any(mark.encode() in path.read_bytes() for mark in _MARKS):
             return path
     raise FileExistsError(
         f"{folder} has a README.md and a CARD.md that were not made here; move one of them away, "

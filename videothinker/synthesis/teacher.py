@@ -37,14 +37,14 @@ from videothinker.synthesis.engine import (
 from .prompt_templates import PromptTemplate, load_prompts
 from .server_replies import spoken, whole_text
 from .synthesize import Proposal, Rejection, TeacherError, new_sample
-from ..trace import format_time, leak, parse_time
+from ..trace import format_time, leak, parse_time, structure_problems
 from ..video.frames import VideoError
 
 # %% auto #0
 __all__ = ['Prompts', 'MOST_RANGES', 'T', 'SHOWN', 'Show', 'Survey', 'question_prompt', 'question_messages', 'trace_messages',
-           'again', 'find_json', 'read_question', 'segment_images', 'jpeg_uri', 'Overview', 'frame_overview',
-           'caption_overview', 'read_segments', 'segment_messages', 'answer_text', 'Asker', 'read_caption',
-           'read_trace', 'EngineTeacher']
+           'again', 'find_json', 'read_question', 'read_caption', 'Imperfect', 'read_trace', 'segment_images',
+           'jpeg_uri', 'Overview', 'frame_overview', 'caption_overview', 'read_segments', 'segment_messages',
+           'answer_text', 'Asker', 'EngineTeacher']
 
 # %% ../../nbs/3_synthesis/16_teacher.ipynb #c06a-009
 Prompts = Mapping[str, PromptTemplate]
@@ -205,6 +205,63 @@ def _letter(answer: str, phrases: list[str], letters: list[str]) -> str:
     if len(meant) != 1:
         raise ValueError(f"the answer {answer!r} is {len(meant) or 'none'} of the options")
     return meant.pop()
+
+# %% ../../nbs/3_synthesis/16_teacher.ipynb #stea-022
+def read_caption(text: str) -> str:
+    """A caption on one line.
+
+    Parameters
+    ----------
+    text : the reply.
+
+    Raises
+    ------
+    ValueError : when the reply is empty, tagged, or gives an answer away.
+    """
+    caption = " ".join(spoken(text).split())
+    if not caption or "<" in caption:
+        raise ValueError(f"expected a plain description, found {caption[:60]!r}")
+    if leak(caption):
+        raise ValueError(f"the caption gives the answer away ({leak(caption)!r})")
+    return caption
+
+# %% ../../nbs/3_synthesis/16_teacher.ipynb #stea-031
+class Imperfect(ValueError):
+    """A reply that should be written again, and can be used if no better one comes.
+
+    Parameters
+    ----------
+    reason : what is wrong with it.
+    value : what was read.
+    """
+
+    def __init__(self, reason: str, value: Any) -> None:
+        super().__init__(reason)
+        self.value = value
+
+
+def read_trace(reply: str) -> str:
+    """A trace, as the model wrote it, without the thought before it.
+
+    Parameters
+    ----------
+    reply : of the model, thoughts included.
+
+    Raises
+    ------
+    ValueError : when its `<think>` tags were taken out on the way.
+    Imperfect : when it breaks the grammar of traces.
+    """
+    trace = spoken(reply)
+    opened, closed = trace.count("<think>"), trace.count("</think>")
+    if "<caption>" in trace and (opened != closed or not opened):
+        raise ValueError(
+            f"a trace with {opened} <think> and {closed} </think> tags: does the server's "
+            "reasoning parser take them out? start it without one (vLLM: --reasoning-parser)"
+        )
+    if problems := structure_problems(trace):
+        raise Imperfect("; ".join(problems[:3]), trace)
+    return trace
 
 # %% ../../nbs/3_synthesis/16_teacher.ipynb #c06a-022
 def segment_images(path: str | Path, segment: Segment, n: int = 4) -> list[str]:
@@ -415,7 +472,7 @@ class Asker:
         prompt: str = "",
         seed: int = 0,
     ) -> T:
-        """What `read` makes of the first reply that it can use.
+        """What `read` makes of the first reply that it can use, or of the last `Imperfect` one.
 
         A request that was refused, or never arrived, is not helped by another seed. Replies that an
         earlier run got are read again, but are not counted.
@@ -434,6 +491,7 @@ class Asker:
         """
         reason = ""
         repaired = None  # the conversation with a bad reply and what is wrong with it
+        imperfect: Imperfect | None = None
         tries = 0
         for k in range(1000):
             request = self._request(messages, prompt, 1000 * seed + k)
@@ -455,6 +513,10 @@ class Asker:
             except ValueError as error:
                 reason = " ".join(str(error).split())[:500]
                 repaired = self._repaired(messages, reply, reason)
+                imperfect = error if isinstance(error, Imperfect) else imperfect
+        if imperfect:
+            value: T = imperfect.value
+            return value
         raise TeacherError(f"{what}: nothing usable in {self.tries} tries; the last time {reason}")
 
     def _request(self, messages: list[Message], prompt: str, seed: int) -> Request:
@@ -477,46 +539,6 @@ def _without_control_tokens(reply: str) -> str:
 # %% ../../nbs/3_synthesis/16_teacher.ipynb #c06a-027
 Show = Callable[[Sample, Segment], Sequence[str]]
 Survey = Callable[[Sample], Overview | None]
-
-# %% ../../nbs/3_synthesis/16_teacher.ipynb #stea-022
-def read_caption(text: str) -> str:
-    """A caption on one line.
-
-    Parameters
-    ----------
-    text : the reply.
-
-    Raises
-    ------
-    ValueError : when the reply is empty, tagged, or gives an answer away.
-    """
-    caption = " ".join(spoken(text).split())
-    if not caption or "<" in caption:
-        raise ValueError(f"expected a plain description, found {caption[:60]!r}")
-    if leak(caption):
-        raise ValueError(f"the caption gives the answer away ({leak(caption)!r})")
-    return caption
-
-# %% ../../nbs/3_synthesis/16_teacher.ipynb #stea-031
-def read_trace(reply: str) -> str:
-    """A trace, as the model wrote it, without the thought before it.
-
-    Parameters
-    ----------
-    reply : of the model, thoughts included.
-
-    Raises
-    ------
-    ValueError : when its `<think>` tags were taken out on the way.
-    """
-    trace = spoken(reply)
-    opened, closed = trace.count("<think>"), trace.count("</think>")
-    if "<caption>" in trace and (opened != closed or not opened):
-        raise ValueError(
-            f"a trace with {opened} <think> and {closed} </think> tags: does the server's "
-            "reasoning parser take them out? start it without one (vLLM: --reasoning-parser)"
-        )
-    return trace
 
 # %% ../../nbs/3_synthesis/16_teacher.ipynb #stea-012
 class EngineTeacher:

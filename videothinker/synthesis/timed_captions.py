@@ -210,6 +210,7 @@ def find_clips(
     folder: str | Path,
     footage: Footage = Footage(),
     failed: list[Failure] | None = None,
+    most: int | None = None,
     progress: bool = True,
 ) -> tuple[list[Clip], int]:
     """The shots of every video below a folder, as clips without captions.
@@ -219,6 +220,7 @@ def find_clips(
     folder : of the videos; its name becomes their `data_source`.
     footage : which videos are used, and what a shot is.
     failed : collects the videos that cannot be read; without it the first one raises.
+    most : look at the first so many videos only; None for all.
     progress : show a progress bar.
 
     Returns
@@ -234,7 +236,7 @@ def find_clips(
 
     root = Path(folder)
     try:
-        paths = VideoFolder(root).paths
+        paths = VideoFolder(root).paths[:most]
     except FileNotFoundError as error:
         raise InputError(str(error)) from None
     if not paths:
