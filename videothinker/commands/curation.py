@@ -126,28 +126,23 @@ def tell_left_out(history: Any, left_out: Sequence[tuple[Any, str]]) -> None:
     )
 
 # %% ../../nbs/9_commands/08_curation.ipynb #ccur-010
-def rows_to_judge(args: argparse.Namespace, history: Any) -> tuple[list[Any], dict[str, int]]:
-    """The rows that are curated, and how many a filter left out before.
+def rows_to_judge(args: argparse.Namespace) -> tuple[list[Any], list[tuple[Any, str]]]:
+    """The rows that are curated, and those that a filter left out before, with the reason.
 
     Parameters
     ----------
     args : the flags of `curate`.
-    history : gets what happened to the rows before, and what is left out.
     """
     from videothinker.data.rowfiles import usable_rows
-    from videothinker.synthesis.history import history_path, read_history
 
     rows = usable_rows(args.data)
     refuse_foreign_rows(args, rows)
-    history.extend(read_history(history_path(args.data)))
-    left_out: dict[str, int] = {}
+    left_out: list[tuple[Any, str]] = []
     if args.pass_rates:
         from videothinker.evaluation.row_filters import difficulty_filter, pass_rates
 
         rates = pass_rates(_records(args.pass_rates, "--pass-rates"))
-        rows, out = difficulty_filter(rows, rates, *args.pass_between)
-        tell_left_out(history, out)
-        left_out["difficulty"] = len(out)
+        rows, left_out = difficulty_filter(rows, rates, *args.pass_between)
     return rows[: args.preview or None], left_out
 
 
@@ -294,10 +289,15 @@ def run_curate(args: argparse.Namespace) -> None:
     """
     from videothinker.json_files import write_json
     from videothinker.schema import sample_id
+    from videothinker.synthesis.history import history_path, read_history
     from videothinker.synthesis.synthesize import Failure
 
     require_servers(args, *(["reader"] if args.check_only else ["reader", "teacher"]))
     check_outputs(args, ".answers", ".journal", ".report.json", ".history.jsonl", REJECTED_SUFFIX)
+    if args.agreement:
+        _records(args.agreement, "--agreement")  # what cannot be read is said first
+    rows, left_out = rows_to_judge(args)
+    earlier = read_history(history_path(args.data))
     journal = f"{args.out}.journal"
     with (
         open_accounts(args) as accounts,
@@ -305,13 +305,15 @@ def run_curate(args: argparse.Namespace) -> None:
         using(None if args.check_only else make_teacher(args, accounts)) as teacher,
         open_history(args.out, accounts, is_trial(args)) as history,
     ):
-        rows, left_out = rows_to_judge(args, history)
+        history.extend(earlier)
+        tell_left_out(history, left_out)
         if args.dry_run:
             return forecast_curation(args, rows, teacher, reader, journal)
         if args.preview:
             return preview_curation(args, rows, teacher, reader, history)
         curated = judge_rows(args, rows, teacher, reader, history, journal)
-        curated.left_out = left_out | curated.left_out
+        if args.pass_rates:
+            curated.left_out["difficulty"] = len(left_out)
         print_cost(accounts)
         reasons = curated.report.unfinished
         failed = [Failure(row, reasons[i]) for row in rows if (i := sample_id(row)) in reasons]
