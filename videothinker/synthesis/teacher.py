@@ -443,7 +443,7 @@ def answer_text(sample: Sample) -> str:
 
 # %% ../../nbs/3_synthesis/16_teacher.ipynb #stea-061
 T = TypeVar("T")
-SHOWN = 2000  # characters of a bad reply that the model is shown
+SHOWN = 8000  # characters of a bad reply that the model is shown
 
 
 @dataclass
