@@ -42,9 +42,9 @@ from ..files import InputError, check_writable
 __all__ = ['SERVED', 'PARTIAL', 'ADVICE', 'ENGINES', 'FILTER_NAMES', 'EXIT_CODES', 'require_servers', 'engine_kind', 'Accounts',
            'open_accounts', 'make_engine', 'make_teacher', 'make_toy_teacher', 'make_reader', 'make_blind_reader',
            'make_filter', 'using', 'flush', 'workers_for', 'print_cost', 'refuse_foreign_rows', 'advice',
-           'check_outputs', 'write_failures', 'write_filtered', 'exit_partial', 'run_synthesize', 'add_server_flags',
-           'add_budget_flags', 'add_ray_flags', 'add_reader_flags', 'add_filter_flags', 'add_toy_flags',
-           'add_synthesize_flags', 'add_synthesis_commands']
+           'check_outputs', 'write_failures', 'write_filtered', 'exit_partial', 'check_footage', 'caption_footage',
+           'write_sides', 'run_synthesize', 'add_server_flags', 'add_budget_flags', 'add_ray_flags', 'add_reader_flags',
+           'add_filter_flags', 'add_toy_flags', 'add_synthesize_flags', 'add_synthesis_commands']
 
 # %% ../../nbs/9_commands/07_synthesis.ipynb #c18a-012
 def require_servers(args: argparse.Namespace, *roles: str) -> None:
@@ -548,6 +548,85 @@ def exit_partial(failures: Sequence[Any], n: int, path: Path) -> None:
         print(f"  {failure.name}: {reason[:300]}{advice(reason)}")
     sys.exit(PARTIAL)
 
+# %% ../../nbs/9_commands/07_synthesis.ipynb #scr-002
+def check_footage(args: argparse.Namespace) -> None:
+    """Refuse to begin with videos alone where that cannot go well.
+
+    Parameters
+    ----------
+    args : the flags of `synthesize`.
+
+    Raises
+    ------
+    InputError : for the toy world, for several folders or none, or when captions that somebody has
+        corrected would be written over.
+    """
+    from videothinker.synthesis.timed_captions import refuse_corrected
+
+    if args.toy:
+        raise InputError("--toy sees no videos; give --captions FILE or --qa FILE as well")
+    if isinstance(checked_roots(args.videos), dict):
+        raise InputError("--videos alone takes one folder; run the command once for each")
+    check_outputs(args, ".answers", ".captions.jsonl", ".test.jsonl")
+    refuse_corrected(f"{args.out}.captions.jsonl")
+
+
+def caption_footage(
+    args: argparse.Namespace, teacher: Any, workers: int, failed: list[Any]
+) -> list[Any]:
+    """The first part of `synthesize --videos FOLDER`: clips with captions, also in a file.
+
+    Parameters
+    ----------
+    args : the flags of `synthesize`.
+    teacher : an `EngineTeacher`.
+    workers : shots that are under way at the same time.
+    failed : collects videos that cannot be read, and shots that could not be described.
+    """
+    from videothinker.schema import write_captions
+    from videothinker.synthesis.timed_captions import Footage, describe_clips, find_clips
+
+    min_frames = 0 if "frames" in args.no_filter else args.min_frames
+    footage = Footage(args.frames, min_frames, args.held_out)
+    found, n_short = find_clips(args.videos, footage, failed, args.preview)
+    n_shots = sum(len(clip.segments) for clip in found)
+    short = f"{n_short} with fewer than {min_frames} frames are left out"
+    print(f"{n_shots} shots in {len(found)} videos; {short}")
+    while True:
+        silent: list[Any] = []
+        clips = describe_clips(found, args.videos, teacher, args.frames, workers, silent)
+        if not flush(teacher):  # else go through the shots again, with the replies
+            break
+    failed += silent
+    if clips and not is_trial(args):
+        path = f"{args.out}.captions.jsonl"
+        write_captions(path, clips)
+        print(f"{sum(len(clip.segments) for clip in clips)} captions in {path}")
+    return clips
+
+
+def write_sides(out: str, rows: Sequence[Any], held_out: set[tuple[str, str]]) -> None:
+    """Write rows to OUT, and those about held-out videos to OUT.test.jsonl.
+
+    Parameters
+    ----------
+    out : OUT.
+    rows : in the order of the file.
+    held_out : (`data_source`, `path`) of the videos that are held out (see `held_out_videos`).
+    """
+    from videothinker.schema import write_rows
+
+    test = [row for row in rows if (row.data_source, row.path) in held_out]
+    train = [row for row in rows if (row.data_source, row.path) not in held_out]
+    write_out(out, train)
+    print(f"{len(train)} rows in {out}")
+    path = Path(f"{out}.test.jsonl")
+    if test:
+        write_rows(path, test)
+        print(f"{len(test)} rows about held-out videos in {path}")
+    elif held_out:
+        path.unlink(missing_ok=True)
+
 # %% ../../nbs/9_commands/07_synthesis.ipynb #scd-025
 def run_synthesize(args: argparse.Namespace) -> None:
     """`videothinker synthesize`: annotations to rows with a first trace.
@@ -564,11 +643,16 @@ def run_synthesize(args: argparse.Namespace) -> None:
     """
     from videothinker.data.rowfiles import usable_captions, usable_rows
     from videothinker.synthesis.synthesize import Failure, synthesize
+    from videothinker.synthesis.timed_captions import held_out_videos
 
-    if not args.captions and not args.qa:
+    annotated = args.captions or args.qa
+    if not annotated and not args.videos:
         raise InputError(
-            "nothing to do: give --captions FILE (captioned clips), --qa FILE (questions), or both"
+            "nothing to do: give --captions FILE (captioned clips), --qa FILE (questions), or "
+            "both; or --videos FOLDER alone, for videos without annotations"
         )
+    if not annotated:
+        check_footage(args)
     require_servers(args, "teacher")
     check_outputs(args, ".answers", ".filtered.jsonl", ".history.jsonl")
     clips = usable_captions(args.captions) if args.captions else []
@@ -577,6 +661,7 @@ def run_synthesize(args: argparse.Namespace) -> None:
     if args.preview:
         clips = clips[: args.preview]
         questions = questions[: args.preview - len(clips)]
+    unseen: list[Failure] = []  # videos that cannot be read, shots that were not described
     failed: list[Failure] = []
     with (
         open_accounts(args) as accounts,
@@ -585,6 +670,8 @@ def run_synthesize(args: argparse.Namespace) -> None:
         open_history(args.out, accounts, is_trial(args)) as history,
     ):
         workers = workers_for(args, teacher)
+        if not annotated:
+            clips = caption_footage(args, teacher, workers, unseen)
         keep = make_filter(args, blind, workers)
         while True:
             keep.clear()
@@ -603,10 +690,11 @@ def run_synthesize(args: argparse.Namespace) -> None:
                 break
         if args.dry_run:
             return print_forecast(teacher, blind)
-        history.extend(made_events(rows, [*failed, *keep.failed], teacher))
+        history.extend(made_events(rows, [*unseen, *failed, *keep.failed], teacher))
         history.extend(filtered_events(keep.filtered))
         print_cost(accounts)
-    failed += keep.failed
+    n = len(clips) * args.questions + len(questions) + len(unseen)
+    failed = [*unseen, *failed, *keep.failed]
     path = write_failures(failed, args.out)
     if not args.preview:
         write_filtered(keep, args.out)
@@ -618,9 +706,8 @@ def run_synthesize(args: argparse.Namespace) -> None:
     if args.preview:
         show_rows(args.out, rows)
     else:
-        write_out(args.out, rows)
-        print(f"{len(rows)} rows in {args.out}")
-    exit_partial(failed, len(clips) * args.questions + len(questions), path)
+        write_sides(args.out, rows, held_out_videos(clips))
+    exit_partial(failed, n, path)
 
 # %% ../../nbs/9_commands/07_synthesis.ipynb #c18a-016
 def add_server_flags(parser: argparse.ArgumentParser) -> Any:
@@ -799,7 +886,10 @@ def add_synthesize_flags(parser: argparse.ArgumentParser) -> None:
     add("--qa", help="question-labelled rows (JSONL, Parquet, or hub:ORG/NAME)")
     add("--out", required=True, help="rows with traces (JSONL)")
     add("--questions", type=positive, default=1, help="questions per captioned clip")
-    add("--videos", help=f"where a teacher sees the clips it captions: {VIDEOS_HELP}")
+    seen = "; without --captions and --qa: a folder of videos that nobody has annotated"
+    add("--videos", help=f"where a teacher sees the clips it captions: {VIDEOS_HELP}{seen}")
+    held_out = "videos alone: fraction of them whose rows go to OUT.test.jsonl"
+    add("--held-out", type=fraction, default=0.2, help=held_out)
     notes = "captions with times (JSONL) from which times are proposed for rows of --qa without any"
     add("--notes", help=f"{notes}, in place of frames")
     overview = "images of a whole video that times are proposed from"

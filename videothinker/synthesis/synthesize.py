@@ -164,8 +164,9 @@ def new_question(source: Clip | Sample, teacher: Teacher, seed: int = 0) -> Samp
         return replace(source, id=sample_id(source), provenance=provenance)
     with prompts_used() as tags:
         sample = teacher.question(source, seed)
-    provenance = {**sample.provenance, "labels": "captions"}
-    return replace(sample, provenance=_with_prompts(provenance, tags))
+    provenance = {**sample.provenance, "labels": source.provenance.get("labels", "captions")}
+    tags_of_both = [*source.provenance.get("prompts", ()), *tags]
+    return replace(sample, provenance=_with_prompts(provenance, tags_of_both))
 
 
 def complete_row(sample: Sample, teacher: Teacher) -> Sample:
