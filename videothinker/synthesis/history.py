@@ -104,7 +104,7 @@ class History:
         self.extend([{"event": event, "id": id, **facts}])
 
     def extend(self, events: Iterable[Event]) -> None:
-        """Write several events down, with one wait for the disk.
+        """Write several events down; they survive a kill, and are not waited for.
 
         Parameters
         ----------
@@ -118,7 +118,7 @@ class History:
         with self._lock:
             new = [event for event in checked if self._take(event)]
             if self._journal is not None:
-                self._journal.append(*new)
+                self._journal.append(*new, synced=False)
 
     def _take(self, event: Event) -> bool:
         """Remember an event; False if it is known."""
