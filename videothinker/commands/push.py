@@ -22,7 +22,7 @@ __all__ = ['MODEL_SUFFIXES', 'DATA_SUFFIXES', 'DATA_FOLDERS', 'model_files', 'da
 # %% ../../nbs/9_commands/04_push.ipynb #push-005
 MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model")
 DATA_SUFFIXES = (".jsonl", ".parquet")
-DATA_FOLDERS = ("train", "eval", "mixes", "manifest")  # of a data folder, as `prepare` writes it
+DATA_FOLDERS = ("train", "eval", "mixes", "manifest", "images")  # of a data folder
 
 
 def model_files(folder: str | os.PathLike[str]) -> list[Path]:
@@ -51,7 +51,7 @@ def model_files(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def data_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """The files of a data folder that are uploaded: rows, manifests, card.
+    """The files of a data folder that are uploaded: rows, manifests, card and its pictures.
 
     Raises
     ------
@@ -71,7 +71,8 @@ def data_files(folder: str | os.PathLike[str]) -> list[Path]:
     if not (root / CARD).is_file():
         raise InputError(f"{root}: has no card ({CARD}); `videothinker prepare` writes one")
     manifests = {path for path in files if path.suffix == ".json" and path.parent != root}
-    return sorted(rows | manifests | {root / CARD})
+    pictures = {path for path in files if path.suffix == ".svg" and path.parent != root}
+    return sorted(rows | manifests | pictures | {root / CARD})
 
 # %% ../../nbs/9_commands/04_push.ipynb #push-009
 def push_folder(
