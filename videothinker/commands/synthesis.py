@@ -588,7 +588,7 @@ def caption_footage(
     from videothinker.synthesis.timed_captions import Footage, describe_clips, find_clips
 
     min_frames = 0 if "frames" in args.no_filter else args.min_frames
-    footage = Footage(args.frames, min_frames, args.held_out)
+    footage = Footage(min_frames, args.held_out)
     found, n_short = find_clips(args.videos, footage, failed, args.preview)
     n_shots = sum(len(clip.segments) for clip in found)
     short = f"{n_short} with fewer than {min_frames} frames are left out"
