@@ -628,6 +628,39 @@ def test_rows_without_times_get_them_from_notes(folder: Path, run: Any, server: 
     assert "Right answer: took it" in asked["messages"][1]["content"]
 
 
+def test_rows_without_times_get_them_from_frames(folder: Path, run: Any, server: Server) -> None:
+    """Only the ranges that were proposed are shown again, to be described."""
+    scene = draw_scene("train-0000", 0)
+    encode_scene(scene, folder / "0.mp4")
+    row = replace(star_rows(1)[0], segments=[], duration=None)
+    write_rows(folder / "timeless.jsonl", [row])
+
+    def reply(system: str, user: Any) -> str:
+        if "parts of a video" in system:
+            return '{"segments": [{"start": 1, "end": 3}, {"start": "00:04", "end": "00:06"}]}'
+        return "a shape moves" if "video analysis assistant" in system else TRACE
+
+    server.reply = reply
+    argv = ["synthesize", "--qa", folder / "timeless.jsonl", "--videos", folder]
+    argv += ["--overview-frames", 5, "--frames", 2, "--min-frames", 8]
+    code, text = run(*argv, *teacher_flags(server, folder))
+    assert code == 0, text
+    [made] = rows_of(folder / "out.jsonl")
+    assert made["provenance"]["segments"] == "proposed by engine from 5 frames"
+    times = [(s["start"], s["end"], s["caption"]) for s in made["segments"]]
+    assert times == [(1.0, 3.0, "a shape moves"), (4.0, 6.0, "a shape moves")]
+    assert made["duration"] == pytest.approx(scene.duration, abs=0.5)
+    systems = [body["messages"][0]["content"] for body in server.bodies]
+    parts = server.bodies[["parts of a video" in s for s in systems].index(True)]["messages"][1]
+    kinds = [part["type"] for part in parts["content"]]
+    assert kinds == ["text", "image_url"] * 5 + ["text"]
+    assert parts["content"][0]["text"] == "00:00"
+    assert "Right answer: took it" in parts["content"][-1]["text"]
+    asked = [b["messages"][1]["content"] for b in server.bodies]
+    described = [content for content in asked if isinstance(content, list)][1:]
+    assert [len(content) for content in described] == [3, 3]  # two frames and the words
+
+
 # Filters
 
 

@@ -285,16 +285,22 @@ def _same_question(sample: Sample, other: Sample, near: float) -> str:
 LookAt = Callable[[Clip | Sample], Look]
 
 
-def looker(roots: Any, folder: str | Path, timeout: float = 60.0) -> LookAt:
-    """A function that looks at the video of a row or clip.
+class _Memory(dict[str, bytes]):
+    """What a `DiskCache` does, without a disk."""
+
+    put = dict.__setitem__
+
+
+def looker(roots: Any, folder: str | Path | None = None, timeout: float = 60.0) -> LookAt:
+    """A function that looks at the video of a row or clip, at each file once.
 
     Parameters
     ----------
     roots : where the videos are: a folder, or {data source: folder}.
-    folder : remembers what was seen.
+    folder : remembers what was seen for the next run; None writes nothing.
     timeout : seconds that one video may take.
     """
-    cache = DiskCache(folder, ".json")
+    cache: Any = DiskCache(folder, ".json") if folder else _Memory()
 
     def look(source: Clip | Sample) -> Look:
         try:
@@ -369,9 +375,12 @@ class QuestionFilter:
         """
         if "frames" in self.off or self.look is None:
             return list(sources)
+        from tqdm import tqdm
+
         workers = self.workers
         with closing(ordered_map(self.look, sources, workers, 8 * workers)) as looks:
-            reasons = [frames_reason(look, self.min_frames) for _, look in looks]
+            bar = tqdm(looks, "looking at the videos", len(sources), disable=len(sources) < 20)
+            reasons = [frames_reason(look, self.min_frames) for _, look in bar]
         return self._without("frames", sources, reasons)
 
     def counts(self) -> dict[str, int]:
