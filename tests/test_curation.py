@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_synthesis import TRACE, Server, folder, good_trace, one_line, run, server
+from test_synthesis import TRACE, Server, folder, good_trace, one_line, run, server, toy_clips
 
 from videothinker.commands.push import data_files, push_folder
 from videothinker.data.rowfiles import load_rows
 from videothinker.evaluation.records import Record
 from videothinker.json_files import read_json
 from videothinker.schema import write_rows
-from videothinker.synthesis.hindsight_curation import Verdict, read_verdicts
-from videothinker.synthesis.history import read_history
-from videothinker.synthesis.synthesize import whole_trace
+from videothinker.synthesis.data_summary import summarise_history
+from videothinker.synthesis.hindsight_curation import Verdict, curate, read_verdicts
+from videothinker.synthesis.history import History, read_history
+from videothinker.synthesis.synthesize import synthesize, whole_trace
+from videothinker.toy.teacher import ScriptedTeacher, SymbolicReader
 
 assert folder and run and server  # fixtures
 
@@ -257,6 +259,34 @@ def test_rows_of_the_right_difficulty_with_times_that_another_model_names(
 
 
 # History and card
+
+
+@pytest.mark.parametrize("journal_share, log_share", [(0, 0), (0.3, 1), (1, 0.5), (0.6, 0.61)])
+def test_a_history_that_was_cut_is_filled_again(
+    tmp_path: Path, journal_share: float, log_share: float
+) -> None:
+    """A kill leaves less of one file or of the other; the next run says the rest, and once."""
+    written = synthesize(toy_clips(30), [], ScriptedTeacher(mistake_rate=0.6), progress=False)
+    journal, log = tmp_path / "out.journal", tmp_path / "out.history.jsonl"
+
+    def go_on() -> tuple[Any, bytes]:
+        teacher, reader = ScriptedTeacher(mistake_rate=0.6), SymbolicReader()
+        with History(log) as history:
+            result = curate(
+                written, teacher, reader, progress=False, out=journal, workers=3, history=history
+            )
+        return result, log.read_bytes()
+
+    whole = go_on()
+    assert go_on() == whole
+    for path, share in ((journal, journal_share), (log, log_share)):
+        content = path.read_bytes()
+        path.write_bytes(content[: int(share * len(content))])
+    assert go_on() == whole
+    counts = summarise_history(read_history(log)).sources["toyworld"]
+    report = whole[0][1]
+    assert counts.kept == report.kept and sum(counts.accepted_after) == report.kept
+    assert counts.accepted_after == report.accepted_after[: len(counts.accepted_after)]
 
 
 @pytest.fixture

@@ -375,6 +375,32 @@ def test_a_folder_without_videos_is_named(server: Server, tmp_path: Path, run: A
     assert code == 2 and "there is no video below this folder" in text
 
 
+def test_a_dry_run_sends_nothing_and_a_preview_writes_no_rows(
+    server: Server, videos: Path, tmp_path: Path, run: Any
+) -> None:
+    out = tmp_path / "rows.jsonl"
+    code, text = run(*flags(server, videos, out), "--dry-run")
+    assert code == 0 and "11 to be sent" in text and not server.asked
+    assert not out.exists() and not Path(f"{out}.captions.jsonl").exists()
+    code, _ = run(*flags(server, videos, out), "--preview", 2)
+    assert server.asked and Path(f"{out}.preview.html").exists()
+    assert not out.exists() and not Path(f"{out}.captions.jsonl").exists()
+    n = len(server.asked)
+    run(*flags(server, videos, out))  # what the preview paid for is not asked again
+    assert len(set(server.asked)) == len(server.asked) > n
+
+
+def test_captions_are_shown_over_their_videos(
+    server: Server, videos: Path, tmp_path: Path, run: Any
+) -> None:
+    out = tmp_path / "rows.jsonl"
+    run(*flags(server, videos, out))
+    page = tmp_path / "captions.html"
+    code, text = run("view", f"{out}.captions.jsonl", "--videos", videos, "--out", page)
+    assert code == 0 and "4 videos" in text
+    assert "A black square crosses a yellow room." in page.read_text()
+
+
 # Shots
 
 
@@ -387,7 +413,7 @@ def test_a_long_video_is_read_in_blocks(tmp_path: Path) -> None:
     path = tmp_path / "long.mp4"
     encode(path, slow(), rate=1)
     blocks = list(compared_frames(path, 600.0, 4.0, 60.0))
-    assert len(blocks) == 3 and max(len(pixels) for pixels, _ in blocks) <= 4 * BLOCK
+    assert len(blocks) == 10 and max(len(pixels) for pixels, _ in blocks) <= 4 * BLOCK
     assert all(pixels.shape[1:] == (SIDE, SIDE, 3) for pixels, _ in blocks)
     times = np.concatenate([shown for _, shown in blocks])
     assert len(times) == 2400 and (np.diff(times) >= 0).all()

@@ -80,6 +80,7 @@ SHOWN = shown_commands()
 # that a test has not. The line itself is read by the command's own parser.
 PARSED = {
     "answer": "tests/test_commands.py",
+    "card": "tests/test_curation.py",
     "compare": "nbs/9_commands/03_evaluation.ipynb",
     "curate": "tests/test_commands.py",
     "demo": ".ci/run",

@@ -628,6 +628,39 @@ def test_rows_without_times_get_them_from_notes(folder: Path, run: Any, server: 
     assert "Right answer: took it" in asked["messages"][1]["content"]
 
 
+def test_rows_without_times_get_them_from_frames(folder: Path, run: Any, server: Server) -> None:
+    """Only the ranges that were proposed are shown again, to be described."""
+    scene = draw_scene("train-0000", 0)
+    encode_scene(scene, folder / "0.mp4")
+    row = replace(star_rows(1)[0], segments=[], duration=None)
+    write_rows(folder / "timeless.jsonl", [row])
+
+    def reply(system: str, user: Any) -> str:
+        if "parts of a video" in system:
+            return '{"segments": [{"start": 1, "end": 3}, {"start": "00:04", "end": "00:06"}]}'
+        return "a shape moves" if "video analysis assistant" in system else TRACE
+
+    server.reply = reply
+    argv = ["synthesize", "--qa", folder / "timeless.jsonl", "--videos", folder]
+    argv += ["--overview-frames", 5, "--frames", 2, "--min-frames", 8]
+    code, text = run(*argv, *teacher_flags(server, folder))
+    assert code == 0, text
+    [made] = rows_of(folder / "out.jsonl")
+    assert made["provenance"]["segments"] == "proposed by engine from 5 frames"
+    times = [(s["start"], s["end"], s["caption"]) for s in made["segments"]]
+    assert times == [(1.0, 3.0, "a shape moves"), (4.0, 6.0, "a shape moves")]
+    assert made["duration"] == pytest.approx(scene.duration, abs=0.5)
+    systems = [body["messages"][0]["content"] for body in server.bodies]
+    parts = server.bodies[["parts of a video" in s for s in systems].index(True)]["messages"][1]
+    kinds = [part["type"] for part in parts["content"]]
+    assert kinds == ["text", "image_url"] * 5 + ["text"]
+    assert parts["content"][0]["text"] == "00:00"
+    assert "Right answer: took it" in parts["content"][-1]["text"]
+    asked = [b["messages"][1]["content"] for b in server.bodies]
+    described = [content for content in asked if isinstance(content, list)][1:]
+    assert [len(content) for content in described] == [3, 3]  # two frames and the words
+
+
 # Filters
 
 
@@ -694,6 +727,69 @@ def test_short_videos_are_left_out_before_anything_is_asked(
     assert code == 0 and (left_out["id"], left_out["filter"]) == ("star-0", "frames")
     assert left_out["reason"].endswith("frames, fewer than 10000")
     assert len(server.bodies) == 2  # the other two videos are not there, and nothing needs them
+
+
+class Deferring(FunctionEngine):
+    """Notes requests, as a batch API does, and answers them when it is flushed."""
+
+    def __init__(self, reply: Callable[[Request], str]) -> None:
+        super().__init__(reply)
+        self.noted: dict[str, Request] = {}
+        self.known: dict[str, str] = {}
+
+    def complete(self, requests: Any) -> list[str | None]:
+        for request in requests:
+            if request.key() not in self.known:
+                self.noted[request.key()] = request
+        return [self.known.get(request.key()) for request in requests]
+
+    def replied(self, request: Request) -> bool:
+        return request.key() in self.known
+
+    def flush(self) -> int:
+        n = len(self.noted)
+        self.known |= {key: str(self.reply(request)) for key, request in self.noted.items()}
+        self.noted.clear()
+        return n
+
+
+def test_questions_filters_repairs_and_traces_go_through_batches(
+    folder: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_captions(
+        folder / "real.jsonl",
+        [
+            Clip(f"v{i}", f"{i}.mp4", 9.0, "", [Segment(0, 4, f"a hand takes {i}")])
+            for i in range(3)
+        ],
+    )
+    options = ["a cup", "a pan", "a key", "a lid"]
+
+    def teach(request: Request) -> str:
+        system, user = (message["content"] for message in request.messages[:2])
+        if "multiple-choice questions" in system:
+            if len(request.messages) == 2:
+                return "Here is one."
+            question = f"What is taken in clip {user.partition('takes ')[2][0]}?"
+            return json.dumps({"question": question, "options": options, "answer": options[0]})
+        return TRACE.format(caption="a hand takes it")
+
+    def read(request: Request) -> str:
+        question, *lines = request.messages[1]["content"].splitlines()
+        known = next(line[0] for line in lines if line.endswith("a cup"))
+        return f"<answer>{known if 'clip 2' in question else 'B'}</answer>"
+
+    engines = {"teacher": Deferring(teach), "reader": Deferring(read)}
+    monkeypatch.setattr(
+        "videothinker.commands.synthesis.make_engine", lambda args, role, accounts: engines[role]
+    )
+    argv = ["synthesize", "--captions", folder / "real.jsonl", "--out", folder / "out.jsonl"]
+    argv += ["--teacher-url", "http://localhost:1/v1", "--reader-url", "http://localhost:1/v1"]
+    code, text = run(*argv)
+    assert code == 0 and "2 rows" in text and "1 blind" in text, text
+    assert [row["problem"][-2] for row in rows_of(folder / "out.jsonl")] == ["0", "1"]
+    assert len(engines["teacher"].known) == 3 + 3 + 2  # slips, repaired questions, traces
+    assert len(engines["reader"].known) == 3 * 3
 
 
 # Prompts

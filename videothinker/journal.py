@@ -154,15 +154,23 @@ class Journal:
             lines = []
         return lines[1:]
 
-    def _write(self, line: str) -> None:
+    def _write(self, line: str, synced: bool = True) -> None:
         self._file.write((line + "\n").encode("utf-8"))
         self._file.flush()
-        os.fsync(self._file.fileno())
+        if synced:
+            os.fsync(self._file.fileno())
 
-    def append(self, *entries: Any) -> None:
-        """Append entries, one per line; when this returns they are on disk."""
+    def append(self, *entries: Any, synced: bool = True) -> None:
+        """Append entries, one per line; when this returns they are on disk.
+
+        Parameters
+        ----------
+        entries : any JSON values.
+        synced : wait for the disk. Without it they survive a kill of the process, not a loss of
+            power: for what can be written again from what is synced elsewhere.
+        """
         if entries:
-            self._write("\n".join(map(dumps, entries)))
+            self._write("\n".join(map(dumps, entries)), synced)
             self.entries += entries
 
     def replace(self, entries: Sequence[Any]) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from .chapters import ROOMS, Chapter, page_path
 
-GUIDES = ("house", "training", "evaluation_guide", "own_video", "raw_videos", "data")  # the others follow
+# the others follow
+GUIDES = ("house", "training", "evaluation_guide", "own_video", "raw_videos", "data")
 SCHEME = re.compile(r"^[a-zA-Z][\w+.-]*:")
 
 

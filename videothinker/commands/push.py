@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data.rowfiles import BESIDE
 from ..files import FormatError, InputError, check_writable
 from ..json_files import read_json
 from ..model.model_card import CARD, add_figures, figures_table
@@ -65,7 +66,7 @@ def data_files(folder: str | os.PathLike[str]) -> list[Path]:
         for path in (place.glob("*") if place == root else place.rglob("*"))
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
     }
-    rows = {path for path in files if path.suffix in DATA_SUFFIXES}
+    rows = {p for p in files if p.suffix in DATA_SUFFIXES and not p.name.endswith(BESIDE)}
     if not rows:
         raise InputError(f"{root}: no rows there (*.jsonl, *.parquet)")
     if not (root / CARD).is_file():

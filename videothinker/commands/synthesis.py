@@ -352,11 +352,12 @@ def make_filter(args: argparse.Namespace, blind: Any = None, workers: int = 4) -
     """
     from videothinker.synthesis.filters import QuestionFilter, looker, scripts_of
 
+    looks = None if is_trial(args) else Path(args.out).parent / ".looks"
     return QuestionFilter(
         off=args.no_filter,
         scripts=scripts_of(args.language) if args.language else frozenset(),
         blind=blind,
-        look=looker(checked_roots(args.videos), f"{args.out}.looks") if args.videos else None,
+        look=looker(checked_roots(args.videos), looks) if args.videos else None,
         min_frames=args.min_frames,
         workers=workers,
     )
@@ -587,7 +588,7 @@ def caption_footage(
     from videothinker.synthesis.timed_captions import Footage, describe_clips, find_clips
 
     min_frames = 0 if "frames" in args.no_filter else args.min_frames
-    footage = Footage(args.frames, min_frames, args.held_out)
+    footage = Footage(min_frames, args.held_out)
     found, n_short = find_clips(args.videos, footage, failed, args.preview)
     n_shots = sum(len(clip.segments) for clip in found)
     short = f"{n_short} with fewer than {min_frames} frames are left out"
@@ -847,7 +848,7 @@ def add_filter_flags(parser: argparse.ArgumentParser) -> None:
     """
     text = "questions that are left out go to OUT.filtered.jsonl, with the reason"
     add = parser.add_argument_group("filters", text).add_argument
-    off = "filters that are switched off"
+    off = f"filters that are switched off, of {', '.join(FILTER_NAMES)}"
     add("--no-filter", nargs="+", choices=FILTER_NAMES, default=[], metavar="NAME", help=off)
     frames = "leave out videos with fewer frames, as the paper does, where --videos has them"
     add("--min-frames", type=not_negative, default=64, help=frames)

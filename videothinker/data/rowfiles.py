@@ -361,7 +361,13 @@ def _hub_rows(address: str) -> Iterator[dict[str, Any]]:
 
 # %% ../../nbs/2_data/06_rowfiles.ipynb #rowf-017
 ROW_SUFFIXES = (".jsonl", ".json", ".parquet")  # of one set that is there in several, the first
-BESIDE = (".report.json", ".failed.jsonl", ".filtered.jsonl", ".history.jsonl")  # of commands
+BESIDE = (
+    ".report.json",
+    ".failed.jsonl",
+    ".filtered.jsonl",
+    ".rejected.jsonl",
+    ".history.jsonl",
+)  # what commands write beside their rows
 NOT_ROWS = (".captions.jsonl", ".captions.parquet", *BESIDE)
 
 

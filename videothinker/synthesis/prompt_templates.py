@@ -169,7 +169,7 @@ def load_prompts(folder: str | Path | None = None) -> dict[str, PromptTemplate]:
     prompts = dict(_packaged_prompts())
     if folder is None:
         return prompts
-    files = sorted(Path(folder).glob("*.yaml"))
+    files = sorted(Path(folder).glob("*.y*ml"))  # .yaml and .yml
     if not files:
         raise InputError(f"--prompts {folder}: there are no files NAME.yaml in this folder")
     for path in files:

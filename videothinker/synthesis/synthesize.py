@@ -307,11 +307,11 @@ def synthesize(
     jobs = [(clip, seed + k) for clip in clips for k in range(questions_per_clip)]
     questions = each("questions", write, jobs) if jobs else []
     questions += [new_question(row, teacher) for row in qa_rows]
-    kept = keep(questions) if keep else questions
     unique: dict[str, Sample] = {}
-    for row in kept:
+    for row in questions:
         unique.setdefault(row.id, row)  # the same question twice about one clip is one row
-    return each("traces", complete, list(unique.values()))
+    rows = list(unique.values())
+    return each("traces", complete, keep(rows) if keep else rows)
 
 
 def _each(

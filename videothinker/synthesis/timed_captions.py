@@ -180,13 +180,11 @@ class Footage:
 
     Attributes
     ----------
-    n_frames : frames of a shot that the model is shown.
     min_frames : videos with fewer are left out.
     held_out : fraction of the videos that is held out for testing, 0 to 1.
     rule : what counts as a boundary between two shots.
     """
 
-    n_frames: int = 4
     min_frames: int = 64
     held_out: float = 0.2
     rule: ShotRule = ShotRule()

@@ -174,7 +174,7 @@ def divided(ends: list[float], longest: float) -> list[Segment]:
     return parts
 
 # %% ../../nbs/1_video/08_shots.ipynb #shot-016
-BLOCK = 240.0  # seconds of a video that are read at once
+BLOCK = 60.0  # seconds of a video that are read at once
 
 
 def compared_frames(
@@ -213,7 +213,7 @@ def find_shots(
     ----------
     path : of the video.
     rule : what counts as a boundary.
-    timeout : seconds that reading four minutes of it may take; by default `default_timeout()`.
+    timeout : seconds that reading a minute of it may take; by default `default_timeout()`.
 
     Returns
     -------

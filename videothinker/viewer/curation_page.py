@@ -366,6 +366,8 @@ class CurationBook(Book):
 
     def _facts(self, verdict: Verdict, reason: str, attempt: int) -> dict[str, str]:
         facts = {"judged": reason}
+        if attempt < len(verdict.letters) and (letter := verdict.letters[attempt]):
+            facts["reader"] = letter
         if attempt < len(verdict.planted):
             mistake = verdict.planted[attempt]
             facts["planted"] = mistake["kind"] if mistake else "nothing"
