@@ -18,8 +18,8 @@ from videothinker.evaluation.statistics import (
     paired_difference,
 )
 from ..parallel import ordered_map
-from ..schema import Sample, Segment, option_line, video_of
-from ..synthesis.judging import Reader, ReaderError
+from ..schema import Sample, Segment, video_of
+from ..synthesis.judging import Reader, ReaderError, moved_options
 from ..synthesis.synthesize import whole_trace
 from ..trace import parse_trace
 
@@ -40,13 +40,10 @@ def rotated_answer(
     places : by which the options are moved.
     """
     letters = sample.letters
-    n = len(letters)
-    moved = [
-        option_line(letter, sample.option_text(letters[(i + places) % n]))
-        for i, letter in enumerate(letters)
-    ]
-    letter = reader.answer(sample.problem, moved, segments)
-    return letters[(letters.index(letter) + places) % n] if letter in letters else None
+    letter = reader.answer(sample.problem, moved_options(sample, places), segments)
+    if letter not in letters:
+        return None
+    return letters[(letters.index(letter) + places) % len(letters)]
 
 # %% ../../nbs/6_evaluation/26_evidence_controls.ipynb #ectl-007
 def mask_letters(caption: str, letters: Sequence[str]) -> str:

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..files import UserError
-from ..schema import Sample, Segment, option_line
+from ..schema import Sample, Segment, option_letters, option_line
 from videothinker.synthesis.engine import (
     Engine,
     Request,
@@ -34,8 +34,8 @@ from videothinker.trace import (
 from ..video.frames import Sampling, sample_times
 
 # %% auto #0
-__all__ = ['Reader', 'reader_messages', 'chosen_words', 'ReaderError', 'EngineReader', 'unseen_ranges', 'Judgement', 'judge',
-           'rule_broken', 'told_to_teacher']
+__all__ = ['Reader', 'moved_options', 'reader_messages', 'tagged_letter', 'chosen_words', 'ReaderError', 'EngineReader',
+           'unseen_ranges', 'Judgement', 'judge', 'rule_broken', 'told_to_teacher']
 
 # %% ../../nbs/3_synthesis/17_judging.ipynb #c07-005
 class Reader(Protocol):
@@ -55,6 +55,19 @@ class Reader(Protocol):
         ...
 
 # %% ../../nbs/3_synthesis/17_judging.ipynb #shind-021
+def moved_options(sample: Sample, places: int) -> list[str]:
+    """The option lines of a question, the texts moved up by some places under the same letters.
+
+    Parameters
+    ----------
+    sample : the question.
+    places : by which the texts move; what goes over the top comes in from below.
+    """
+    letters = sample.letters
+    texts = [sample.option_text(letters[(i + places) % len(letters)]) for i in range(len(letters))]
+    return [option_line(letter, text) for letter, text in zip(letters, texts, strict=True)]
+
+
 def reader_messages(
     sample: Sample,
     segments: Sequence[Segment],
@@ -73,11 +86,9 @@ def reader_messages(
     lettered : show the options with their letters.
     """
     notes = [f"{format_time(s.start)}-{format_time(s.end)}: {s.caption}" for s in segments]
-    letters = sample.letters
-    texts = [sample.option_text(letters[(i + shift) % len(letters)]) for i in range(len(letters))]
-    options = [f"- {text}" for text in texts]
-    if lettered:
-        options = [option_line(x, text) for x, text in zip(letters, texts, strict=True)]
+    options = moved_options(sample, shift)
+    if not lettered:
+        options = [f"- {text}" for text in option_letters(options).values()]
     return (prompt or load_prompts()["reader"]).messages(
         notes="\n".join(notes or ["(no notes)"]),
         problem=sample.problem,
@@ -86,6 +97,17 @@ def reader_messages(
 
 # %% ../../nbs/3_synthesis/17_judging.ipynb #judg-004
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+def tagged_letter(reply: str, sample: Sample) -> str | None:
+    """The letter in the answer tag of a reply; None if no option has it, or there is no tag.
+
+    Parameters
+    ----------
+    reply : of a reader that was shown options with letters.
+    sample : the question, with its options.
+    """
+    return extract_answer(reply, sample.letters)
 
 
 def chosen_words(reply: str, sample: Sample) -> str | None:
@@ -123,6 +145,9 @@ class EngineReader:
         time; all answers must agree.
     max_tokens : longest reply, thoughts included.
     prompts : templates by name; None for the packaged ones.
+    read : takes the letter of an option from a reply, given the question as it was shown. None for
+        the answer tag, and nothing else; a model that seldom writes it may be read by
+        `evaluation.reply_reading`.
 
     Attributes
     ----------
@@ -135,11 +160,13 @@ class EngineReader:
         rotations: int = 1,
         max_tokens: int = 4096,
         prompts: Mapping[str, PromptTemplate] | None = None,
+        read: Callable[[str, Sample], str | None] | None = None,
     ) -> None:
         self.engine = engine
         self.rotations = rotations
         self.max_tokens = max_tokens
         self.prompts = prompts or load_prompts()
+        self.read = read
         self.lettered = True
 
     @property
@@ -184,9 +211,9 @@ class EngineReader:
     def _letter(self, reply: str, sample: Sample, shift: int) -> str | None:
         """The option that a reply chooses, by its letter before the options were moved."""
         letters = sample.letters
-        if not self.lettered:
-            return chosen_words(reply, sample)
-        letter = extract_answer(reply, letters)
+        shown = replace(sample, options=moved_options(sample, shift))
+        read = self.read or (tagged_letter if self.lettered else chosen_words)
+        letter = read(reply, shown)
         return letters[(letters.index(letter) + shift) % len(letters)] if letter else None
 
     def without_letters(self) -> EngineReader:
