@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -22,8 +23,11 @@ import pytest
 from PIL import Image
 
 from videothinker.commands.main import main
+from videothinker.commands.synthesis import caption_footage
 from videothinker.data.prepare import is_held_out
 from videothinker.schema import read_captions, read_rows, write_captions
+from videothinker.synthesis.engine import FunctionEngine, Request
+from videothinker.synthesis.teacher import EngineTeacher
 from videothinker.video.shots import BLOCK, SIDE, ShotRule, compared_frames, find_shots
 
 FPS, SIZE = 10, 64
@@ -211,6 +215,7 @@ def test_a_folder_of_videos_becomes_rows(
             assert abs(segment.start - i * seconds) <= 1.5 / FPS
         assert clip.data_source == "my clips" and clip.duration == seconds * len(clip.segments)
         assert clip.provenance["prompts"][0].startswith("timed-captions@1-")
+        assert clip.provenance["teacher"] == "seer"
 
     train, test = read_rows(out), []
     if Path(f"{out}.test.jsonl").exists():
@@ -388,6 +393,42 @@ def test_a_dry_run_sends_nothing_and_a_preview_writes_no_rows(
     n = len(server.asked)
     run(*flags(server, videos, out))  # what the preview paid for is not asked again
     assert len(set(server.asked)) == len(server.asked) > n
+
+
+class Batch(FunctionEngine):
+    """An engine that only notes what it is asked, until it is flushed."""
+
+    def __init__(self) -> None:
+        self.noted: dict[str, Request] = {}
+        self.answers: dict[str, str] = {}
+        self.flushed: list[int] = []
+        super().__init__(self._reply)
+
+    def _reply(self, request: Request) -> str | None:
+        if request.key() not in self.answers:
+            self.noted[request.key()] = request
+        return self.answers.get(request.key())
+
+    def replied(self, request: Request) -> bool:
+        return request.key() in self.answers
+
+    def flush(self) -> int:
+        self.flushed.append(len(self.noted))
+        for key, request in self.noted.items():
+            self.answers[key] = answer({"messages": request.messages})
+        self.noted.clear()
+        return self.flushed[-1]
+
+
+def test_a_batch_of_shots_is_asked_for_at_once(videos: Path, tmp_path: Path) -> None:
+    flags = SimpleNamespace(
+        videos=str(videos), out=str(tmp_path / "rows.jsonl"), frames=4, held_out=0.2
+    )
+    vars(flags).update(no_filter=[], min_frames=64, preview=None, dry_run=False)
+    engine, failed = Batch(), []
+    clips = caption_footage(flags, EngineTeacher(engine), 4, failed)  # type: ignore[arg-type]
+    assert engine.flushed == [11, 0] and [clip.path for clip in clips] == sorted(FILMS)
+    assert [failure.name for failure in failed] == ["broken"]
 
 
 def test_captions_are_shown_over_their_videos(

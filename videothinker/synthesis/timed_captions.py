@@ -318,8 +318,9 @@ def describe_clips(
                 prompts.setdefault(clip.path, {}).update(dict.fromkeys(tags))
             elif failed is not None:
                 failed.append(Failure(replace(clip, segments=[shot]), str(outcome)))
+    model = str(getattr(teacher.engine, "model", "") or teacher.name)
     return [
-        _captioned(clip, captions[clip.path], list(prompts[clip.path]), teacher.name)
+        _captioned(clip, captions[clip.path], list(prompts[clip.path]), model)
         for clip in clips
         if clip.path in captions
     ]
