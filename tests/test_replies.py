@@ -228,7 +228,7 @@ STRANGE: dict[str, Any] = {
     "Bad Gateway": (200, {"Content-Type": "text/html"}, b"<html><h1>Bad Gateway</h1>log in</html>"),
     "data:": (200, {"Content-Type": "text/event-stream"}, STREAM),
     "not a chat completion": (200, {}, b"[" * 100_000),
-    "while decompressing": (200, {"Content-Encoding": "gzip"}, b"this is not gzip"),
+    "content-encoding: gzip": (200, {"Content-Encoding": "gzip"}, b"this is not gzip"),
     "status 200: upstream": {"choices": [{"error": {"message": "upstream is gone"}}]},
 }
 

@@ -143,8 +143,7 @@ class BatchAPIEngine(StoredEngine):
                 raise InputError("a batch outlives its process: give the engine a store (a file)")
             host = self.base_url.partition("://")[2].partition("/")[0].rpartition("@")[2]
             self._secret = api_key(api_key_env, host.partition(":")[0])
-            headers = {"Authorization": f"Bearer {self._secret}"}
-            self._client = HTTPClient(self.base_url, headers, query)
+            self._client = HTTPClient(self.base_url, self._secret, query)
             self._journal = Journal(f"{self.store.path}.jobs", owner="another engine")
         except BaseException:
             super().close()
