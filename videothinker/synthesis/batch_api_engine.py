@@ -88,6 +88,22 @@ def read_jobs(entries: Sequence[Any], name: str = "jobs") -> dict[str, BatchJob]
     return jobs
 
 # %% ../../nbs/3_synthesis/10_batch_api_engine.ipynb #bae-009
+@dataclass(frozen=True)
+class _Call:
+    """One request to the API.
+
+    Parameters
+    ----------
+    method, path : of HTTP; the path is below the base URL.
+    content, kind : the body and its type.
+    """
+
+    method: str
+    path: str
+    content: bytes = b""
+    kind: str = "application/json"
+
+
 WAITS = "waits for the batch"  # reason of a request that was noted, and is not answered yet
 
 
@@ -259,14 +275,14 @@ class BatchAPIEngine(StoredEngine):
         self._journal.append({"token": token, "keys": keys})
         self.usage.sent += len(keys)
         lines = b"".join(self._line(key, request) for key, request in requests.items())
-        file = self._api("POST", "/files", *_form(lines, f"{token}.jsonl"))
+        file = self._api(_Call("POST", "/files", *_form(lines, f"{token}.jsonl")))
         asked = {
             "input_file_id": file.get("id"),
             "endpoint": "/v1/chat/completions",
             "completion_window": "24h",
             "metadata": {"videothinker": token},
         }
-        made = self._api("POST", "/batches", json.dumps(asked).encode(), token=token)
+        made = self._api(_Call("POST", "/batches", json.dumps(asked).encode()), token)
         job.batch = str(made["id"])
         self._journal.append({"token": token, "batch": job.batch})
         return job
@@ -275,7 +291,7 @@ class BatchAPIEngine(StoredEngine):
         """The id of a batch that was created with this token; "" if there is none."""
         after = ""
         while True:
-            listed = self._api("GET", f"/batches?limit=100{after}")
+            listed = self._api(_Call("GET", f"/batches?limit=100{after}"))
             batches = listed.get("data") or []
             for batch in batches:
                 if (batch.get("metadata") or {}).get("videothinker") == token:
@@ -294,7 +310,7 @@ class BatchAPIEngine(StoredEngine):
         reasons: dict[str, str] = {}
         for name in ("output_file_id", "error_file_id"):
             if status.get(name):
-                content = self._call("GET", f"/files/{status[name]}/content").content
+                content = self._call(_Call("GET", f"/files/{status[name]}/content")).content
                 for line in content.splitlines():
                     if line.strip():
                         reasons |= self._take(line, job, requests)
@@ -313,7 +329,7 @@ class BatchAPIEngine(StoredEngine):
     def _wait_for(self, job: BatchJob) -> dict[str, Any] | None:
         """The status of a job when it has ended; None when waiting ended first."""
         while True:
-            status = self._api("GET", f"/batches/{job.batch}")
+            status = self._api(_Call("GET", f"/batches/{job.batch}"))
             if status.get("status") in ENDED:
                 return status
             left = float("inf")
@@ -350,36 +366,22 @@ class BatchAPIEngine(StoredEngine):
 
     # The API
 
-    def _api(
-        self,
-        method: str,
-        path: str,
-        content: bytes = b"",
-        kind: str = "application/json",
-        token: str = "",
-    ) -> dict[str, Any]:
+    def _api(self, call: _Call, token: str = "") -> dict[str, Any]:
         """An object of the API; with a token, of the batch that has it, whoever created it."""
-        reply = self._call(method, path, content, kind, token)
-        found = reply.json()
+        found = self._call(call, token).json()
         if not isinstance(found, dict):
-            raise EngineError(f"{method} {path}: no object but {server_words(found)}")
+            raise EngineError(f"{call.method} {call.path}: no object but {server_words(found)}")
         return found
 
-    def _call(
-        self,
-        method: str,
-        path: str,
-        content: bytes = b"",
-        kind: str = "application/json",
-        token: str = "",
-    ) -> HTTPReply:
+    def _call(self, call: _Call, token: str = "") -> HTTPReply:
         """Ask the API, again while it is out of order; EngineError when that is no use."""
         began, attempt = time.monotonic(), 0
         while True:
             try:
-                return self._once(method, path, content, kind)
+                return self._once(call)
             except (StatusError, ReplyError, OSError) as error:
-                line = f"{method} {path.partition('?')[0]}: {error_line(error, self._secret)}"
+                path = call.path.partition("?")[0]
+                line = f"{call.method} {path}: {error_line(error, self._secret)}"
                 asked = asked_seconds(getattr(error, "headers", {}))
                 waited = time.monotonic() - began + asked
                 hopeless = error_kind(error) not in ("passing", "limit", "strange")
@@ -392,9 +394,10 @@ class BatchAPIEngine(StoredEngine):
             if token and (batch := self._find(token)):  # it was created, and the reply was lost
                 return HTTPReply(200, {}, json.dumps({"id": batch}).encode())
 
-    def _once(self, method: str, path: str, content: bytes, kind: str) -> HTTPReply:
+    def _once(self, call: _Call) -> HTTPReply:
         """One request to the API."""
-        sending = asyncio.wait_for(self._client.send(method, path, content, kind), self.timeout)
+        sent = self._client.send(call.method, call.path, call.content, call.kind)
+        sending = asyncio.wait_for(sent, self.timeout)
         self.requests_of_api += 1
         reply = asyncio.run_coroutine_threadsafe(sending, self._loop).result()
         if not 200 <= reply.status < 300:
