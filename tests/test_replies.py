@@ -531,7 +531,7 @@ def test_a_server_that_has_gone_ends_the_sending(server: Server, tmp_path: Path)
         assert len(server.bodies) == 3 + 2 * REFUSALS and "out of memory" in engine.errors[-1][1]
     with OpenAIEngine("http://127.0.0.1:9/v1", "toy", None, retries=0, pause=0) as engine:
         assert engine.complete(ask(*map(str, range(500)))) == [None] * 500
-        assert REFUSALS <= engine.usage.sent <= REFUSALS + 8
+        assert REFUSALS <= engine.usage.sent <= REFUSALS + 32  # that were under way
 
 
 def test_a_reply_that_trickles_is_a_timeout(server: Server) -> None:
