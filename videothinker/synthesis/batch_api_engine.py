@@ -168,17 +168,8 @@ class BatchAPIEngine(StoredEngine):
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="batch")
         self._thread.start()
 
-    def complete(self, requests: Sequence[Request]) -> list[str | None]:
-        """One answer per request, in order; None for a failure, or what was noted (`defer`).
-
-        Parameters
-        ----------
-        requests : a batch, of any length; equal ones are submitted once.
-
-        Raises
-        ------
-        EngineError : when the API refuses to work, or an answer cannot be written down.
-        """
+    def _complete(self, requests: Sequence[Request]) -> list[str | None]:
+        """None for what was noted, too (`defer`); EngineError when the API refuses to work."""
         keys = [self.key(request) for request in requests]
         with self._noting:
             for key, request in zip(keys, requests, strict=True):

@@ -184,7 +184,7 @@ class OpenAIEngine(StoredEngine):
             if not least <= getattr(self, name) < 1e9:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be at least {least}")
 
-    def complete(self, requests: Sequence[Request]) -> list[str | None]:
+    def _complete(self, requests: Sequence[Request]) -> list[str | None]:
         with self._open:  # what comes before the end is ended by it
             if self._closed:
                 raise EngineError("this engine is closed")
