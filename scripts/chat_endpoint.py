@@ -7,7 +7,8 @@
 Scripts that measure the engines ask it, and believe its counts. It answers each request after
 `latency` seconds, `slots` of them at a time; what is more waits, or gets a 429 with `refuse`. What
 it says depends on the request alone, and so does what goes wrong: the same request fails in the
-same ways in every run, and never for ever.
+same ways in every run, and never for ever. It has a batch API, too, whose batches have ended when
+they are looked at.
 """
 
 from __future__ import annotations
@@ -136,21 +137,17 @@ class Endpoint:
         self.came: Counter[str] = Counter()  # requests by their marks
         self.answered: Counter[str] = Counter()
         self.last: dict[str, float] = {}  # when one came the last time
+        self.files: list[bytes] = []
+        self.batches: list[dict[str, Any]] = []
         self.tasks: set[asyncio.Task[None]] = set()
 
     async def answer(self, transport: asyncio.Transport, body: dict[str, Any]) -> None:
         """One request."""
-        mark = mark_of(body)
-        fault = self.fault(mark)
-        self.came[mark] += 1
-        self.last[mark] = time.time()
-        self.counts["came"] += 1
+        mark, fault = self.take(body)
         if self.script.refuse and self.slots.locked():
             self.counts["refused"] += 1
             transport.write(http("429 Too Many Requests", b'{"error": {"message": "slow down"}}'))
             return
-        if fault:
-            self.counts[fault] += 1
         if fault == "hang":
             return
         if fault in ("429", "500", "503"):
@@ -166,6 +163,47 @@ class Endpoint:
         if not fault and not transport.is_closing():
             self.counts["answered"] += 1
             self.answered[mark] += 1
+
+    def take(self, body: dict[str, Any]) -> tuple[str, str]:
+        """Count a request that came; its mark, and what goes wrong with it."""
+        mark = mark_of(body)
+        fault = self.fault(mark)
+        self.came[mark] += 1
+        self.last[mark] = time.time()
+        self.counts["came"] += 1
+        self.counts[fault] += bool(fault)
+        return mark, fault
+
+    def batch_api(self, method: str, path: str, content: bytes) -> Any:
+        """What the batch API replies: an object, or the bytes of a file."""
+        if (method, path) == ("POST", "/v1/files"):
+            lines = content[content.index(b'{"custom_id"') : content.rindex(b"\r\n--")]
+            self.files.append(lines)
+            return {"id": f"file_{len(self.files) - 1}"}
+        if (method, path) == ("POST", "/v1/batches"):
+            asked = json.loads(content)
+            lines = self.files[int(asked["input_file_id"].removeprefix("file_"))]
+            self.files.append(b"".join(map(self.batch_line, lines.splitlines())))
+            made = {"id": f"batch_{len(self.batches)}", "status": "completed"}
+            made |= {"output_file_id": f"file_{len(self.files) - 1}"}
+            self.batches.append({**made, "metadata": asked["metadata"]})
+            return made
+        if path.startswith("/v1/batches?"):
+            return {"data": self.batches, "has_more": False}
+        number = int(path.removesuffix("/content").rpartition("_")[2])
+        return self.files[number] if path.startswith("/v1/files") else self.batches[number]
+
+    def batch_line(self, line: bytes) -> bytes:
+        """The line that answers one of a batch; whatever goes wrong is a 500 here."""
+        asked = json.loads(line)
+        mark, fault = self.take(asked["body"])
+        response = {"status_code": 500, "body": {"error": {"message": "not now"}}}
+        if not fault:
+            self.counts["answered"] += 1
+            self.answered[mark] += 1
+            body = json.loads(completion(say(asked["body"], mark)))
+            response = {"status_code": 200, "body": body}
+        return json.dumps({"custom_id": asked["custom_id"], "response": response}).encode() + b"\n"
 
     def fault(self, mark: str) -> str:
         """What goes wrong with a request this time; "" for nothing."""
@@ -220,14 +258,19 @@ class Connection(asyncio.Protocol):
         if len(rest) < size:
             return
         self.data = rest[size:]
-        if head.startswith(b"GET"):
+        method, path = head.decode("latin-1").split()[:2]
+        if path.endswith("/chat/completions"):
+            body = json.loads(rest[:size])
+            task = asyncio.ensure_future(self.endpoint.answer(self.transport, body))
+            self.endpoint.tasks.add(task)
+            task.add_done_callback(self.endpoint.tasks.discard)
+        elif path.startswith("/v1/"):
+            said = self.endpoint.batch_api(method, path, rest[:size])
+            said = said if isinstance(said, bytes) else json.dumps(said).encode()
+            self.transport.write(http("200 OK", said))
+        else:
             self.endpoint.counts["connections"] -= 1  # whoever asks for the counts is no client
-            said = self.endpoint.report(head.split()[1].decode())
-            self.transport.write(http("200 OK", json.dumps(said).encode()))
-            return
-        task = asyncio.ensure_future(self.endpoint.answer(self.transport, json.loads(rest[:size])))
-        self.endpoint.tasks.add(task)
-        task.add_done_callback(self.endpoint.tasks.discard)
+            self.transport.write(http("200 OK", json.dumps(self.endpoint.report(path)).encode()))
 
 
 async def serve(script: Script) -> None:

@@ -1,13 +1,14 @@
 """Let `synthesize` and `curate` make samples with an endpoint that fails, and compare the rows.
 
-    python scripts/try_synthesis.py [--samples 10000] [--faults 0.1] [--kills 0] [--latency 0.05]
-        [--slots 64] [--timeout 10] [--random 0] [--folder FOLDER] [--json FILE]
+    python scripts/try_synthesis.py [--samples 10000] [--faults 0.1] [--kills 0] [--switch]
+        [--latency 0.05] [--slots 64] [--timeout 10] [--random 0] [--folder FOLDER] [--json FILE]
 
 Toy clips get a question, a trace and a reading each, from an endpoint that writes them by rule
 (`chat_endpoint.py`); one trace in ten is of no use and has to be written again. The whole is done
 twice: with an endpoint without faults, and with one where something goes wrong with that fraction
 of the requests. There the commands are started again until nothing is missing, and before that
-they are killed (SIGKILL) at random moments, as often as `--kills` says.
+they are killed (SIGKILL) at random moments, as often as `--kills` says. With `--switch` a batch API
+then answers a third of what there is to ask, and after that the chat API goes on.
 
 The rows must be the same in the end, byte for byte. No request that was answered may come again,
 unless it was under way at a kill; and none that was in the store then. Exit 1 if that is not so.
@@ -44,7 +45,8 @@ class Pipeline:
     folder : where the rows are written; `clips.jsonl` is there already.
     endpoint : that answers.
     args : of this script.
-    kills : that are still to come.
+    kills : of both commands.
+    switch : one start of each asks a batch API.
     starts : of commands.
     known : marks that were in a store at a kill, with the moment of it.
     """
@@ -53,6 +55,7 @@ class Pipeline:
     endpoint: Running
     args: argparse.Namespace
     kills: int = 0
+    switch: bool = False
     starts: int = 0
     known: list[tuple[float, set[str]]] = field(default_factory=list)
 
@@ -72,9 +75,13 @@ class Pipeline:
         command += ["--timeout", self.args.timeout]
         for start in range(MOST_STARTS + kills):
             again = ["--ask-again"] if start else []
+            switched = self.switch and start == kills
+            if switched:
+                room = len(self.stored()) + self.args.samples // 3
+                again += ["--engine", "batch", "--poll", 0.1, "--budget-requests", room]
             wait = self.rng.uniform(0, self.args.kill_within) if start < kills else None
             code, said = self.start([*command, *again], wait)
-            if code == 0 and start >= kills:
+            if code == 0 and start >= kills and not switched:
                 return
             if code not in (0, 3, -signal.SIGKILL):
                 break
@@ -146,7 +153,9 @@ def measure(name: str, args: argparse.Namespace, folder: Path) -> tuple[Result, 
     write_clips(folder / "clips.jsonl", args.samples)
     script = Script(args.slots, args.latency, faults=0.0 if clean else args.faults)
     with started(script) as endpoint:
-        pipeline = Pipeline(folder, endpoint, args, 0 if clean else args.kills)
+        pipeline = Pipeline(folder, endpoint, args)
+        if not clean:
+            pipeline.kills, pipeline.switch = args.kills, args.switch
         began = time.perf_counter()
         rows = pipeline.run()
         seconds = time.perf_counter() - began
@@ -189,6 +198,7 @@ def main() -> None:
     add("--samples", type=int, default=10_000, help="clips, with one question each")
     add("--faults", type=float, default=0.1, help="fraction of the requests that fail")
     add("--kills", type=int, default=0, help="of the commands, half of them of each")
+    add("--switch", action="store_true", help="to a batch API in the middle, and back")
     add("--kill-within", type=float, default=5.0, help="seconds after the first request")
     add("--latency", type=float, default=0.05, help="seconds of one request")
     add("--slots", type=int, default=64, help="requests that the endpoint works on at once")

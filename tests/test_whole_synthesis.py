@@ -18,10 +18,11 @@ def run_script(name: str, *args: object) -> str:
     return done.stdout
 
 
-def test_synthesis_with_faults_and_kills_makes_the_rows_of_a_good_day(tmp_path: Path) -> None:
+def test_faults_kills_and_another_engine_leave_the_rows_of_a_good_day(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    args = ["--samples", 300, "--kills", 2, "--kill-within", 2, "--timeout", 5, "--json", figures]
-    assert "the rows are the same" in run_script("try_synthesis", *args)
+    args = ["--samples", 300, "--kills", 2, "--kill-within", 2, "--switch", "--timeout", 5]
+    said = run_script("try_synthesis", *args, "--json", figures)
+    assert "the rows are the same" in said
     clean, faulty = json.loads(figures.read_text())
     assert clean["rows"] == faulty["rows"] > 200 and clean["faults"] == clean["twice"] == 0
     assert clean["came"] == clean["requests"] == faulty["requests"]

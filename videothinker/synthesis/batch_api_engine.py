@@ -11,13 +11,11 @@ import json
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..files import InputError
-from ..journal import Journal
 from .budget import most_spending
 from .engine import EngineError, Request
 from .http_client import HTTPClient, HTTPReply
@@ -53,12 +51,14 @@ class BatchJob:
     ----------
     token : names it before it has an id; a digest of what it holds, and of its number.
     keys : of its requests → longest answer in tokens.
+    model : that is asked; "" in files of earlier versions.
     batch : id that the provider gave it; "" as long as it has none.
     done : all that there is of it is in the store.
     """
 
     token: str
     keys: dict[str, int]
+    model: str = ""
     batch: str = ""
     done: bool = False
 
@@ -80,7 +80,8 @@ def read_jobs(entries: Sequence[Any], name: str = "jobs") -> dict[str, BatchJob]
         try:
             token = str(entry["token"])
             if "keys" in entry:
-                jobs[token] = BatchJob(token, {str(k): int(n) for k, n in entry["keys"].items()})
+                keys = {str(k): int(n) for k, n in entry["keys"].items()}
+                jobs[token] = BatchJob(token, keys, str(entry.get("model", "")))
             jobs[token].batch = str(entry.get("batch", jobs[token].batch))
             jobs[token].done = bool(entry.get("done", jobs[token].done))
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -160,7 +161,7 @@ class BatchAPIEngine(StoredEngine):
             host = self.base_url.partition("://")[2].partition("/")[0].rpartition("@")[2]
             self._secret = api_key(api_key_env, host.partition(":")[0])
             self._client = HTTPClient(self.base_url, self._secret, query)
-            self._journal = Journal(f"{self.store.path}.jobs", owner="another engine")
+            self._journal = self.store.beside(".jobs")
         except BaseException:
             super().close()
             raise
@@ -202,7 +203,8 @@ class BatchAPIEngine(StoredEngine):
         with self._noting:
             pending, self._pending = self._pending, {}
         jobs = read_jobs(self._journal.entries, str(self._journal.path))
-        under_way = [job for job in jobs.values() if not job.done]
+        mine = ("", self.model)  # another engine may share the store, and its jobs' file
+        under_way = [job for job in jobs.values() if not job.done and job.model in mine]
         for job in under_way:
             if not job.batch:
                 job.batch = self._find(job.token)
@@ -262,8 +264,8 @@ class BatchAPIEngine(StoredEngine):
         """Write the intention down, upload the file, create the batch, and write its id down."""
         keys = {key: request.max_tokens for key, request in requests.items()}
         token = hashlib.sha256(json.dumps([number, *keys]).encode()).hexdigest()[:32]
-        job = BatchJob(token, keys)
-        self._journal.append({"token": token, "keys": keys})
+        job = BatchJob(token, keys, self.model)
+        self._journal.append({"token": token, "keys": keys, "model": self.model})
         self.usage.sent += len(keys)
         lines = b"".join(self._line(key, request) for key, request in requests.items())
         file = self._api(_Call("POST", "/files", *_form(lines, f"{token}.jsonl")))
@@ -402,8 +404,6 @@ class BatchAPIEngine(StoredEngine):
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
-        with suppress(OSError):
-            self._journal.close()
         super().close()
 
 
