@@ -120,14 +120,14 @@ class HTTPClient:
         self._proxy = environment_proxy(url.scheme, url.host or "")
         self._root = url.with_user(None)
         self._query = dict(query or {})
+        authorization = f"Bearer {key}"
+        if url.user and key == NO_KEY:
+            authorization = aiohttp.encode_basic_auth(url.user, url.password or "")
         self._headers = {
             "Accept": "application/json",
             "User-Agent": f"videothinker/{_version()}",
-            "Authorization": f"Bearer {key}",
+            "Authorization": authorization,
         }
-        if url.user and key == NO_KEY:
-            auth = aiohttp.BasicAuth(url.user, url.password or "", "utf-8")
-            self._headers["Authorization"] = auth.encode()
         self._session: aiohttp.ClientSession | None = None
 
     async def send(
