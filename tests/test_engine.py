@@ -73,7 +73,8 @@ def test_a_killed_run_goes_on_and_pays_nothing_twice(server: ChatServer, tmp_pat
     assert f"sent {N - len(paid)}" in err
     for question, seen in server.seen.items():  # what was on disk has not been asked again
         assert question.upper() not in paid or seen == before[question]
-    assert sum(server.seen.values()) <= N + 3 * CONCURRENCY  # only what was under way at a kill
+    # twice only what was under way at a kill, or waited for the disk
+    assert sum(server.seen.values()) <= N + 3 * 4 * CONCURRENCY
     assert recorded(cache) == N and CANARY not in cache.read_text()
 
 
