@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from chat_server import CANARY, ChatServer, running
 
 # A runner in the background may ignore SIGINT, and all that the tests start would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -121,6 +122,14 @@ def open_page(browser) -> Iterator[Callable]:
     yield open_file
     for page in pages:
         page.close()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
+    """A chat server whose key is in TOY_KEY."""
+    monkeypatch.setenv("TOY_KEY", CANARY)
+    with running() as chat_server:
+        yield chat_server
 
 
 def ray_cluster(processors: int) -> Iterator[Any]:

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_server import CANARY, ChatServer, requests_of
 from conftest import ray_cluster
 
 from videothinker.journal import read_journal
-from videothinker.synthesis.engine import Answer, Request, chat, read_answers
+from videothinker.synthesis.engine import Answer, Request, read_answers
 from videothinker.synthesis.openai_engine import OpenAIEngine
 from videothinker.synthesis.store import AnswerStore
 
-CANARY = "sk-canary-16180339887"
 KILLS = int(os.environ.get("VT_KILLS", "6"))
 CLIENT = """
 import sys
@@ -38,63 +38,9 @@ with OpenAIEngine(url, "toy", "TOY_KEY", store, pause=0.01, timeout=2, retries=9
 """
 
 
-class Server(ThreadingHTTPServer):
-    """Answers in capitals, after a moment; `trouble` may give a request another status."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-        self.lock = threading.Lock()
-        self.came: Counter[str] = Counter()
-        self.asked_at: dict[str, list[float]] = {}
-        self.trouble: Callable[[str, int], int] = lambda question, seen: 200
-
-    def handle_error(self, *_: Any) -> None:
-        pass  # a client that was killed
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        question = body["messages"][-1]["content"]
-        with self.server.lock:
-            self.server.came[question] += 1
-            self.server.asked_at.setdefault(question, []).append(time.time())
-            status = self.server.trouble(question, self.server.came[question])
-        time.sleep(0.02)
-        choice = {"message": {"content": question.upper()}, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 10, "completion_tokens": 5}
-        reply: Any = {"choices": [choice], "usage": usage}
-        if status != 200:
-            reply = {"error": {"message": f"not now, {self.headers['Authorization']}"}}
-        data = json.dumps(reply).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        if status == 429:
-            self.send_header("Retry-After", "0.01")
-        self.end_headers()
-        self.wfile.write(data)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("TOY_KEY", CANARY)
-    with Server() as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield running
-        running.shutdown()
-
-
-def requests_of(n: int) -> list[Request]:
-    return [Request(chat("s", f"q{i}"), max_tokens=8) for i in range(n)]
+def numbered(n: int) -> list[Request]:
+    """The questions q0, q1 …"""
+    return requests_of(*(f"q{i}" for i in range(n)))
 
 
 def on_disk(store: Path) -> dict[str, Answer]:
@@ -107,14 +53,15 @@ def size(store: Path) -> int:
 
 
 def test_killed_at_random_moments_nothing_is_lost_doubled_or_asked_again(
-    server: Server, tmp_path: Path
+    server: ChatServer, tmp_path: Path
 ) -> None:
     """The server is in trouble, too; what was on disk at a kill never comes to it again."""
+    server.delay = 0.02
     n, store = 150 * KILLS, tmp_path / "store.jsonl"
-    server.trouble = lambda question, seen: (
+    server.fail = lambda question, seen: (
         random.choice([429, 500, 503]) if hash(question) % 10 == 0 and seen == 1 else 200
     )
-    keys = {request.key("toy"): request.messages[-1]["content"] for request in requests_of(n)}
+    keys = {request.key("toy"): request.messages[-1]["content"] for request in numbered(n)}
     command = [sys.executable, "-c", CLIENT, server.url, str(store), str(n)]
     rng = random.Random(0)
     kills = []
@@ -144,7 +91,7 @@ def test_killed_at_random_moments_nothing_is_lost_doubled_or_asked_again(
 
 
 def test_a_canary_key_is_in_no_file_and_no_line(
-    server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    server: ChatServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The server repeats the key in each of its errors; the whole command runs against it."""
     from test_synthesis import star_rows
@@ -153,7 +100,7 @@ def test_a_canary_key_is_in_no_file_and_no_line(
     from videothinker.schema import write_rows
 
     write_rows(tmp_path / "rows.jsonl", star_rows(6))
-    server.trouble = lambda question, seen: 400 if "cup 1" in question else 503 if seen < 2 else 200
+    server.fail = lambda question, seen: 400 if "cup 1" in question else 503 if seen < 2 else 200
     argv = ["synthesize", "--qa", tmp_path / "rows.jsonl", "--out", tmp_path / "out.jsonl"]
     argv += ["--teacher-url", server.url, "--teacher-model", "m", "--api-key-env", "TOY_KEY"]
     with pytest.raises(SystemExit):
@@ -193,12 +140,12 @@ def served_backend(url: str) -> Callable[[], Any]:
 
 
 def test_the_engine_is_changed_in_the_middle_and_nothing_is_paid_twice(
-    cluster: Any, server: Server, tmp_path: Path
+    cluster: Any, server: ChatServer, tmp_path: Path
 ) -> None:
     """A server, then Ray on a local cluster, then the server again."""
     from videothinker.synthesis.ray_engine import ray_engine
 
-    requests, path = requests_of(60), tmp_path / "store.jsonl"
+    requests, path = numbered(60), tmp_path / "store.jsonl"
     options = {"workers": 2, "cpus": 0.5, "batch_size": 5}
     with OpenAIEngine(server.url, "toy", "TOY_KEY", path) as engine:
         assert engine.complete(requests[:20]) == [f"Q{i}" for i in range(20)]
@@ -208,7 +155,7 @@ def test_the_engine_is_changed_in_the_middle_and_nothing_is_paid_twice(
     with OpenAIEngine(server.url, "toy", "TOY_KEY", path) as engine:
         assert engine.complete(requests) == [f"Q{i}" for i in range(60)]
         assert engine.usage.sent == 20
-    assert set(server.came.values()) == {1} and len(on_disk(path)) == 60
+    assert set(server.seen.values()) == {1} and len(on_disk(path)) == 60
 
 
 def test_a_request_that_kills_its_worker_costs_itself_alone(cluster: Any, tmp_path: Path) -> None:
@@ -232,25 +179,25 @@ def test_a_request_that_kills_its_worker_costs_itself_alone(cluster: Any, tmp_pa
 
     options = {"workers": 2, "cpus": 0.5, "batch_size": 4, "max_tries": 2}
     with ray_engine(make, "toy", tmp_path / "s.jsonl", options) as engine:
-        texts = engine.complete(requests_of(20))
+        texts = engine.complete(numbered(20))
         assert texts == [None if i == 7 else f"Q{i}" for i in range(20)]
-        assert "ActorDiedError" in engine.reason(requests_of(8)[7])
+        assert "ActorDiedError" in engine.reason(numbered(8)[7])
     assert len(on_disk(tmp_path / "s.jsonl")) == 19
 
 
 def test_teacher_and_reader_share_a_store_and_old_files_are_read(
-    server: Server, tmp_path: Path
+    server: ChatServer, tmp_path: Path
 ) -> None:
     """Files of earlier versions: one per role, lines without the name of a model."""
-    [request] = requests_of(1)
+    [request] = numbered(1)
     line = {"key": request.key("toy"), "text": "OLD", "reason": "", "prompt_tokens": 3}
     (tmp_path / "a.reader").write_text(json.dumps(line) + "\n")
     with AnswerStore(tmp_path / "a", also=[tmp_path / "a.reader"]) as store:
         with OpenAIEngine(server.url, "toy", "TOY_KEY", store) as first:
-            assert first.complete([request]) == ["OLD"] and not server.came
-            assert first.complete(requests_of(2)) == ["OLD", "Q1"]
+            assert first.complete([request]) == ["OLD"] and not server.seen
+            assert first.complete(numbered(2)) == ["OLD", "Q1"]
         with OpenAIEngine(server.url, "other", "TOY_KEY", store) as second:
-            assert second.complete(requests_of(2)) == ["Q0", "Q1"]
+            assert second.complete(numbered(2)) == ["Q0", "Q1"]
         assert {model: part.replies for model, part in store.spent.items()} == {
             "": 1,
             "toy": 1,
@@ -259,32 +206,33 @@ def test_teacher_and_reader_share_a_store_and_old_files_are_read(
     assert len(read_journal(tmp_path / "a")) == 3
 
 
-def test_connections_are_kept_and_the_limit_adapts(server: Server) -> None:
+def test_what_a_busy_server_refuses_is_sent_again(server: ChatServer) -> None:
     refused = Counter[int]()
+    server.delay = 0.02
 
     def trouble(question: str, seen: int) -> int:
-        status = 429 if threading.active_count() > 12 and seen == 1 else 200
+        status = 429 if server.busy > 12 else 200
         refused[status] += 1
         return status
 
-    server.trouble = trouble
+    server.fail = trouble
     with OpenAIEngine(server.url, "toy", "TOY_KEY", pause=0.01, concurrency=32) as engine:
-        assert None not in engine.complete(requests_of(300))
+        assert None not in engine.complete(numbered(300))
         assert engine._limiter.under_way == 0
         assert engine.usage.sent == 300 + refused[429]
-        assert (engine._limiter.halved > 0) == (refused[429] > 0)
+        assert engine.usage.answered == 300 and engine.errors == []
 
 
-def test_a_silly_error_rate_ends_the_sending(server: Server) -> None:
-    server.trouble = lambda question, seen: 400 if int(question[1:]) % 4 else 200
+def test_a_silly_error_rate_ends_the_sending(server: ChatServer) -> None:
+    server.fail = lambda question, seen: 400 if int(question[1:]) % 4 else 200
     with OpenAIEngine(server.url, "toy", "TOY_KEY", concurrency=4) as engine:
-        texts = engine.complete(requests_of(400))
+        texts = engine.complete(numbered(400))
         assert 20 < sum(text is not None for text in texts) < 40
-        assert len(server.came) <= 100 + 8
+        assert len(server.seen) <= 100 + 8
         stopped = [reason for _, reason in engine.errors if "of the last 100 requests" in reason]
-        assert len(stopped) == 400 - len(server.came)
+        assert len(stopped) == 400 - len(server.seen)
     with OpenAIEngine(server.url, "toy", "TOY_KEY", max_error_rate=1.0) as engine:
-        assert sum(text is not None for text in engine.complete(requests_of(400))) == 100
+        assert sum(text is not None for text in engine.complete(numbered(400))) == 100
 
 
 # The commands

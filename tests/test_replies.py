@@ -228,7 +228,7 @@ STRANGE: dict[str, Any] = {
     "Bad Gateway": (200, {"Content-Type": "text/html"}, b"<html><h1>Bad Gateway</h1>log in</html>"),
     "data:": (200, {"Content-Type": "text/event-stream"}, STREAM),
     "not a chat completion": (200, {}, b"[" * 100_000),
-    "while decompressing": (200, {"Content-Encoding": "gzip"}, b"this is not gzip"),
+    "content-encoding: gzip": (200, {"Content-Encoding": "gzip"}, b"this is not gzip"),
     "status 200: upstream": {"choices": [{"error": {"message": "upstream is gone"}}]},
 }
 
@@ -531,7 +531,7 @@ def test_a_server_that_has_gone_ends_the_sending(server: Server, tmp_path: Path)
         assert len(server.bodies) == 3 + 2 * REFUSALS and "out of memory" in engine.errors[-1][1]
     with OpenAIEngine("http://127.0.0.1:9/v1", "toy", None, retries=0, pause=0) as engine:
         assert engine.complete(ask(*map(str, range(500)))) == [None] * 500
-        assert REFUSALS <= engine.usage.sent <= REFUSALS + 8
+        assert REFUSALS <= engine.usage.sent <= REFUSALS + 32  # that were under way
 
 
 def test_a_reply_that_trickles_is_a_timeout(server: Server) -> None:

@@ -11,13 +11,11 @@ import json
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..files import InputError
-from ..journal import Journal
 from .budget import most_spending
 from .engine import EngineError, Request
 from .http_client import HTTPClient, HTTPReply
@@ -53,12 +51,14 @@ class BatchJob:
     ----------
     token : names it before it has an id; a digest of what it holds, and of its number.
     keys : of its requests → longest answer in tokens.
+    model : that is asked; "" in files of earlier versions.
     batch : id that the provider gave it; "" as long as it has none.
     done : all that there is of it is in the store.
     """
 
     token: str
     keys: dict[str, int]
+    model: str = ""
     batch: str = ""
     done: bool = False
 
@@ -80,7 +80,8 @@ def read_jobs(entries: Sequence[Any], name: str = "jobs") -> dict[str, BatchJob]
         try:
             token = str(entry["token"])
             if "keys" in entry:
-                jobs[token] = BatchJob(token, {str(k): int(n) for k, n in entry["keys"].items()})
+                keys = {str(k): int(n) for k, n in entry["keys"].items()}
+                jobs[token] = BatchJob(token, keys, str(entry.get("model", "")))
             jobs[token].batch = str(entry.get("batch", jobs[token].batch))
             jobs[token].done = bool(entry.get("done", jobs[token].done))
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -88,6 +89,22 @@ def read_jobs(entries: Sequence[Any], name: str = "jobs") -> dict[str, BatchJob]
     return jobs
 
 # %% ../../nbs/3_synthesis/10_batch_api_engine.ipynb #bae-009
+@dataclass(frozen=True)
+class _Call:
+    """One request to the API.
+
+    Parameters
+    ----------
+    method, path : of HTTP; the path is below the base URL.
+    content, kind : the body and its type.
+    """
+
+    method: str
+    path: str
+    content: bytes = b""
+    kind: str = "application/json"
+
+
 WAITS = "waits for the batch"  # reason of a request that was noted, and is not answered yet
 
 
@@ -143,9 +160,8 @@ class BatchAPIEngine(StoredEngine):
                 raise InputError("a batch outlives its process: give the engine a store (a file)")
             host = self.base_url.partition("://")[2].partition("/")[0].rpartition("@")[2]
             self._secret = api_key(api_key_env, host.partition(":")[0])
-            headers = {"Authorization": f"Bearer {self._secret}"}
-            self._client = HTTPClient(self.base_url, headers, query)
-            self._journal = Journal(f"{self.store.path}.jobs", owner="another engine")
+            self._client = HTTPClient(self.base_url, self._secret, query)
+            self._journal = self.store.beside(".jobs")
         except BaseException:
             super().close()
             raise
@@ -153,17 +169,8 @@ class BatchAPIEngine(StoredEngine):
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="batch")
         self._thread.start()
 
-    def complete(self, requests: Sequence[Request]) -> list[str | None]:
-        """One answer per request, in order; None for a failure, or what was noted (`defer`).
-
-        Parameters
-        ----------
-        requests : a batch, of any length; equal ones are submitted once.
-
-        Raises
-        ------
-        EngineError : when the API refuses to work, or an answer cannot be written down.
-        """
+    def _complete(self, requests: Sequence[Request]) -> list[str | None]:
+        """None for what was noted, too (`defer`); EngineError when the API refuses to work."""
         keys = [self.key(request) for request in requests]
         with self._noting:
             for key, request in zip(keys, requests, strict=True):
@@ -196,7 +203,8 @@ class BatchAPIEngine(StoredEngine):
         with self._noting:
             pending, self._pending = self._pending, {}
         jobs = read_jobs(self._journal.entries, str(self._journal.path))
-        under_way = [job for job in jobs.values() if not job.done]
+        mine = ("", self.model)  # another engine may share the store, and its jobs' file
+        under_way = [job for job in jobs.values() if not job.done and job.model in mine]
         for job in under_way:
             if not job.batch:
                 job.batch = self._find(job.token)
@@ -256,18 +264,18 @@ class BatchAPIEngine(StoredEngine):
         """Write the intention down, upload the file, create the batch, and write its id down."""
         keys = {key: request.max_tokens for key, request in requests.items()}
         token = hashlib.sha256(json.dumps([number, *keys]).encode()).hexdigest()[:32]
-        job = BatchJob(token, keys)
-        self._journal.append({"token": token, "keys": keys})
+        job = BatchJob(token, keys, self.model)
+        self._journal.append({"token": token, "keys": keys, "model": self.model})
         self.usage.sent += len(keys)
         lines = b"".join(self._line(key, request) for key, request in requests.items())
-        file = self._api("POST", "/files", *_form(lines, f"{token}.jsonl"))
+        file = self._api(_Call("POST", "/files", *_form(lines, f"{token}.jsonl")))
         asked = {
             "input_file_id": file.get("id"),
             "endpoint": "/v1/chat/completions",
             "completion_window": "24h",
             "metadata": {"videothinker": token},
         }
-        made = self._api("POST", "/batches", json.dumps(asked).encode(), token=token)
+        made = self._api(_Call("POST", "/batches", json.dumps(asked).encode()), token)
         job.batch = str(made["id"])
         self._journal.append({"token": token, "batch": job.batch})
         return job
@@ -276,7 +284,7 @@ class BatchAPIEngine(StoredEngine):
         """The id of a batch that was created with this token; "" if there is none."""
         after = ""
         while True:
-            listed = self._api("GET", f"/batches?limit=100{after}")
+            listed = self._api(_Call("GET", f"/batches?limit=100{after}"))
             batches = listed.get("data") or []
             for batch in batches:
                 if (batch.get("metadata") or {}).get("videothinker") == token:
@@ -295,7 +303,7 @@ class BatchAPIEngine(StoredEngine):
         reasons: dict[str, str] = {}
         for name in ("output_file_id", "error_file_id"):
             if status.get(name):
-                content = self._call("GET", f"/files/{status[name]}/content").content
+                content = self._call(_Call("GET", f"/files/{status[name]}/content")).content
                 for line in content.splitlines():
                     if line.strip():
                         reasons |= self._take(line, job, requests)
@@ -314,7 +322,7 @@ class BatchAPIEngine(StoredEngine):
     def _wait_for(self, job: BatchJob) -> dict[str, Any] | None:
         """The status of a job when it has ended; None when waiting ended first."""
         while True:
-            status = self._api("GET", f"/batches/{job.batch}")
+            status = self._api(_Call("GET", f"/batches/{job.batch}"))
             if status.get("status") in ENDED:
                 return status
             left = float("inf")
@@ -351,36 +359,22 @@ class BatchAPIEngine(StoredEngine):
 
     # The API
 
-    def _api(
-        self,
-        method: str,
-        path: str,
-        content: bytes = b"",
-        kind: str = "application/json",
-        token: str = "",
-    ) -> dict[str, Any]:
+    def _api(self, call: _Call, token: str = "") -> dict[str, Any]:
         """An object of the API; with a token, of the batch that has it, whoever created it."""
-        reply = self._call(method, path, content, kind, token)
-        found = reply.json()
+        found = self._call(call, token).json()
         if not isinstance(found, dict):
-            raise EngineError(f"{method} {path}: no object but {server_words(found)}")
+            raise EngineError(f"{call.method} {call.path}: no object but {server_words(found)}")
         return found
 
-    def _call(
-        self,
-        method: str,
-        path: str,
-        content: bytes = b"",
-        kind: str = "application/json",
-        token: str = "",
-    ) -> HTTPReply:
+    def _call(self, call: _Call, token: str = "") -> HTTPReply:
         """Ask the API, again while it is out of order; EngineError when that is no use."""
         began, attempt = time.monotonic(), 0
         while True:
             try:
-                return self._once(method, path, content, kind)
+                return self._once(call)
             except (StatusError, ReplyError, OSError) as error:
-                line = f"{method} {path.partition('?')[0]}: {error_line(error, self._secret)}"
+                path = call.path.partition("?")[0]
+                line = f"{call.method} {path}: {error_line(error, self._secret)}"
                 asked = asked_seconds(getattr(error, "headers", {}))
                 waited = time.monotonic() - began + asked
                 hopeless = error_kind(error) not in ("passing", "limit", "strange")
@@ -393,9 +387,10 @@ class BatchAPIEngine(StoredEngine):
             if token and (batch := self._find(token)):  # it was created, and the reply was lost
                 return HTTPReply(200, {}, json.dumps({"id": batch}).encode())
 
-    def _once(self, method: str, path: str, content: bytes, kind: str) -> HTTPReply:
+    def _once(self, call: _Call) -> HTTPReply:
         """One request to the API."""
-        sending = asyncio.wait_for(self._client.send(method, path, content, kind), self.timeout)
+        sent = self._client.send(call.method, call.path, call.content, call.kind)
+        sending = asyncio.wait_for(sent, self.timeout)
         self.requests_of_api += 1
         reply = asyncio.run_coroutine_threadsafe(sending, self._loop).result()
         if not 200 <= reply.status < 300:
@@ -409,8 +404,6 @@ class BatchAPIEngine(StoredEngine):
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
-        with suppress(OSError):
-            self._journal.close()
         super().close()
 
 

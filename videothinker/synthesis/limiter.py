@@ -10,10 +10,12 @@ import math
 from collections import deque
 
 # %% auto #0
-__all__ = ['SLOWLY', 'Limiter']
+__all__ = ['SLOWLY', 'OVERLOAD', 'AGAIN', 'Limiter']
 
 # %% ../../nbs/3_synthesis/03_limiter.ipynb #limit-005
-SLOWLY = 60  # rounds until the limit grows by one per round; it is one higher after eleven
+SLOWLY = 20  # rounds until the limit grows by one per round; it is one higher after six
+OVERLOAD = 0.5  # share of signs among the outcomes of about a round
+AGAIN = 3.0  # times as much as the sign before counts one that hits the same request again
 
 
 class Limiter:
@@ -31,14 +33,14 @@ class Limiter:
     halved : how often it was halved.
     """
 
-    def __init__(self, most: int, begin: int = 8) -> None:
+    def __init__(self, most: int, begin: int = 32) -> None:
         self.most = most
         self.limit = float(min(begin, most))
         self.under_way = 0
         self.halved = 0
-        self._well = math.inf  # a limit at which it went well, once one was refused
-        self._refused = 0.0  # that one
+        self._well = math.inf  # up to here it grows quickly
         self._rounds = 0.0  # since it was halved
+        self._signs = 0.0  # share of signs of overload, a moving average
         self._queue: deque[asyncio.Future[None]] = deque()
 
     async def acquire(self, first: bool = False) -> None:
@@ -58,7 +60,7 @@ class Limiter:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self.release()  # the place was given in the same moment
-            else:
+            elif turn in self._queue:
                 self._queue.remove(turn)
             raise
 
@@ -80,38 +82,46 @@ class Limiter:
     def _admit(self) -> None:
         """Let in as many of those that wait as the limit allows."""
         while self._queue and self.under_way < int(self.limit):
-            self.under_way += 1
-            self._queue.popleft().set_result(None)
+            turn = self._queue.popleft()
+            if not turn.done():  # who gave up is about to leave
+                self.under_way += 1
+                turn.set_result(None)
 
     def answered(self) -> None:
         """Count an answer: additive increase, if the limit is made use of."""
+        self._count(0.0)
         if self.under_way < int(self.limit):
             return
         self._rounds += 1 / self.limit
         if self.limit < self._well:
             self.limit = min(self.limit + 1, self._well)
         else:  # so many per round
-            below = (0.97 * self._refused - self.limit) / 3
-            self.limit += min(max(below, self._rounds / SLOWLY), self.limit) / self.limit
+            self.limit += min(self._rounds / SLOWLY, self.limit) / self.limit
         self.limit = min(self.limit, float(self.most))
         self._admit()
 
-    def overloaded(self, halved: int) -> None:
-        """Count a sign of overload: multiplicative decrease, once per round.
+    def failed(self, halved: int, before: int = 0) -> None:
+        """Count a sign of overload; enough of them are one: multiplicative decrease.
 
         Parameters
         ----------
         halved : the attribute, when the request was sent.
+        before : signs that the same request had brought before, one after the other.
         """
         if halved != self.halved:
             return
-        went_well = self._rounds >= 3 or self.halved == 0
-        well = min(self.limit - 1, 0.95 * self.limit)
-        self._well = max(well if went_well else 0.75 * self.limit, 1.0)
-        self._refused = self.limit
+        self._count(AGAIN**before)
+        if self._signs < OVERLOAD:
+            return
+        steady = self._rounds >= 3 or self.halved == 0
+        self._well = max((0.95 if steady else 0.9) * self.limit, 1.0)
         self.limit = max(self.limit / 2, 1.0)
         self.halved += 1
-        self._rounds = 0.0
+        self._rounds = self._signs = 0.0
+
+    def _count(self, signs: float) -> None:
+        """Take an outcome into the average of about a round, at least of sixteen."""
+        self._signs += (signs - self._signs) / max(self.limit, 16.0)
 
     async def __aenter__(self) -> Limiter:
         await self.acquire()

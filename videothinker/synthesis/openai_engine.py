@@ -58,8 +58,11 @@ class _Tries:
     ----------
     answered : requests that the engine had answered when this one began.
     most : tokens of an answer that it asks for at most.
-    faults, waits : attempts that failed, and those that were put off by a limit.
+    faults, waits : attempts that failed, and those that were put off by a limit, one after the
+        other, while nothing was answered.
     waited : seconds spent on the latter.
+    heard : requests that the engine had answered at the last of them.
+    signs : of overload, that the last attempts brought one after the other.
     """
 
     answered: int
@@ -67,6 +70,8 @@ class _Tries:
     faults: int = 0
     waits: int = 0
     waited: float = 0.0
+    heard: int = 0
+    signs: int = 0
 
 
 @dataclass
@@ -140,8 +145,7 @@ class OpenAIEngine(StoredEngine):
         self.patience = patience
         self._check_settings(options.get("extra") or {})
         self._secret = api_key(api_key_env, self.host)
-        headers = {"Authorization": f"Bearer {self._secret}"}
-        self._client = HTTPClient(self.base_url, headers, query)
+        self._client = HTTPClient(self.base_url, self._secret, query)
         super().__init__(model, cache, **options)
         # fields of the body that this server calls otherwise
         self._names = {"max_tokens": "max_completion_tokens"} if self._newer_name else {}
@@ -180,17 +184,7 @@ class OpenAIEngine(StoredEngine):
             if not least <= getattr(self, name) < 1e9:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be at least {least}")
 
-    def complete(self, requests: Sequence[Request]) -> list[str | None]:
-        """One answer per request, in order, from the store where it has one; None for a failure.
-
-        Parameters
-        ----------
-        requests : a batch, of any length; equal ones are sent once.
-
-        Raises
-        ------
-        EngineError : when the engine is closed, or an answer cannot be written down.
-        """
+    def _complete(self, requests: Sequence[Request]) -> list[str | None]:
         with self._open:  # what comes before the end is ended by it
             if self._closed:
                 raise EngineError("this engine is closed")
@@ -252,17 +246,21 @@ class OpenAIEngine(StoredEngine):
 
     async def _until_paid(self, key: str, request: Request) -> _Paid | None:
         """A reply that is not on disk yet; None if there is none to wait for."""
-        tries = _Tries(self.usage.answered, request.max_tokens)
+        answered = self.usage.answered
+        tries = _Tries(answered, request.max_tokens, heard=answered)
         while not self.known(key):  # as the last of a batch it may be
             fitted = self._fitted(request, tries.most)
             most = most_spending(fitted)
             if refused := await self._refused(most):
                 self.fail(key, refused)
                 return None
-            body = self._body(fitted)
+            body, halved = self._body(fitted), self._limiter.halved
             try:
-                return await self._send(key, fitted, body, most, request.max_tokens)
+                paid = await self._send(key, fitted, body, most, request.max_tokens)
+                self._limiter.answered()
+                return paid
             except Exception as error:
+                self._limit(error, tries, halved)
                 pause = self._look_at(error, tries, body)
                 if pause is None:
                     line = error_line(error, self._secret)
@@ -334,20 +332,13 @@ class OpenAIEngine(StoredEngine):
         self._ended.set()
 
     async def _post(self, key: str, request: Request, body: dict[str, Any]) -> Answer:
-        """Send a body, and read the reply; the limiter is told how it went."""
-        halved = self._limiter.halved
+        """Send a body, and read the reply."""
         content = json.dumps(body).encode()
-        try:
-            async with asyncio.timeout(self.timeout):
-                reply = await self._client.send("POST", "/chat/completions", content)
-            if not 200 <= reply.status < 300:
-                raise StatusError(reply.status, reply.headers, reply.json(), reply.location)
-            answer = read_reply(key, request, reply.json(), strip=not self.take_all)
-        except Exception as error:
-            if is_overload(error):
-                self._limiter.overloaded(halved)
-            raise
-        self._limiter.answered()
+        async with asyncio.timeout(self.timeout):
+            reply = await self._client.send("POST", "/chat/completions", content)
+        if not 200 <= reply.status < 300:
+            raise StatusError(reply.status, reply.headers, reply.json(), reply.location)
+        answer = read_reply(key, request, reply.json(), strip=not self.take_all)
         if self.take_all and (problem := eaten_problem(answer)):
             whole = answer.text or answer.partial
             return replace(answer, text=None, partial=whole, reason=problem, model=self.model)
@@ -361,6 +352,14 @@ class OpenAIEngine(StoredEngine):
             raise self.broken(error) from None
         finally:
             self._settle(paid.most)
+
+    def _limit(self, error: Exception, tries: _Tries, halved: int) -> None:
+        """Tell the limiter of a sign of overload; `halved` is how often it had been at sending."""
+        if is_overload(error):
+            self._limiter.failed(halved, tries.signs)
+            tries.signs += 1
+        else:
+            tries.signs = 0
 
     def _look_at(self, error: Exception, tries: _Tries, body: dict[str, Any]) -> float | None:
         """Seconds to wait before the next attempt; None if there should be none."""
@@ -431,7 +430,13 @@ class OpenAIEngine(StoredEngine):
             self._tell(f"does not take {name} and gets on without: this run {instead}", why)
 
     def _queue(self, tries: _Tries, asked: float, line: str) -> float:
-        """The next pause for a server that limits its rate; not counted as a fault."""
+        """The next pause for a server that limits its rate; not counted as a fault.
+
+        Where it answers others, the pause does not grow: the limiter sees to it that it has less
+        to do, and who was unlucky some times running should not be the last for that.
+        """
+        if self.usage.answered > tries.heard:
+            tries.waits, tries.heard = 0, self.usage.answered
         pause = pause_seconds(tries.waits, self.pause, asked)
         tries.waits += 1
         tries.waited += pause

@@ -78,6 +78,7 @@ class AnswerStore:
         self.spent: dict[str, Spending] = {}
         self._answers: dict[str, Answer] = {}
         self._journal: Journal | None = None
+        self._beside: dict[str, Journal] = {}
         self._waiting: list[tuple[Answer, Future[None]]] = []
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -120,6 +121,25 @@ class AnswerStore:
         key : of the request.
         """
         return key in self._old
+
+    def beside(self, suffix: str) -> Journal:
+        """A journal beside the file, for what engines note of their own; all of them share it.
+
+        Parameters
+        ----------
+        suffix : of its name.
+
+        Raises
+        ------
+        EngineError : the store is closed, or has no file.
+        InputError : when another process has it open.
+        """
+        with self._changed:
+            if self._closed or self.path is None:
+                raise EngineError(f"{self.path or 'a store without a file'} has nothing beside it")
+            if suffix not in self._beside:
+                self._beside[suffix] = Journal(f"{self.path}{suffix}", owner="another engine")
+            return self._beside[suffix]
 
     def put(self, answer: Answer) -> Future[None]:
         """Write an answer down.
@@ -185,9 +205,10 @@ class AnswerStore:
             self._changed.notify_all()
         if self._thread:
             self._thread.join()
-        if self._journal:
+        for journal in (self._journal, *self._beside.values()):
             with suppress(OSError):  # a full disk has been told of
-                self._journal.close()
+                if journal:
+                    journal.close()
 
     def __enter__(self) -> AnswerStore:
         return self

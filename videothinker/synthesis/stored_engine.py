@@ -305,6 +305,10 @@ class StoredEngine:
         ------
         EngineError : when the engine is closed, or an answer cannot be written down.
         """
+        return self._complete(requests)
+
+    def _complete(self, requests: Sequence[Request]) -> list[str | None]:
+        """What `complete` promises, in the way of an engine."""
         raise NotImplementedError
 
     def ask(self, request: Request) -> Answer:
@@ -485,17 +489,7 @@ class BatchEngine(StoredEngine):
         self._thread = threading.Thread(target=self._work, daemon=True, name="engine")
         self._thread.start()
 
-    def complete(self, requests: Sequence[Request]) -> list[str | None]:
-        """One answer per request, in order, from the store where it has one; None for a failure.
-
-        Parameters
-        ----------
-        requests : a batch, of any length; equal ones are asked once.
-
-        Raises
-        ------
-        EngineError : when the engine is closed, or an answer cannot be written down.
-        """
+    def _complete(self, requests: Sequence[Request]) -> list[str | None]:
         from tqdm.auto import tqdm
 
         promises = [self._want(request) for request in requests]

@@ -1,0 +1,241 @@
+"""Let `synthesize` and `curate` make samples with an endpoint that fails, and compare the rows.
+
+    python scripts/try_synthesis.py [--samples 10000] [--faults 0.1] [--kills 0] [--switch]
+        [--latency 0.05] [--slots 64] [--timeout 10] [--random 0] [--folder FOLDER] [--json FILE]
+
+Toy clips get a question, a trace and a reading each, from an endpoint that writes them by rule
+(`chat_endpoint.py`); one trace in ten is of no use and has to be written again. The whole is done
+twice: with an endpoint without faults, and with one where something goes wrong with that fraction
+of the requests. There the commands are started again until nothing is missing, and before that
+they are killed (SIGKILL) at random moments, as often as `--kills` says. With `--switch` a batch API
+then answers a third of what there is to ask, and after that the chat API goes on.
+
+The rows must be the same in the end, byte for byte. No request that was answered may come again,
+unless it was under way at a kill; and none that was in the store then. Exit 1 if that is not so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chat_endpoint import Running, Script, started
+
+COMMAND = "import sys; from videothinker.commands.main import main; main(sys.argv[1:])"
+MARK = re.compile(r"[0-9a-f]{12}")  # in every answer of the endpoint, `chat_endpoint.mark_of`
+MOST_STARTS = 30  # of one command, kills not counted
+
+
+@dataclass
+class Pipeline:
+    """Both commands on one folder, started again until nothing is missing.
+
+    Parameters
+    ----------
+    folder : where the rows are written; `clips.jsonl` is there already.
+    endpoint : that answers.
+    args : of this script.
+    kills : of both commands.
+    switch : one start of each asks a batch API.
+    starts : of commands.
+    known : marks that were in a store at a kill, with the moment of it.
+    """
+
+    folder: Path
+    endpoint: Running
+    args: argparse.Namespace
+    kills: int = 0
+    switch: bool = False
+    starts: int = 0
+    known: list[tuple[float, set[str]]] = field(default_factory=list)
+
+    def run(self) -> list[str]:
+        """Make the rows; the lines of the curated file."""
+        rows, kept = self.folder / "rows.jsonl", self.folder / "kept.jsonl"
+        half = self.kills // 2
+        self.finish(["synthesize", "--captions", self.folder / "clips.jsonl", "--out", rows], half)
+        reader = ["--reader-url", self.endpoint.url, "--reader-model", "reader"]
+        self.finish(["curate", "--data", rows, "--out", kept, *reader], self.kills - half)
+        return kept.read_text().splitlines()
+
+    def finish(self, command: list[Any], kills: int) -> None:
+        """Start a command until it has nothing left to do; the first starts are killed."""
+        command += ["--teacher-url", self.endpoint.url, "--teacher-model", "teacher"]
+        command += ["--api-key-env", "", "--concurrency", self.args.slots]
+        command += ["--timeout", self.args.timeout]
+        for start in range(MOST_STARTS + kills):
+            again = ["--ask-again"] if start else []
+            switched = self.switch and start == kills
+            if switched:
+                room = len(self.stored()) + self.args.samples // 3
+                again += ["--engine", "batch", "--poll", 0.1, "--budget-requests", room]
+            wait = self.rng.uniform(0, self.args.kill_within) if start < kills else None
+            code, said = self.start([*command, *again], wait)
+            if code == 0 and start >= kills and not switched:
+                return
+            if code not in (0, 3, -signal.SIGKILL):
+                break
+        sys.exit(f"{command[0]} ended with {code}:\n{said}")
+
+    def start(self, command: list[Any], wait: float | None) -> tuple[int, str]:
+        """Run a command once, or kill it so many seconds after it began to ask."""
+        self.starts += 1
+        before = self.endpoint.counts()["came"]
+        with (
+            tempfile.TemporaryFile("w+") as said,
+            subprocess.Popen(
+                [sys.executable, "-c", COMMAND, *map(str, command)], stdout=said, stderr=said
+            ) as process,
+        ):
+            if wait is not None:
+                while process.poll() is None and self.endpoint.counts()["came"] == before:
+                    time.sleep(0.05)
+                try:
+                    process.wait(wait)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+                    self.known.append((time.time(), self.stored()))
+            code = process.wait()
+            said.seek(0)
+            return code, said.read()[-4000:]
+
+    def stored(self) -> set[str]:
+        """The marks of all requests whose answer is in a store."""
+        marks: set[str] = set()
+        for path in self.folder.glob("*.answers"):
+            for line in path.read_text().splitlines(keepends=True):
+                text = json.loads(line).get("text") if line.endswith("\n") else None
+                marks.update(MARK.findall(text or "")[-1:])
+        return marks
+
+    def asked_again(self) -> int:
+        """Requests that came after their answer had been in a store at a kill."""
+        last: dict[str, float] = self.endpoint.get("last")
+        return sum(last.get(mark, 0) > moment for moment, marks in self.known for mark in marks)
+
+    @property
+    def rng(self) -> random.Random:
+        """Of the moments of kills; another one for each start."""
+        return random.Random(f"{self.args.random} {self.starts}")
+
+
+@dataclass
+class Result:
+    """How one run of the whole went."""
+
+    run: str
+    rows: int
+    seconds: float
+    starts: int
+    kills: int
+    requests: int
+    came: int
+    faults: int
+    twice: int
+    asked_again: int
+
+
+def measure(name: str, args: argparse.Namespace, folder: Path) -> tuple[Result, list[str]]:
+    """Run both commands with a new endpoint; what was counted, and the rows."""
+    clean = name == "without faults"
+    folder.mkdir()
+    write_clips(folder / "clips.jsonl", args.samples)
+    script = Script(args.slots, args.latency, faults=0.0 if clean else args.faults)
+    with started(script) as endpoint:
+        pipeline = Pipeline(folder, endpoint, args)
+        if not clean:
+            pipeline.kills, pipeline.switch = args.kills, args.switch
+        began = time.perf_counter()
+        rows = pipeline.run()
+        seconds = time.perf_counter() - began
+        counts = endpoint.counts()
+        result = Result(
+            name,
+            len(rows),
+            seconds,
+            pipeline.starts,
+            len(pipeline.known),
+            counts["requests"],
+            counts["came"],
+            counts["came"] - counts["answered"],
+            counts["twice"],
+            pipeline.asked_again(),
+        )
+    return result, rows
+
+
+def write_clips(path: Path, n: int) -> None:
+    """Captioned clips of the toy world; no video is needed."""
+    from videothinker.json_files import dumps
+    from videothinker.schema import Clip
+    from videothinker.toy.world import draw_scene
+
+    with path.open("w") as file:
+        for i in range(n):
+            scene = draw_scene(f"train-{i:05d}", 0)
+            duration = float(scene.duration)
+            clip = Clip(scene.id, f"{scene.id}.mp4", duration, "train", scene.segments)
+            file.write(dumps(clip.to_row()) + "\n")
+
+
+def main() -> None:
+    """Run it without faults and with them, and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    add = parser.add_argument
+    add("--samples", type=int, default=10_000, help="clips, with one question each")
+    add("--faults", type=float, default=0.1, help="fraction of the requests that fail")
+    add("--kills", type=int, default=0, help="of the commands, half of them of each")
+    add("--switch", action="store_true", help="to a batch API in the middle, and back")
+    add("--kill-within", type=float, default=5.0, help="seconds after the first request")
+    add("--latency", type=float, default=0.05, help="seconds of one request")
+    add("--slots", type=int, default=64, help="requests that the endpoint works on at once")
+    add("--timeout", type=float, default=10.0, help="of the commands, in seconds")
+    add("--random", type=int, default=0, help="seed of the moments of kills")
+    add("--folder", type=Path, help="kept; must not exist (default: temporary)")
+    add("--json", help="file for the figures")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary) / "run"
+        folder.mkdir(parents=True)
+        print(
+            "| run | rows | seconds | starts | killed | requests | came | failed | twice | again |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+        results, rows = [], []
+        for name in ("without faults", "with faults"):
+            result, lines = measure(name, args, folder / name.split()[0])
+            results.append(result)
+            rows.append(lines)
+            print(
+                f"| {name} | {result.rows} | {result.seconds:.0f} | {result.starts} | "
+                f"{result.kills} | {result.requests} | {result.came} | {result.faults} | "
+                f"{result.twice} | {result.asked_again} |",
+                flush=True,
+            )
+    same = rows[0] == rows[1]
+    print("the rows are the same" if same else "the rows are NOT the same")
+    if args.json:
+        Path(args.json).write_text(json.dumps([asdict(result) for result in results], indent=1))
+    paid_twice = results[1].twice > args.slots * results[1].kills
+    if not same or paid_twice or any(result.asked_again for result in results):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    from videothinker.commands.main import reader_may_leave
+
+    with reader_may_leave():
+        main()
