@@ -15,14 +15,18 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from videothinker.evaluation.evidence_controls import evidence_controls
+from videothinker.evaluation.reply_reading import read_reply
 from videothinker.files import InputError
 from videothinker.json_files import write_json
 from videothinker.parallel import ordered_map
+from videothinker.schema import Sample
 from videothinker.synthesis.judging import EngineReader, ReaderError, judge
+from videothinker.synthesis.synthesize import split_trace
 from videothinker.toy.hindsight_trial import Trial, detection_table, detections, make_trials
 from videothinker.toy.teacher import SymbolicReader
 
@@ -76,21 +80,38 @@ def judge_all(trials: list[Trial], reader: Any, workers: int) -> list[str]:
         return [outcome for _, outcome in tqdm(outcomes, "judge", len(trials))]
 
 
+def in_any_wording(reply: str, sample: Sample) -> str | None:
+    """The letter that a reply names, with the answer tag or without."""
+    return read_reply(reply, sample.option_lines).letter
+
+
+def correct_rows(trials: list[Trial], n: int) -> list[Sample]:
+    """The rows of the first trials whose trace is correct, with the trace."""
+    correct = [trial for trial in trials if not trial.kind][:n]
+    return [replace(t.sample, process=split_trace(t.text, t.sample.solution)) for t in correct]
+
+
 def main() -> int:
     args = parsed()
     args.out.mkdir(parents=True, exist_ok=True)
     engine = open_engine(args)
-    reader: Any = EngineReader(engine, max_tokens=args.max_tokens) if engine else SymbolicReader()
+    reader: Any = SymbolicReader()
+    if engine:
+        read = in_any_wording if args.any_wording else None
+        reader = EngineReader(engine, max_tokens=args.max_tokens, read=read)
     workers = getattr(engine, "concurrency", 1)
     trials = make_trials(args.traces, args.seed)
     try:
         found = detections(trials, judge_all(trials, reader, workers))
+        controls = evidence_controls(correct_rows(trials, args.controls), reader, workers)
     finally:
         if engine:
             engine.close()
-    print(detection_table(found))
-    name = args.reader_model or "symbolic"
-    write_json(args.out / f"{name}.json", {"kinds": [asdict(d) for d in found]})
+    print(detection_table(found), controls._repr_markdown_(), sep="\n\n")
+    name = (args.reader_model or "symbolic") + "-any" * args.any_wording
+    result = {"traces": args.traces, "seed": args.seed, "any_wording": args.any_wording}
+    result |= {"kinds": [asdict(d) for d in found], "controls": controls.to_dict()}
+    write_json(args.out / f"{name}.json", result)
     return 0
 
 
