@@ -144,7 +144,7 @@ def test_every_library_that_is_imported_is_required() -> None:
         *(requirement_names(key) for key in SETTINGS if key.endswith("requirements"))
     )
     named = {"PIL": "pillow", "yaml": "pyyaml", "decord": "decord2"}
-    brought = {"tokenizers", "traitlets", "torchcodec"}  # by transformers, anywidget; the user
+    brought = {"tokenizers", "traitlets", "yarl", "torchcodec"}  # by other libraries; the user
     own = {"videothinker", *sys.stdlib_module_names}
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
