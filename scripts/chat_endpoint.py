@@ -29,6 +29,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from videothinker.synthesis.engine import Request
+
 # What can go wrong with a reply, each as often as the others. `hang`: none comes. `drop`: the
 # connection ends before it. `torn`: and in the middle of it. `length`: the answer was cut off.
 FAULTS = ("429", "500", "503", "hang", "drop", "torn", "length", "null", "garbage")
@@ -56,13 +58,19 @@ class Script:
 
 
 def mark_of(body: dict[str, Any]) -> str:
-    """What stands for a request: a digest of its messages and of the attempt that its seed is of.
+    """What an answer is made of: a digest of the messages, and of the attempt that the seed is of.
 
     The seeds of `EngineTeacher` that only differ in their last three digits are tries of one
     attempt: a reply that never arrived is asked for again with the next of them.
     """
     content = [body["messages"], (body.get("seed") or 0) // 1000]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def key_of(body: dict[str, Any]) -> str:
+    """The key of a request in a store of ours, if its prompt has no version of its own."""
+    fields = ("messages", "temperature", "max_tokens", "seed")
+    return Request(**{name: body.get(name) for name in fields}).key(body.get("model", ""))
 
 
 def say(body: dict[str, Any], mark: str) -> str:
@@ -135,8 +143,8 @@ class Endpoint:
         self.slots = asyncio.Semaphore(script.slots)
         self.counts: Counter[str] = Counter()
         self.came: Counter[str] = Counter()  # requests by their marks
-        self.answered: Counter[str] = Counter()
-        self.last: dict[str, float] = {}  # when one came the last time
+        self.answered: Counter[str] = Counter()  # by their keys
+        self.last: dict[str, float] = {}  # when one came the last time, by its key
         self.files: list[bytes] = []
         self.batches: list[dict[str, Any]] = []
         self.tasks: set[asyncio.Task[None]] = set()
@@ -162,14 +170,14 @@ class Endpoint:
         self.write(transport, fault, say(body, mark))
         if not fault and not transport.is_closing():
             self.counts["answered"] += 1
-            self.answered[mark] += 1
+            self.answered[key_of(body)] += 1
 
     def take(self, body: dict[str, Any]) -> tuple[str, str]:
         """Count a request that came; its mark, and what goes wrong with it."""
         mark = mark_of(body)
         fault = self.fault(mark)
         self.came[mark] += 1
-        self.last[mark] = time.time()
+        self.last[key_of(body)] = time.time()
         self.counts["came"] += 1
         self.counts[fault] += bool(fault)
         return mark, fault
@@ -200,7 +208,7 @@ class Endpoint:
         response = {"status_code": 500, "body": {"error": {"message": "not now"}}}
         if not fault:
             self.counts["answered"] += 1
-            self.answered[mark] += 1
+            self.answered[key_of(asked["body"])] += 1
             body = json.loads(completion(say(asked["body"], mark)))
             response = {"status_code": 200, "body": body}
         return json.dumps({"custom_id": asked["custom_id"], "response": response}).encode() + b"\n"
@@ -228,7 +236,7 @@ class Endpoint:
             transport.write(http("200 OK", completion(text)))
 
     def report(self, path: str) -> Any:
-        """What is asked for by GET: `/counts`, or `/last`, when each mark came the last time."""
+        """What is asked for by GET: `/counts`, or `/last`, when each key came the last time."""
         if path == "/last":
             return self.last
         twice = sum(n - 1 for n in self.answered.values() if n > 1)

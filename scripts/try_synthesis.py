@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -32,7 +31,6 @@ from typing import Any
 from chat_endpoint import Running, Script, started
 
 COMMAND = "import sys; from videothinker.commands.main import main; main(sys.argv[1:])"
-MARK = re.compile(r"[0-9a-f]{12}")  # in every answer of the endpoint, `chat_endpoint.mark_of`
 MOST_STARTS = 30  # of one command, kills not counted
 
 
@@ -48,7 +46,7 @@ class Pipeline:
     kills : of both commands.
     switch : one start of each asks a batch API.
     starts : of commands.
-    known : marks that were in a store at a kill, with the moment of it.
+    known : keys whose answer was in a store at a kill, with the moment of it.
     """
 
     folder: Path
@@ -83,7 +81,8 @@ class Pipeline:
             code, said = self.start([*command, *again], wait)
             if code == 0 and start >= kills and not switched:
                 return
-            if code not in (0, 3, -signal.SIGKILL):
+            # a batch whose budget went into questions has made no row yet
+            if code not in (0, 3, -signal.SIGKILL) and not (switched and code == 2):
                 break
         sys.exit(f"{command[0]} ended with {code}:\n{said}")
 
@@ -111,18 +110,21 @@ class Pipeline:
             return code, said.read()[-4000:]
 
     def stored(self) -> set[str]:
-        """The marks of all requests whose answer is in a store."""
-        marks: set[str] = set()
+        """The keys of all requests whose answer is in a store."""
+        keys: set[str] = set()
         for path in self.folder.glob("*.answers"):
             for line in path.read_text().splitlines(keepends=True):
-                text = json.loads(line).get("text") if line.endswith("\n") else None
-                marks.update(MARK.findall(text or "")[-1:])
-        return marks
+                entry = json.loads(line) if line.endswith("\n") else {}
+                if entry.get("text") is not None:
+                    keys.add(entry["key"])
+        return keys
 
     def asked_again(self) -> int:
         """Requests that came after their answer had been in a store at a kill."""
         last: dict[str, float] = self.endpoint.get("last")
-        return sum(last.get(mark, 0) > moment for moment, marks in self.known for mark in marks)
+        if unknown := [key for _, keys in self.known for key in keys if key not in last]:
+            sys.exit(f"the endpoint reckons other keys than the store: {unknown[0]} never came")
+        return len({key for moment, keys in self.known for key in keys if last[key] > moment})
 
     @property
     def rng(self) -> random.Random:

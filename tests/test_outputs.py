@@ -106,10 +106,10 @@ def test_a_full_disk_in_the_middle_ends_the_sending(
     write_rows(folder / "many.jsonl", star_rows(40))
     append: Callable[..., None] = Journal.append
 
-    def fill(journal: Journal, *entries: Any) -> None:
+    def fill(journal: Journal, *entries: Any, **options: Any) -> None:
         if len(journal.entries) >= 5:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        append(journal, *entries)
+        append(journal, *entries, **options)
 
     monkeypatch.setattr(Journal, "append", fill)
     server.reply = good_trace

@@ -396,7 +396,7 @@ def test_images_that_a_server_refuses_name_their_flag(
             return good_trace(system, user)
         return "a hand reaches for it" if len(user) <= 3 else 400
 
-    rows = star_rows(30)
+    rows = star_rows(150)
     for row in rows:
         row.segments = [Segment(0.0, 4.0)]
     write_rows(folder / "uncaptioned.jsonl", rows)
@@ -405,7 +405,7 @@ def test_images_that_a_server_refuses_name_their_flag(
     argv = ["synthesize", "--qa", folder / "uncaptioned.jsonl", "--videos", folder]
     argv += ["--out", folder / "out.jsonl", "--teacher-url", server.url, "--teacher-model", "m"]
     code, text = run(*argv)
-    assert code == 2 and len(server.bodies) < 30  # all are refused: it ends before the last
+    assert code == 2 and len(server.bodies) < 150  # all are refused: it ends before the last
     one_line(text, "synthesize", "HTTP 400", "image_url", "--frames")
     assert run(*argv, "--frames", 2)[0] == 0
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,17 @@ def open_history(out: str, accounts: Any, is_trial: bool = False) -> Iterator[An
     with History(None if is_trial else history_path(out)) as history:
         try:
             yield history
-        finally:
-            if accounts is not None:
-                history.extend(paid_events(accounts.store, accounts.budget.prices))
+        except BaseException:
+            with suppress(OSError):  # a full disk, say: of which the error itself tells
+                _tell_paid(history, accounts)
+            raise
+        _tell_paid(history, accounts)
+
+
+def _tell_paid(history: Any, accounts: Any) -> None:
+    """Note what was paid so far."""
+    if accounts is not None:
+        history.extend(paid_events(accounts.store, accounts.budget.prices))
 
 
 def paid_events(store: Any, prices: Any) -> list[dict[str, Any]]:

@@ -241,12 +241,12 @@ def _how_made(record: dict[str, Any]) -> str:
     writers = ", ".join(f"{name} ({n:,})" for name, n in made["teachers"].items())
     readers = ", ".join(made["readers"])
     if writers:
-        parts.append(f"Written by {writers}. ")
+        parts.append(f"Written by {writers}.\n")
     if readers:
         parts.append(
-            f"Each trace was judged in hindsight by {readers}, from its times and captions alone. "
+            f"Each trace was judged in hindsight by {readers}, from its times and captions alone.\n"
         )
-    parts += ["\n\n", _source_table(record), _acceptance_table(made["sources"]), "\n"]
+    parts += ["\n", _source_table(record), _acceptance_table(made["sources"]), "\n"]
     parts += [f"- {line}\n" for line in _check_lines(made)]
     parts += [f"\n![{p['title']}]({p['file']})\n" for p in record.get("pictures", ())]
     parts.append(_paid_table(made["paid"]))

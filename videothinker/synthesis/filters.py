@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ from .synthesize import Failure
 from ..trace import extract_answer
 
 # %% auto #0
-__all__ = ['FILTERS', 'LONGER', 'FEWEST_WORDS', 'ECHO', 'SCRIPTS', 'LEAST_SHARE', 'NEAR', 'LookAt', 'Filtered', 'options_reason',
-           'scripts_of', 'script_share', 'language_reason', 'BlindReader', 'duplicate_reasons', 'looker',
-           'frames_reason', 'QuestionFilter']
+__all__ = ['FILTERS', 'LONGER', 'FEWEST_WORDS', 'ECHO', 'SCRIPTS', 'LEAST_SHARE', 'NEAR', 'Earlier', 'LookAt', 'Filtered',
+           'options_reason', 'scripts_of', 'script_share', 'language_reason', 'BlindReader', 'duplicate_reason',
+           'looker', 'frames_reason', 'QuestionFilter']
 
 # %% ../../nbs/3_synthesis/24_filters.ipynb #flt-005
 FILTERS = ("frames", "duplicate", "options", "language", "blind")
@@ -248,24 +249,24 @@ def _moved(letters: Sequence[str], places: int) -> list[str]:
 NEAR = 0.8  # Jaccard similarity of the shingles
 
 
-def duplicate_reasons(samples: Sequence[Sample], near: float = NEAR) -> list[str]:
-    """For each question why it repeats an earlier one about the same video, "" if it does not.
+Earlier = dict[tuple[str, str], list[Sample]]  # video → the questions about it so far
+
+
+def duplicate_reason(sample: Sample, earlier: Earlier, near: float = NEAR) -> str:
+    """Why a question repeats an earlier one about the same video; "" if it does not.
 
     Parameters
     ----------
-    samples : in the order in which they count.
+    sample : the question.
+    earlier : the questions so far, to which it is added if it repeats none.
     near : the least similarity of two questions that are one, if their answer is the same.
     """
-    earlier: dict[tuple[str, str], list[Sample]] = {}  # video → questions that stay
-    reasons = []
-    for sample in samples:
-        questions = earlier.setdefault(source_video(sample), [])
-        found = (_same_question(sample, other, near) for other in questions)
-        reason = next((why for why in found if why), "")
-        if not reason:
-            questions.append(sample)
-        reasons.append(reason)
-    return reasons
+    questions = earlier.setdefault(source_video(sample), [])
+    for other in questions:
+        if reason := _same_question(sample, other, near):
+            return reason
+    questions.append(sample)
+    return ""
 
 
 def _same_question(sample: Sample, other: Sample, near: float) -> str:
@@ -347,24 +348,17 @@ class QuestionFilter:
     filtered: list[Filtered] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Sample]:
-        """The questions that stay.
+    def __call__(self, samples: Iterable[Sample]) -> Iterator[Sample]:
+        """The questions that stay, as they come.
 
         Parameters
         ----------
         samples : all questions, in order.
         """
-        kept = list(samples)
-        if "duplicate" not in self.off:
-            kept = self._without("duplicate", kept, duplicate_reasons(kept))
-        if "options" not in self.off:
-            kept = self._without("options", kept, map(options_reason, kept))
-        if "language" not in self.off and self.scripts:
-            reasons = [language_reason(sample, self.scripts) for sample in kept]
-            kept = self._without("language", kept, reasons)
-        if "blind" not in self.off and self.blind:
-            kept = self._not_blind(kept, self.blind)
-        return kept
+        worth_asking = self._worth_asking(samples)
+        if "blind" in self.off or self.blind is None:
+            return worth_asking
+        return self._not_blind(worth_asking, self.blind)
 
     def long_enough(self, sources: Sequence[Any]) -> list[Any]:
         """The clips and rows whose videos have enough frames, as far as they can be looked at.
@@ -380,8 +374,8 @@ class QuestionFilter:
         workers = self.workers
         with closing(ordered_map(self.look, sources, workers, 8 * workers)) as looks:
             bar = tqdm(looks, "looking at the videos", len(sources), disable=len(sources) < 20)
-            reasons = [frames_reason(look, self.min_frames) for _, look in bar]
-        return self._without("frames", sources, reasons)
+            seen = [(source, frames_reason(look, self.min_frames)) for source, look in bar]
+        return [source for source, reason in seen if self._stays(source, "frames", reason)]
 
     def counts(self) -> dict[str, int]:
         """How many each filter left out, in the order of `FILTERS`; those with none are not in."""
@@ -393,27 +387,34 @@ class QuestionFilter:
         self.filtered.clear()
         self.failed.clear()
 
-    def _without(self, name: str, sources: Sequence[Any], reasons: Iterable[str]) -> list[Any]:
-        """Those without a reason; the others are remembered."""
-        kept = []
-        for source, reason in zip(sources, reasons, strict=True):
-            if reason:
-                self.filtered.append(Filtered(source, name, reason))
-            else:
-                kept.append(source)
-        return kept
+    def _worth_asking(self, samples: Iterable[Sample]) -> Iterator[Sample]:
+        """The questions with whose words nothing is wrong."""
+        filters: dict[str, Callable[[Sample], str]] = {
+            "duplicate": partial(duplicate_reason, earlier={}),
+            "options": options_reason,
+        }
+        if self.scripts:
+            filters["language"] = partial(language_reason, scripts=self.scripts)
+        active = {name: of for name, of in filters.items() if name not in self.off}
+        for sample in samples:
+            found = ((name, of(sample)) for name, of in active.items())
+            name, reason = next(((n, why) for n, why in found if why), ("", ""))
+            if self._stays(sample, name, reason):
+                yield sample
 
-    def _not_blind(self, samples: list[Sample], blind: BlindReader) -> list[Sample]:
+    def _not_blind(self, samples: Iterator[Sample], blind: BlindReader) -> Iterator[Sample]:
         """The questions that need their video."""
-        asked, reasons = [], []
         workers = self.workers
-        with closing(
-            ordered_map(blind.reason, samples, workers, 8 * workers, (ReaderError,))
-        ) as results:
+        asked = ordered_map(blind.reason, samples, workers, 2 * workers, (ReaderError,))
+        with closing(asked) as results:
             for sample, reason in results:
                 if isinstance(reason, ReaderError):
                     self.failed.append(Failure(sample, str(reason)))
-                else:
-                    asked.append(sample)
-                    reasons.append(reason)
-        return self._without("blind", asked, reasons)
+                elif self._stays(sample, "blind", reason):
+                    yield sample
+
+    def _stays(self, source: Clip | Sample, name: str, reason: str) -> bool:
+        """Return True if there is no reason to leave it out; else remember it."""
+        if reason:
+            self.filtered.append(Filtered(source, name, reason))
+        return not reason

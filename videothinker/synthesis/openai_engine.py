@@ -204,8 +204,17 @@ class OpenAIEngine(StoredEngine):
 
         if len(requests) > REFUSALS + int(self._limiter.limit):
             self._last = requests[-1]
+        tasks: list[asyncio.Task[str | None]] = []
+        try:
+            for request in requests:
+                tasks.append(asyncio.ensure_future(self._answer(request)))
+                if len(tasks) % 64 == 0:
+                    await asyncio.sleep(0)  # these are sent while the next are prepared
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()
+            raise
         # gather, which keeps the order of the requests and cancels them all when it is cancelled
-        tasks = [asyncio.ensure_future(self._answer(request)) for request in requests]
         with tqdm(total=len(tasks), desc=self.model, disable=not self.progress) as bar:
 
             def show(_: Any) -> None:

@@ -5,10 +5,10 @@
 # %% ../../nbs/3_synthesis/15_synthesize.ipynb #ssynthesis-synthesize-002
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from ..files import UserError
 from ..parallel import ordered_map
@@ -16,7 +16,7 @@ from ..schema import Clip, Sample, Segment, sample_id
 from .prompt_templates import prompts_used
 
 # %% auto #0
-__all__ = ['Item', 'Rejection', 'Teacher', 'Proposal', 'Proposer', 'TeacherError', 'new_sample', 'split_trace', 'whole_trace',
+__all__ = ['Rejection', 'Teacher', 'Proposal', 'Proposer', 'TeacherError', 'new_sample', 'split_trace', 'whole_trace',
            'new_question', 'complete_row', 'make_row', 'Failure', 'synthesize']
 
 # %% ../../nbs/3_synthesis/15_synthesize.ipynb #ssyn-041
@@ -255,9 +255,6 @@ class Failure:
         return {"id": self.name, "reason": self.reason, kind: self.source.to_row()}
 
 # %% ../../nbs/3_synthesis/15_synthesize.ipynb #ssyn-031
-Item = TypeVar("Item", Sample, tuple[Clip, int])
-
-
 def synthesize(
     clips: Iterable[Clip],
     qa_rows: Iterable[Sample],
@@ -267,7 +264,7 @@ def synthesize(
     workers: int = 1,
     failed: list[Failure] | None = None,
     progress: bool = True,
-    keep: Callable[[list[Sample]], Sequence[Sample]] | None = None,
+    keep: Callable[[Iterator[Sample]], Iterator[Sample]] | None = None,
 ) -> list[Sample]:
     """Rows with segments, captions and a first trace.
 
@@ -278,15 +275,22 @@ def synthesize(
     qa_rows : question-labelled rows; those without times or captions get them.
     teacher : writes questions, segments, captions and traces.
     seed : number of the first question of a clip.
-    workers : teacher calls under way at the same time.
+    workers : questions, and traces, under way at the same time.
     failed : collects what could not be made; without it the first failure raises.
     progress : show a progress bar.
-    keep : the questions that go on to captions and traces, of all; None for all.
+    keep : hands on the questions that are worth captions and a trace; None for all.
 
     Raises
     ------
     TeacherError : when the teacher fails and `failed` is not given.
     """
+    from tqdm import tqdm
+
+    jobs = [(clip, seed + k) for clip in clips for k in range(questions_per_clip)]
+    own = list(qa_rows)
+    caught = () if failed is None else (TeacherError,)
+    stop = getattr(teacher, "stop", None)
+    status = getattr(teacher, "status", str)
 
     def write(job: tuple[Clip, int]) -> Sample:
         clip, number = job
@@ -295,42 +299,33 @@ def synthesize(
     def complete(sample: Sample) -> Sample:
         return complete_row(sample, teacher)
 
-    def each(title: str, run: Callable[[Item], Sample], items: Sequence[Item]) -> list[Sample]:
-        made = []
-        for item, row in _each(title, run, items, teacher, workers, failed is not None, progress):
-            if isinstance(row, Sample):
-                made.append(row)
-            elif failed is not None:
-                failed.append(Failure(item if isinstance(item, Sample) else item[0], str(row)))
-        return made
+    def questions() -> Generator[Sample, None, None]:
+        with closing(ordered_map(write, jobs, workers, 2 * workers, caught, stop)) as results:
+            for (clip, _), question in results:
+                if isinstance(question, Sample):
+                    yield question
+                elif failed is not None:
+                    failed.append(Failure(clip, str(question)))
+        yield from (new_question(row, teacher) for row in own)
 
-    jobs = [(clip, seed + k) for clip in clips for k in range(questions_per_clip)]
-    questions = each("questions", write, jobs) if jobs else []
-    questions += [new_question(row, teacher) for row in qa_rows]
-    unique: dict[str, Sample] = {}
-    for row in questions:
-        unique.setdefault(row.id, row)  # the same question twice about one clip is one row
-    rows = list(unique.values())
-    return each("traces", complete, keep(rows) if keep else rows)
+    rows = []
+    with closing(questions()) as written:
+        kept = keep(_unique(written)) if keep else _unique(written)
+        with closing(ordered_map(complete, kept, workers, 8 * workers, caught, stop)) as results:
+            bar = tqdm(results, "synthesize", len(jobs) + len(own), disable=not progress)
+            for question, row in bar:
+                bar.set_postfix_str(status(), refresh=False)
+                if isinstance(row, Sample):
+                    rows.append(row)
+                elif failed is not None:
+                    failed.append(Failure(question, str(row)))
+    return rows
 
 
-def _each(
-    title: str,
-    run: Callable[[Item], Sample],
-    items: Sequence[Item],
-    teacher: Teacher,
-    workers: int,
-    catch: bool,
-    progress: bool,
-) -> Iterator[tuple[Item, Sample | Exception]]:
-    """Run something for each item, several at a time, in order, under a progress bar."""
-    from tqdm import tqdm
-
-    caught = (TeacherError,) if catch else ()
-    stop = getattr(teacher, "stop", None)
-    status = getattr(teacher, "status", str)
-    with closing(ordered_map(run, items, workers, 8 * workers, caught, stop)) as results:
-        bar = tqdm(results, title, len(items), disable=not progress)
-        for item, row in bar:
-            bar.set_postfix_str(status(), refresh=False)
-            yield item, row
+def _unique(samples: Iterable[Sample]) -> Iterator[Sample]:
+    """Each row once: the same question twice about one clip is one row."""
+    known = set()
+    for sample in samples:
+        if sample.id not in known:
+            known.add(sample.id)
+            yield sample
