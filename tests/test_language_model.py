@@ -117,6 +117,7 @@ def test_replies_that_break_the_rules_end_in_reasons(
         *("synthesize", "--captions", tmp_path / "clips.jsonl", "--out", out, "--concurrency", 1),
         *("--teacher-url", transformers_server, "--teacher-model", MODEL, "--max-tokens", 96),
         *("--tries", 2, "--temperature", 0.3, "--api-key-env", "CANARY_KEY"),
+        *("--no-filter", "options"),
     )
     failed = Path(f"{out}.failed.jsonl")
     failures = [json.loads(line) for line in failed.read_text().splitlines()]
