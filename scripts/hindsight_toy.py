@@ -116,7 +116,10 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except InputError as error:
-        sys.exit(f"hindsight_toy.py: {error}")
+    from videothinker.commands.main import reader_may_leave
+
+    with reader_may_leave():
+        try:
+            sys.exit(main())
+        except InputError as error:
+            sys.exit(f"hindsight_toy.py: {error}")

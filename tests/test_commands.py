@@ -421,6 +421,7 @@ WRITING: dict[str, tuple[str, list[str]]] = {
     "export-lmms-eval": ("folder", [*"--data x --videos x".split()]),
     "synthesize": ("file", ["--qa", "x.jsonl", "--toy"]),
     "curate": ("file", ["--data", "x.jsonl", "--toy"]),
+    "card": ("folder", ["x.jsonl"]),
 }
 
 

@@ -324,12 +324,15 @@ def test_a_killed_run_asks_nothing_twice_and_ends_the_same(
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL and not out.exists()
     release.set()
-    unanswered = server.asked[-1]
+    before = Counter(server.asked)
+    kept = len(Path(f"{out}.answers").read_text("utf-8").splitlines())
 
     server.reply = answer
     code, _ = run(*flags(server, videos, out))
     assert code == 3
-    assert Counter(server.asked) == every + Counter([unanswered])
+    again = Counter(server.asked) - every  # all that was under way, and nothing that was kept
+    assert 1 <= again.total() == before.total() - kept <= 2 and again <= before
+    assert set(server.asked) == set(every)
     assert written(out) == written(whole)
 
 
