@@ -431,7 +431,7 @@ def test_the_readme_soon_says_where_to_go() -> None:
 
 FEW_LINES = (  # scripts that print no table
     "build_docs chat_endpoint check_dist check_export check_install clean_nbs draw_browser "
-    "draw_viewer readme"
+    "draw_viewer language_model readme"
 ).split()
 
 
