@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import load_script
 from test_synthesis import TRACE, Server, folder, good_trace, one_line, run, server, toy_clips
 
 from videothinker.commands.push import data_files, push_folder
@@ -448,3 +449,17 @@ def test_rows_come_as_parquet_if_the_name_says_so(folder: Path, run: Any, server
     assert run(*argv)[0] == 0 and out.read_bytes()[:4] == b"PAR1"
     assert [row.id for row in load_rows(out)] == ["star-0", "star-1", "star-2"]
     assert all(whole_trace(row) for row in load_rows(out))
+
+
+def test_the_trial_of_hindsight_prints_its_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a model the reader is the symbolic one, which is never wrong."""
+    script = load_script("hindsight_toy")
+    argv = ["hindsight_toy.py", str(tmp_path), "--traces", "40", "--controls", "4"]
+    monkeypatch.setattr("sys.argv", argv)
+    assert script.main() == 0
+    assert "| none | 4 | 0 | 0 |" in capsys.readouterr().out
+    found = json.loads((tmp_path / "symbolic.json").read_text("utf-8"))
+    assert sum(kind["n"] for kind in found["kinds"]) == 44
+    assert found["controls"]["rates"]["own"]["mean"] == 1

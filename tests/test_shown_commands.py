@@ -111,6 +111,8 @@ ELSEWHERE = {
     "python scripts/ablate_toy.py": "trains for hours: tests/test_ablations.py runs it small",
     "python scripts/build_docs.py": "tests/conftest.py runs it",
     "python scripts/check_gpu.py": "needs a GPU: tests/test_check_gpu.py runs its --tiny",
+    "python scripts/language_model.py": "downloads: tests/test_language_model.py uses its model",
+    "python scripts/hindsight_toy.py": "needs a model: tests/test_curation.py runs it without",
     "source": "is the shell's own",
     "cat": "is the system's own",
     "cd": "is the shell's own",
