@@ -19,7 +19,7 @@ from videothinker.evaluation.statistics import (
 )
 from ..parallel import ordered_map
 from ..schema import Sample, Segment, video_of
-from ..synthesis.judging import Reader, ReaderError, moved_options
+from ..synthesis.judging import Reader, ReaderError, letter_before, moved_options
 from ..synthesis.synthesize import whole_trace
 from ..trace import parse_trace
 
@@ -41,9 +41,7 @@ def rotated_answer(
     """
     letters = sample.letters
     letter = reader.answer(sample.problem, moved_options(sample, places), segments)
-    if letter not in letters:
-        return None
-    return letters[(letters.index(letter) + places) % len(letters)]
+    return letter_before(letter, letters, places) if letter in letters else None
 
 # %% ../../nbs/6_evaluation/26_evidence_controls.ipynb #ectl-007
 def mask_letters(caption: str, letters: Sequence[str]) -> str:

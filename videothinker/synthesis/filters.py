@@ -23,9 +23,9 @@ from ..data.shortcuts import source_video, tokenize
 from ..files import FormatError, InputError
 from ..parallel import ordered_map
 from ..paths import resolve_path
-from ..schema import Clip, Sample, option_letters, option_line, sample_id
+from ..schema import Clip, Sample, option_letters, sample_id
 from .engine import Engine, Request, no_answer_reason
-from .judging import ReaderError
+from .judging import ReaderError, letter_before, moved_options
 from .prompt_templates import PromptTemplate, load_prompts
 from .server_replies import spoken
 from .synthesize import Failure
@@ -224,26 +224,16 @@ class BlindReader:
                     + (f" ({why})" if why else "")
                 )
             letter = extract_answer(spoken(reply), letters)
-            if letter is None or _moved(letters, k)[letters.index(letter)] != sample.answer:
+            if letter is None or letter_before(letter, letters, k) != sample.answer:
                 return ""
         return f"answered right without the video {self.times} times of {self.times}"
 
     def _request(self, sample: Sample, k: int) -> Request:
         """The question for the k-th time, its options moved up by k places."""
-        letters = sample.letters
-        lines = [
-            option_line(shown, sample.option_text(letter))
-            for shown, letter in zip(letters, _moved(letters, k), strict=True)
-        ]
-        messages = self.prompt.messages(problem=sample.problem, options="\n".join(lines))
-        draw = k // len(letters)  # all places were tried: ask once more
+        options = "\n".join(moved_options(sample, k))
+        messages = self.prompt.messages(problem=sample.problem, options=options)
+        draw = k // len(sample.letters)  # all places were tried: ask once more
         return Request(messages, 0.0, self.max_tokens, sample=draw, prompt=self.prompt.key)
-
-
-def _moved(letters: Sequence[str], places: int) -> list[str]:
-    """The letters, moved up in a circle."""
-    places %= len(letters)
-    return [*letters[places:], *letters[:places]]
 
 # %% ../../nbs/3_synthesis/19_filters.ipynb #flt-021
 NEAR = 0.8  # Jaccard similarity of the shingles

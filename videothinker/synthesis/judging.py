@@ -34,8 +34,8 @@ from videothinker.trace import (
 from ..video.frames import Sampling, sample_times
 
 # %% auto #0
-__all__ = ['Reader', 'moved_options', 'reader_messages', 'tagged_letter', 'chosen_words', 'ReaderError', 'EngineReader',
-           'unseen_ranges', 'Judgement', 'judge', 'rule_broken', 'told_to_teacher']
+__all__ = ['Reader', 'moved_options', 'letter_before', 'reader_messages', 'tagged_letter', 'chosen_words', 'ReaderError',
+           'EngineReader', 'unseen_ranges', 'Judgement', 'judge', 'rule_broken', 'told_to_teacher']
 
 # %% ../../nbs/3_synthesis/18_judging.ipynb #c07-005
 class Reader(Protocol):
@@ -66,6 +66,18 @@ def moved_options(sample: Sample, places: int) -> list[str]:
     letters = sample.letters
     texts = [sample.option_text(letters[(i + places) % len(letters)]) for i in range(len(letters))]
     return [option_line(letter, text) for letter, text in zip(letters, texts, strict=True)]
+
+
+def letter_before(letter: str, letters: Sequence[str], places: int) -> str:
+    """The letter that an option had before the texts moved (see `moved_options`).
+
+    Parameters
+    ----------
+    letter : that it has now.
+    letters : of the options, in order.
+    places : by which the texts moved up.
+    """
+    return letters[(letters.index(letter) + places) % len(letters)]
 
 
 def reader_messages(
@@ -210,11 +222,10 @@ class EngineReader:
 
     def _letter(self, reply: str, sample: Sample, shift: int) -> str | None:
         """The option that a reply chooses, by its letter before the options were moved."""
-        letters = sample.letters
         shown = replace(sample, options=moved_options(sample, shift))
         read = self.read or (tagged_letter if self.lettered else chosen_words)
         letter = read(reply, shown)
-        return letters[(letters.index(letter) + shift) % len(letters)] if letter else None
+        return letter_before(letter, sample.letters, shift) if letter else None
 
     def without_letters(self) -> EngineReader:
         """The same reader, shown options without letters: it answers with the words of one."""
