@@ -8,6 +8,7 @@ import gzip
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -672,7 +673,8 @@ def test_ctrl_c_keeps_what_is_under_way_and_ends_all_waiting(
         client.send_signal(signal.SIGINT)
         _, said = client.communicate(timeout=60)
     assert client.returncode not in (0, 2) and "stopped" in said and "Traceback" not in said
-    assert "stopping: 2 requests under way are awaited (Ctrl-C again loses them)" in said
+    # two, or three while the client has not read yet that one was put off
+    assert re.search(r"stopping: [23] requests under way are awaited \(Ctrl-C again loses", said)
     assert len(server.bodies) == 3
     assert len(read_answers(read_journal(f"{out}.answers"))) == 2
 

@@ -168,6 +168,27 @@ def test_flags_of_the_toy_world_need_the_toy_world(folder: Path, run: Any, argv:
     one_line(text, argv[0], "--teacher-url", "--toy")
 
 
+@pytest.mark.parametrize(
+    "flag", [["--prompts", "mine"], ["--prices", "prices.yaml"], ["--budget-tokens", "9"]]
+)
+def test_flags_of_servers_are_refused_in_the_toy_world(
+    folder: Path, run: Any, flag: list[str]
+) -> None:
+    out = folder / "out.jsonl"
+    for argv in (["synthesize", "--qa", "toy.jsonl"], ["curate", "--data", "traced.jsonl"]):
+        code, text = run(*argv[:2], folder / argv[2], "--out", out, *flag, "--toy")
+        assert code == 2 and not out.exists()
+        one_line(text, argv[0], flag[0], "--toy")
+
+
+def test_captions_without_any_are_named(folder: Path, run: Any) -> None:
+    (folder / "none.jsonl").write_text("")
+    argv = ["synthesize", "--captions", folder / "none.jsonl", "--out", folder / "out.jsonl"]
+    code, text = run(*argv, "--toy")
+    assert code == 2
+    one_line(text, "synthesize", "none.jsonl holds no captions")
+
+
 def test_in_python_too_no_toy_word_enters_a_real_row() -> None:
     teacher, reader = ScriptedTeacher(mistake_rate=1), SymbolicReader()
     for row in [*star_rows(1), *star_rows(1, source="")]:

@@ -63,6 +63,9 @@ def require_servers(args: argparse.Namespace, *roles: str) -> None:
     servers = [role for role in ("teacher", "reader") if _is_named(args, role)]
     if args.toy and getattr(args, "dry_run", False):
         raise InputError("--toy asks nobody and costs nothing; leave --dry-run out")
+    if args.toy and (given := [f for f in _ASKING if getattr(args, f, None) is not None]):
+        flag = given[0].replace("_", "-")
+        raise InputError(f"--toy asks nobody and costs nothing; leave --{flag} out")
     toy_flags = [flag for flag in args.toy_flags if getattr(args, flag) is not None]
     if args.toy and servers:
         flag = "url" if getattr(args, f"{servers[0]}_url") else "model"
@@ -80,6 +83,7 @@ def require_servers(args: argparse.Namespace, *roles: str) -> None:
         )
 
 
+_ASKING = ("prompts", "prices", "budget_tokens", "budget_requests", "budget_money", "deadline")
 SERVED = ("openai", "batch")  # engines that ask somebody at an address
 
 

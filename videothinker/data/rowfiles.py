@@ -533,12 +533,13 @@ def usable_captions(path: str | os.PathLike[str], log: Callable[[str], Any] = pr
     Raises
     ------
     FormatError : not one can be used; says what is wrong with the first.
+    InputError : the file holds none.
     OSError : there is no such file.
     """
     errors: list[FormatError] = []
     clips = read_each(path, _clip_of, errors)
-    if errors and not clips:
-        raise errors[0]
+    if not clips:
+        raise errors[0] if errors else InputError(f"{path} holds no captions")
     _tell(path, len(clips) + len(errors), errors, log)
     return clips
 
