@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from videothinker.training.job import Recipe
 
 # %% auto #0
-__all__ = ['LOOPBACK', 'PR_SET_PDEATHSIG', 'SECOND_THOUGHTS', 'LAST_STEPS', 'rank_environment', 'end_with_parent', 'FailedRank',
-           'run_in_processes', 'recipe_of_rank', 'SharedEngine']
+__all__ = ['LOOPBACK', 'PR_SET_PDEATHSIG', 'M_TRIM_THRESHOLD', 'M_MMAP_THRESHOLD', 'SECOND_THOUGHTS', 'LAST_STEPS',
+           'rank_environment', 'end_with_parent', 'keep_freed_memory', 'FailedRank', 'run_in_processes',
+           'recipe_of_rank', 'SharedEngine']
 
 # %% ../../nbs/5_training/09_processes.ipynb #rk2-005
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # ranks of one machine need no network
@@ -84,6 +85,22 @@ def end_with_parent() -> None:
         os._exit(1)  # whatever the main thread is doing
 
     threading.Thread(target=follow, daemon=True).start()
+
+# %% ../../nbs/5_training/09_processes.ipynb #rk2-029
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's <malloc.h>
+
+
+def keep_freed_memory() -> bool:
+    """Have the C library keep what is freed, for what is asked for next; whether it can."""
+    import ctypes
+
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # not glibc
+        return False
+    # the first alone would be worse: it fixes the second at 128 KiB, which otherwise adapts
+    sizes = {M_TRIM_THRESHOLD: 2**31 - 1, M_MMAP_THRESHOLD: 2**30}
+    return all([mallopt(option, size) for option, size in sizes.items()])
 
 # %% ../../nbs/5_training/09_processes.ipynb #rk2-009
 class FailedRank(RuntimeError):
@@ -138,6 +155,7 @@ def _be_rank(
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends its ranks
     os.environ.update(rank_environment(rank, n, port, threads))
+    keep_freed_memory()
     if rank > 0:
         file = os.open(words, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, 1)
