@@ -122,6 +122,7 @@ class Qwen25VL(Family):
 
     Attributes
     ----------
+    model_type, processor_type, title, has_seconds : as `Family` describes them.
     tokens_per_second : positions per second of video.
     """
 
@@ -134,7 +135,12 @@ class Qwen25VL(Family):
 
     @classmethod
     def constants(cls, config: Any, tokenizer: Any) -> dict[str, Any]:
-        """The fields, with the positions per second."""
+        """The fields, with the positions per second.
+
+        Parameters
+        ----------
+        config, tokenizer : of a model and its processor.
+        """
         rate = config.vision_config.tokens_per_second
         return super().constants(config, tokenizer) | {"tokens_per_second": rate}
 
@@ -180,7 +186,17 @@ class Qwen25VL(Family):
         return 2 * t * h * w * (weights + 2 * vision.hidden_size * looked_at)
 
     def positions(self, input_ids: Tensor, prompt: Prompt) -> Tensor:
-        """See `mrope_positions`. [L] → [3, L]"""
+        """See `mrope_positions`. [L] → [3, L]
+
+        Parameters
+        ----------
+        input_ids : tokens of the prompt, and of what follows it [L].
+        prompt : has the grid and the seconds per patch of its videos.
+
+        Raises
+        ------
+        ValueError : the number of video tokens does not fit the grids.
+        """
         return mrope_positions(
             input_ids,
             self.video_token,

@@ -41,7 +41,12 @@ def _published(hidden: int, inner: int, layers: int, heads: int, depth: int) -> 
 @register
 @dataclass(frozen=True)
 class Qwen3VL(Family):
-    """Qwen3-VL, dense."""
+    """Qwen3-VL, dense.
+
+    Attributes
+    ----------
+    model_type, processor_type, title, whole, words : as `Family` describes them.
+    """
 
     model_type: ClassVar[str] = "qwen3_vl"
     processor_type: ClassVar[str] = "Qwen3VLProcessor"
@@ -51,7 +56,12 @@ class Qwen3VL(Family):
 
     @classmethod
     def constants(cls, config: Any, tokenizer: Any) -> dict[str, Any]:
-        """The fields, with the number of DeepStack's levels."""
+        """The fields, with the number of DeepStack's levels.
+
+        Parameters
+        ----------
+        config, tokenizer : of a model and its processor.
+        """
         levels = len(config.vision_config.deepstack_visual_indexes)
         return super().constants(config, tokenizer) | {"levels": levels}
 
@@ -74,7 +84,14 @@ class Qwen3VL(Family):
 
     @classmethod
     def video_text(cls, grid: tuple[int, int, int], times: np.ndarray, merge: int) -> str:
-        """`<t seconds>` and the placeholders of each temporal patch; transformers ≥ 5.10."""
+        """`<t seconds>` and the placeholders of each temporal patch; transformers ≥ 5.10.
+
+        Parameters
+        ----------
+        grid : temporal patches, rows and columns of patches.
+        times : of the frames, in seconds, as many as there are in the patches.
+        merge : patches per side that become one token.
+        """
         t, h, w = grid
         place = f"<|vision_start|>{VIDEO * (h * w // merge**2)}<|vision_end|>"
         return "".join(seconds_text(moment) + place for moment in np.split(times, t))
@@ -83,19 +100,40 @@ class Qwen3VL(Family):
         """Each temporal patch is a picture of its own. [L] → [3, L]
 
         Source: `Qwen3VLModel.get_rope_index` of transformers.
+
+        Parameters
+        ----------
+        input_ids : tokens of the prompt, and of what follows it [L].
+        prompt : has the grid of its videos.
+
+        Raises
+        ------
+        ValueError : the number of video tokens does not fit the grids.
         """
         stills = None if prompt.grid is None else self.runs(prompt.grid)
         seconds = [0.0] * (0 if stills is None else len(stills))
         return mrope_positions(input_ids, self.video_token, stills, seconds, 0.0, self.merge)
 
     def runs(self, grid: Tensor) -> Tensor:
-        """A run for each temporal patch, (1, h, w). [V, 3] → [Σt, 3]"""
+        """A run for each temporal patch, (1, h, w). [V, 3] → [Σt, 3]
+
+        Parameters
+        ----------
+        grid : (t, h, w) of each video in patches [V, 3].
+        """
         stills = grid.repeat_interleave(grid[:, 0], 0)
         return torch.cat([torch.ones_like(stills[:, :1]), stills[:, 1:]], 1)
 
     @classmethod
     def video_features(cls, model: Any, pixels: Tensor, grid: Tensor) -> Tensor:
-        """The tower's output and DeepStack's levels side by side. [tokens, (1 + levels) · H]"""
+        """The tower's output and DeepStack's levels side by side. [tokens, (1 + levels) · H]
+
+        Parameters
+        ----------
+        model : a loaded model, without adapters around it.
+        pixels : flattened patches [N, patch].
+        grid : (t, h, w) of each video in patches [V, 3].
+        """
         out = model.model.get_video_features(pixels, grid, return_dict=True)
         # each V × [tokens, H]; in transformers 5.17 the levels are of all videos together
         columns = [out.pooler_output, *out.deepstack_features]
