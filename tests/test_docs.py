@@ -383,6 +383,11 @@ def test_gaps_are_pictures_and_parameters_without_words() -> None:
     ]
 
 
+def test_this_book_has_none(tmp_path: Path) -> None:
+    found = build_docs.project_site(tmp_path).book
+    assert gaps.gaps(found.chapters) == []
+
+
 def test_the_link_check_finds_what_is_broken(tmp_path: Path) -> None:
     (tmp_path / "a.html").write_text(
         "<p id=x></p><p id=x></p><a href=b.html>1</a><a href=#y>2</a><a href='http://'>3</a>"
