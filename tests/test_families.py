@@ -21,6 +21,7 @@ from videothinker.model.family import (
     VIDEO,
     Prompt,
     encode_video,
+    family_class,
     family_of,
     processor_family,
     seconds_text,
@@ -30,7 +31,7 @@ from videothinker.model.generate import Decoding, generate
 from videothinker.model.shared_prefix import group_logps
 from videothinker.model.vision_cache import FeatureCache, tower_digest, with_features
 from videothinker.toy.model import build_model, build_processor
-from videothinker.video.frames import Frames
+from videothinker.video.frames import Frames, smart_resize
 
 COMPLETIONS = [[20, 21, 22, 23], [20, 21, 30], [40, 41, 42, 43, 44], [20, 21, 22, 23]]
 
@@ -454,6 +455,21 @@ def test_the_processor_says_the_family(kit: SimpleNamespace) -> None:
     odd = noise_clip([0.0, 1.0], kit.side + 2)
     with pytest.raises(InputError, match=f"multiples of {kit.family.factor}"):
         encode_video(kit.processor, conversation(1), odd)
+
+
+@pytest.mark.parametrize("name, side", [("qwen2_5_vl", 28), ("qwen3_vl", 32)])
+def test_a_server_shows_frames_as_large_as_in_training(name: str, side: int) -> None:
+    """As the card of a trained model says; Qwen3-VL's processor limits the whole video."""
+    from transformers import Qwen2VLVideoProcessor, Qwen3VLVideoProcessor
+
+    kinds = {"qwen2_5_vl": Qwen2VLVideoProcessor, "qwen3_vl": Qwen3VLVideoProcessor}
+    processor = kinds[name](patch_size=side // 2)
+    frames, pixels = 16, 128 * side**2
+    limit = family_class(name, "a card").server_limit(pixels, frames)
+    video = np.zeros((frames, 3, 360, 640), np.uint8)
+    grid = processor([video], do_sample_frames=False, return_tensors="pt", **limit)
+    height, width = smart_resize(360, 640, pixels, 4 * side**2, side)
+    assert grid["video_grid_thw"].tolist() == [[8, 2 * height // side, 2 * width // side]]
 
 
 def test_an_encoder_asks_for_frames_that_the_model_can_take(kit: SimpleNamespace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -117,6 +118,38 @@ def test_a_training_runs_as_on_a_gpu(world: Path, tmp_path: Path, stage: str, wa
     assert len(steps) == 2 and all(row["grad_norm"] > 0 for row in steps)
     if stage == "grpo":  # reference and policy compute in the same arithmetic
         assert steps[0]["kl"] == 0
+
+
+def test_only_the_language_model_is_quantised(world: Path) -> None:
+    without("QLoRA")
+    from videothinker.model.loading import load_model
+
+    model, _ = load_model(world / "base", quantization={"load_in_4bit": True})
+    packed = [n for n, module in model.named_modules() if type(module).__name__ == "Linear4bit"]
+    assert len(packed) == 7 * model.config.get_text_config().num_hidden_layers
+    assert not [name for name in packed if "visual" in name or "lm_head" in name]
+
+
+def test_adapters_are_merged_beside_the_gpu(world: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    from videothinker.model.loading import load_model
+    from videothinker.training import setup
+
+    trained = get_peft_model(load_model(world / "base")[0], LoraConfig(**LORA))
+    with patch.object(setup, "load_model", wraps=load_model) as load:
+        setup.merged_model(trained, world / "base", tmp_path / "adapter", anew=True)
+    assert load.call_args.kwargs["device"] == "cpu"  # the GPU is full of what was trained
+
+
+def test_a_model_is_saved_in_the_numbers_of_its_text() -> None:
+    from transformers import Qwen3VLConfig
+
+    from videothinker.training.setup import dtype_of
+
+    assert dtype_of(Qwen3VLConfig(dtype="float16")) == torch.float16
+    assert dtype_of(Qwen3VLConfig(text_config={"dtype": "bfloat16"})) == torch.bfloat16
+    assert dtype_of(Qwen3VLConfig()) == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,17 @@ class Family:
         t, h, w = grid
         return VIDEO * (t * h * w // merge**2)
 
+    @classmethod
+    def server_limit(cls, max_pixels: int, frames: int) -> dict[str, Any]:
+        """What a server's processor is told, for the frames to be as large as in training.
+
+        Parameters
+        ----------
+        max_pixels : of a frame.
+        frames : the most that a video has; 0 where nothing limits them.
+        """
+        return {"max_pixels": max_pixels}
+
     # --- where its tokens stand
 
     def positions(self, input_ids: Tensor, prompt: Prompt) -> Tensor:

@@ -252,7 +252,8 @@ def load_model(
     device = checked_device(device)
     options: dict[str, Any] = {"dtype": dtype, "revision": revision}
     if quantization:
-        skip = {"llm_int8_skip_modules": ["lm_head", "visual"]}
+        # matched from the start of a module's whole name (`model.visual.blocks.0.…`), or at its end
+        skip = {"llm_int8_skip_modules": ["lm_head", r".*\bvisual"]}
         options["quantization_config"] = BitsAndBytesConfig(**skip | quantization)
         options["device_map"] = {"": device}
     with readable_weights(path):

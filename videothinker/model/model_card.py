@@ -117,7 +117,9 @@ print(reply.choices[0].message.content)
 """
 
 
-def serving_section(model: str, style: str, sampling: Mapping[str, Any]) -> str:
+def serving_section(
+    model: str, style: str, sampling: Mapping[str, Any], family: str = "qwen2_5_vl"
+) -> str:
     """The section of a card that says how to serve a model and how to ask it (Markdown).
 
     Parameters
@@ -125,16 +127,21 @@ def serving_section(model: str, style: str, sampling: Mapping[str, Any]) -> str:
     model : folder or hub name.
     style : prompt style, a key of `STYLES`.
     sampling : the fields of its `Sampling` that are set.
+    family : the model's `model_type`; what its server has to be told differs.
     """
     from json import dumps
+
+    from videothinker.model.family import family_class
 
     video: dict[str, Any] = {"num_frames": sampling.get("n_frames", -1)}
     if sampling.get("fps"):
         video["fps"] = sampling["fps"]
-    pixels = ""
+    pixels, limit = "", {}
     if sampling.get("max_pixels"):
-        limits = dumps({"max_pixels": sampling["max_pixels"]})
-        pixels = f" \\\n    --mm-processor-kwargs '{limits}'"
+        frames = sampling.get("n_frames") or sampling.get("max_frames") or 0
+        limit = family_class(family, model).server_limit(sampling["max_pixels"], frames)
+    if limit:
+        pixels = f" \\\n    --mm-processor-kwargs '{dumps(limit)}'"
     return SERVE.format(
         model=model,
         frames=dumps({"video": video}),
@@ -240,7 +247,7 @@ model, processor = load_model("{name}")
 settings = Settings.of("{name}")  # the prompt style and the frames that it was trained with
 ```
 
-{serving_section(name, recipe["style"], recipe["sampling"])}
+{serving_section(name, recipe["style"], recipe["sampling"], family or "qwen2_5_vl")}
 ## Recipe
 
 ```yaml

@@ -96,6 +96,19 @@ class Qwen3VL(Family):
         place = f"<|vision_start|>{VIDEO * (h * w // merge**2)}<|vision_end|>"
         return "".join(seconds_text(moment) + place for moment in np.split(times, t))
 
+    @classmethod
+    def server_limit(cls, max_pixels: int, frames: int) -> dict[str, Any]:
+        """Its processor limits the pixels of all frames together.
+
+        Parameters
+        ----------
+        max_pixels : of a frame.
+        frames : the most that a video has; 0 where nothing limits them, and then nothing is told.
+        """
+        if not frames:
+            return {}
+        return {"size": {"shortest_edge": 4096, "longest_edge": frames * max_pixels}}
+
     def positions(self, input_ids: Tensor, prompt: Prompt) -> Tensor:
         """Each temporal patch is a picture of its own. [L] → [3, L]
 

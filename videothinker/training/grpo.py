@@ -301,7 +301,7 @@ def check_launch(accelerator: Any) -> None:
 
 # %% ../../nbs/5_training/16_grpo.ipynb #c12-105
 def check_groups(args: VideoGRPOConfig, rows: int) -> None:
-    """Refuse batch sizes that do not hold whole groups, and too few rows for one micro-batch.
+    """Refuse batch sizes that do not hold whole groups, and too few rows.
 
     Parameters
     ----------
@@ -321,6 +321,12 @@ def check_groups(args: VideoGRPOConfig, rows: int) -> None:
     prompts = size // group * args.world_size
     if rows < prompts:
         raise InputError(f"{rows} rows are not enough for a micro-batch of {prompts} prompts")
+    step = prompts * args.gradient_accumulation_steps
+    if args.num_iterations > 1 and rows < step:  # rows that do not fill a step are left out
+        raise InputError(
+            f"{rows} rows are not enough for a step of {step} prompts, which num_iterations "
+            f"({args.num_iterations}) repeats as a whole"
+        )
 
 # %% ../../nbs/5_training/16_grpo.ipynb #c12-107
 def decoding_of(args: VideoGRPOConfig) -> Decoding:

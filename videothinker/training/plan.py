@@ -471,8 +471,8 @@ def memory_of(
             reference = widths(recipe)[0] * trained_parameters(shape, counts, recipe) / gpus
         parts["reference"] = reference if has_reference else 0.0
         own_rollout = not train.get("use_vllm")
-        width = widths(recipe)[0]
-        cache = 2.0 * width * shape.keys * shape.layers * tokens
+        # keys are rotated, and kept, in the numbers of the stream
+        cache = 1.0 * sum(widths(recipe, sharding)) * shape.keys * shape.layers * tokens
         parts["rollout"] = cache if own_rollout else 0.0
     return parts
 

@@ -34,8 +34,9 @@ from ..video.frames import VideoError
 
 # %% auto #0
 __all__ = ['FOLDER_LAG', 'AGAIN_AFTER', 'TrainingSetup', 'check_shared_folder', 'readable_rows', 'prompt_or_reason',
-           'set_up_training', 'divides_weights', 'check_division', 'check_videos', 'own_tower', 'exact_buffers',
-           'lora_config', 'merged_model', 'gathered_weights', 'save_trained', 'probe_callback', 'leave_process_group']
+           'set_up_training', 'dtype_of', 'divides_weights', 'check_division', 'check_videos', 'own_tower',
+           'exact_buffers', 'lora_config', 'merged_model', 'gathered_weights', 'save_trained', 'probe_callback',
+           'leave_process_group']
 
 # %% ../../nbs/5_training/11_setup.ipynb #c09-018
 @dataclass
@@ -201,8 +202,18 @@ def set_up_training(job: TrainingJob) -> TrainingSetup:
     encoder = Encoder(processor, job.video_root, recipe.sampling, recipe.style, options)
     rows, skipped = readable_rows(job.rows, encoder, launch)
     given = AutoConfig.from_pretrained(job.model, revision=recipe.revision)
-    saved_dtype = getattr(given, "dtype", None) or torch.float32
-    return TrainingSetup(model, encoder, rows, skipped, checkpoint, saved_dtype)
+    return TrainingSetup(model, encoder, rows, skipped, checkpoint, dtype_of(given))
+
+
+def dtype_of(config: Any) -> torch.dtype:
+    """The numbers that a model was saved in; 32 bits where its configuration does not say.
+
+    Parameters
+    ----------
+    config : of transformers; that of the published Qwen3-VL names them for the text alone.
+    """
+    dtype: torch.dtype | None = config.dtype or config.get_text_config().dtype
+    return dtype or torch.float32
 
 # %% ../../nbs/5_training/11_setup.ipynb #st-div-02
 def divides_weights(accelerator: Any) -> bool:
@@ -330,7 +341,8 @@ def merged_model(
         return trained.merge_and_unload()
     shutil.rmtree(folder, ignore_errors=True)
     trained.save_pretrained(folder, state_dict=state_dict)
-    original, _ = load_model(model_path, revision=revision)
+    # on the CPU: the trained model and its optimizer are still on the GPU
+    original, _ = load_model(model_path, device="cpu", revision=revision)
     return PeftModel.from_pretrained(original, folder).merge_and_unload()
 
 # %% ../../nbs/5_training/11_setup.ipynb #c09-075
