@@ -12,6 +12,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,10 +24,14 @@ import pytest
 from chat_server import CANARY, ChatServer, requests_of
 from conftest import ray_cluster
 
+from videothinker.files import InputError
 from videothinker.journal import read_journal
-from videothinker.synthesis.engine import Answer, Request, read_answers
+from videothinker.synthesis.batch_api_engine import BatchAPIEngine, _Call
+from videothinker.synthesis.budget import Budget, Prices
+from videothinker.synthesis.engine import Answer, EngineError, Request, read_answers
 from videothinker.synthesis.openai_engine import OpenAIEngine
-from videothinker.synthesis.store import AnswerStore
+from videothinker.synthesis.store import AnswerStore, Spending, total
+from videothinker.synthesis.stored_engine import BatchEngine
 
 KILLS = int(os.environ.get("VT_KILLS", "6"))
 CLIENT = """
@@ -244,6 +252,7 @@ class Provider(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     files: list[bytes]
     batches: list[dict[str, Any]]
+    state: dict[str, Any]
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -260,11 +269,16 @@ class Provider(BaseHTTPRequestHandler):
         if self.path.endswith("/files"):
             self.files.append(data[data.index(b'{"custom_id"') : data.rindex(b"\r\n--")])
             return self.say({"id": f"file_{len(self.files) - 1}"})
-        lines = self.files[int(json.loads(data)["input_file_id"][5:])].splitlines()
+        asked = json.loads(data)
+        lines = self.files[int(asked["input_file_id"][5:])].splitlines()
         self.files.append(b"".join(map(self.answer, lines)))
-        output = f"file_{len(self.files) - 1}"
-        self.batches.append({"status": "completed", "output_file_id": output, "n": len(lines)})
-        return self.say({"id": f"batch_{len(self.batches) - 1}"})
+        batch = {"id": f"batch_{len(self.batches)}", "metadata": asked["metadata"]}
+        output = {"output_file_id": f"file_{len(self.files) - 1}", "n": len(lines)}
+        self.batches.append({**batch, **output, **self.state})
+        if self.state.pop("silent", False):
+            self.close_connection = True  # it is made, and the reply is lost
+        else:
+            self.say(batch)
 
     def answer(self, line: bytes) -> bytes:
         from test_synthesis import good_trace
@@ -279,8 +293,266 @@ class Provider(BaseHTTPRequestHandler):
         return json.dumps({"custom_id": asked["custom_id"], "response": response}).encode() + b"\n"
 
     def do_GET(self) -> None:
+        if "?limit=" in self.path:
+            return self.say({"data": self.batches})
         number = int(self.path.removesuffix("/content").rpartition("_")[2])
         self.say(self.files[number] if "/files/" in self.path else self.batches[number])
+
+
+class Capitals(Provider):
+    """It answers in capitals, says each reply twice, and repeats the key where it refuses."""
+
+    def answer(self, line: bytes) -> bytes:
+        asked = json.loads(line)
+        word = asked["body"]["messages"][-1]["content"]
+        choice = {"message": {"content": word.upper()}, "finish_reason": "stop"}
+        body = {"choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}
+        response: dict[str, Any] = {"status_code": 200, "body": body}
+        if word.startswith("refuse"):
+            error = {"message": f"{'x' * 170} {self.headers['Authorization']}"}
+            response = {"status_code": 401, "body": {"error": error}}
+        said = {"custom_id": asked["custom_id"], "response": response}
+        return 2 * (json.dumps(said).encode() + b"\n")
+
+
+@contextmanager
+def account(provider: type[Provider], **state: Any) -> Iterator[tuple[str, type[Provider]]]:
+    """The address of a provider that runs, and what it was sent; new batches have this state."""
+    fields = {"files": [], "batches": [], "state": {"status": "completed", **state}}
+    handler = type("Handler", (provider,), fields)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}/v1", handler
+        running.shutdown()
+
+
+def batch_engine(url: str, store: Any, **options: Any) -> BatchAPIEngine:
+    return BatchAPIEngine(url, "toy", "TOY_KEY", store, poll=0.01, pause=0.01, **options)
+
+
+@pytest.fixture
+def toy_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOY_KEY", CANARY)
+
+
+@pytest.mark.usefixtures("toy_key")
+def test_a_batch_whose_reply_was_lost_is_found_and_not_paid_twice(tmp_path: Path) -> None:
+    with account(Capitals, silent=True) as (url, made), batch_engine(url, tmp_path / "s") as engine:
+        assert engine.complete(numbered(2)) == ["Q0", "Q1"]
+        assert len(made.batches) == 1
+
+
+@pytest.mark.usefixtures("toy_key")
+def test_what_a_provider_repeats_of_the_key_is_nowhere(tmp_path: Path) -> None:
+    """In a reply, in a batch that failed, and in place of an object."""
+    requests = requests_of("fine", "refuse me")
+    with account(Capitals) as (url, made):
+        with batch_engine(url, tmp_path / "s") as engine:
+            assert engine.complete(requests) == ["FINE", None]
+            assert engine.reason(requests[1]).startswith("HTTP 401: xxx")
+            said = repr(engine.errors)
+        words = f"{'x' * 170} Bearer {CANARY}"
+        made.state |= {"status": "failed", "errors": {"data": [{"message": words}]}}
+        made.state["output_file_id"] = None
+        with batch_engine(url, tmp_path / "s") as engine:
+            assert engine.complete(requests_of("fails")) == [None]
+            said += repr(engine.errors)
+            made.batches.append([words])  # type: ignore[arg-type]
+            with pytest.raises(EngineError, match="no object but") as refused:
+                engine._api(_Call("GET", f"/batches/batch_{len(made.batches) - 1}"))
+    said += str(refused.value) + "".join(path.read_text() for path in tmp_path.iterdir())
+    assert "sk-" not in said and "canary" not in said
+
+
+@pytest.mark.usefixtures("toy_key")
+def test_jobs_of_an_earlier_run_count_in_the_budget(tmp_path: Path) -> None:
+    """Three are under way when the second run, which may pay five, asks for ten more, twice."""
+    with account(Capitals, status="in_progress") as (url, made), AnswerStore(tmp_path / "s") as s:
+        with batch_engine(url, s, budget=Budget(requests=5, seconds=0.05)) as engine:
+            assert engine.complete(numbered(3)) == [None] * 3
+        made.batches[0]["status"] = made.state["status"] = "completed"
+        budget = Budget(requests=5)
+        with batch_engine(url, s, budget=budget) as engine:
+            texts = engine.complete(numbered(13))
+            assert texts == [*(f"Q{i}" for i in range(5)), *[None] * 8]
+            assert total(budget._reserved) == Spending()
+            assert set(engine.complete(requests_of(*(f"r{i}" for i in range(10))))) == {None}
+        assert total(s.spent).replies == 5
+
+
+@pytest.mark.usefixtures("toy_key")
+def test_a_kill_while_a_batch_is_collected_pays_nothing_twice(tmp_path: Path) -> None:
+    """Killed after four of six replies were written, and before the job was called done."""
+    store, jobs = tmp_path / "s", tmp_path / "s.jobs"
+    with account(Capitals) as (url, made):
+        with batch_engine(url, store) as engine:
+            texts = engine.complete(numbered(6))
+        assert len(store.read_text().splitlines()) == 6  # though each was said twice
+        store.write_text("".join(store.read_text().splitlines(keepends=True)[:4]))
+        jobs.write_text("".join(jobs.read_text().splitlines(keepends=True)[:-1]))
+        with batch_engine(url, store) as engine:
+            assert engine.complete(numbered(6)) == texts == [f"Q{i}" for i in range(6)]
+        assert len(made.batches) == 1
+    assert sorted(entry["key"] for entry in read_journal(store)) == sorted(on_disk(store))
+
+
+class HangsUp(BaseHTTPRequestHandler):
+    """Counts requests, and ends the connection without a word, but for `patient` of them first."""
+
+    protocol_version = "HTTP/1.1"
+    asked: list[int]
+    patient = 0
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.asked.append(self.client_address[1])
+        if self.asked.count(self.client_address[1]) > self.patient:
+            self.close_connection = True
+            return
+        choice = {"message": {"content": "fine"}, "finish_reason": "stop"}
+        data = json.dumps({"choices": [choice], "usage": {}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@pytest.mark.parametrize("patient", [0, 1, 3])
+def test_what_a_server_hangs_up_on_is_counted(patient: int) -> None:
+    """One that never replies gets what the budget allows; kept connections may be closed."""
+    asked: list[int] = []
+    handler = type("Handler", (HangsUp,), {"asked": asked, "patient": patient})
+    budget = None if patient else Budget(requests=5)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{running.server_port}/v1"
+        with OpenAIEngine(url, "toy", None, pause=0.001, concurrency=2, budget=budget) as engine:
+            texts = engine.complete(numbered(12))
+            assert texts == ["fine" if patient else None] * 12
+            assert engine.usage.sent == len(asked) and (patient or len(asked) == 5)
+            assert engine.usage.answered == (12 if patient else 0)
+        running.shutdown()
+
+
+# Budgets and stores that are shared
+
+
+class Shout:
+    """A backend that answers in capitals."""
+
+    model = "toy"
+
+    def answer(self, requests: Any) -> Iterator[tuple[int, Answer | Exception]]:
+        for place, request in enumerate(requests):
+            yield place, Answer("", request.messages[-1]["content"].upper(), "", 10, 5)
+
+    def close(self) -> None:
+        pass
+
+
+PRICES = Prices(date(2026, 11, 29), {"toy": (1.0, 1.0)})
+
+
+def test_a_model_without_a_price_is_named_before_anything_is_paid(
+    server: ChatServer, tmp_path: Path
+) -> None:
+    """The store was paid by another model before."""
+    path = tmp_path / "s"
+    with AnswerStore(path) as store:
+        store.put(Answer("k", "t", "", 1_000_000, 0, model="old-teacher")).result()
+    ceiling = Budget(money=10, prices=PRICES)
+    for _ in range(2):  # the lock is given up each time
+        with pytest.raises(InputError, match="no price for the model 'old-teacher'"):
+            OpenAIEngine(server.url, "toy", None, path, budget=ceiling)
+        with pytest.raises(InputError, match="no price for the model 'old-teacher'"):
+            BatchEngine(Shout(), path, budget=ceiling)
+    with BatchEngine(Shout(), path, budget=Budget(prices=PRICES), progress=True) as engine:
+        assert engine.complete(numbered(1)) == ["Q0"]  # without a ceiling it does not matter
+        assert "1.5e-05 USD" in engine.status()
+
+
+def test_nobody_waits_for_an_engine_whose_thread_has_failed() -> None:
+    class Broken(Budget):
+        def refusal(self, *_: Any) -> str:
+            if broken:
+                raise ZeroDivisionError("of the prices")
+            return ""
+
+    broken, budget = [True], Broken(requests=4)
+    with BatchEngine(Shout(), budget=budget) as engine, ThreadPoolExecutor() as pool:
+        for _ in range(2):
+            waiting = pool.submit(engine.complete, numbered(3))
+            with pytest.raises(ZeroDivisionError):
+                waiting.result(timeout=600)
+        broken.clear()
+        assert pool.submit(engine.complete, numbered(3)).result(timeout=600) == ["Q0", "Q1", "Q2"]
+        assert total(budget._reserved) == Spending()
+
+
+class SlowlyRead(dict[str, Spending]):
+    """What is set aside; what is read of it may be out of date when the reader goes on."""
+
+    def values(self) -> Any:
+        found = [replace(part) for part in super().values()]
+        time.sleep(0.02)
+        return found
+
+
+def test_of_engines_that_share_a_budget_one_gets_the_last_request() -> None:
+    together = threading.Barrier(2)
+
+    def ask(engine: BatchEngine, word: str) -> str | None:
+        together.wait()
+        return engine.complete(requests_of(word))[0]
+
+    for _ in range(5):
+        budget = Budget(requests=1)
+        budget._reserved = SlowlyRead()
+        with (
+            AnswerStore() as store,
+            BatchEngine(Shout(), store, budget=budget, gather=0) as first,
+            BatchEngine(Shout(), store, budget=budget, gather=0) as second,
+            ThreadPoolExecutor() as pool,
+        ):
+            texts = list(pool.map(ask, (first, second), ("a", "b")))
+            assert texts in (["A", None], [None, "B"])
+            assert total(store.spent).replies == 1
+
+
+def test_a_new_model_is_paid_while_the_others_are_added_up() -> None:
+    spent: dict[str, Spending] = {}
+
+    class Paid(Spending):
+        @property  # another thread puts an answer into the store
+        def replies(self) -> int:
+            spent[f"model {len(spent)}"] = Spending(1)
+            return 1
+
+        @replies.setter
+        def replies(self, value: int) -> None:
+            pass
+
+    spent["toy"] = Paid()
+    assert total(spent).replies == 1
+    priced = Prices(date(2026, 11, 29), _Growing(spent))
+    assert Budget(prices=priced).cost(spent, "toy") == 0
+
+
+class _Growing(dict[str, tuple[float, float]]):
+    """Prices of all models; while one is looked up another is paid."""
+
+    def __init__(self, spent: dict[str, Spending]) -> None:
+        self.spent = spent
+
+    def __contains__(self, name: object) -> bool:
+        self.spent[f"model {len(self.spent)}"] = Spending()
+        return True
+
+    def __getitem__(self, name: str) -> tuple[float, float]:
+        return 1.0, 1.0
 
 
 def test_a_synthesis_by_batches_asks_again_what_broke_the_rules(
@@ -292,15 +564,10 @@ def test_a_synthesis_by_batches_asks_again_what_broke_the_rules(
     from videothinker.commands.main import main
     from videothinker.schema import write_rows
 
-    files: list[bytes] = []
-    batches: list[dict[str, Any]] = []
-    handler = type("Handler", (Provider,), {"files": files, "batches": batches})
     write_rows(tmp_path / "rows.jsonl", star_rows(5))
     prices = "date: 2026-11-29\nmodels:\n  m: {prompt: 1, completion: 2}\n"
     (tmp_path / "prices.yaml").write_text(prices)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as provider:
-        threading.Thread(target=provider.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{provider.server_port}/v1"
+    with account(Provider) as (url, made):
         argv = ["synthesize", "--engine", "batch", "--qa", tmp_path / "rows.jsonl"]
         argv += ["--out", tmp_path / "out.jsonl", "--teacher-url", url, "--teacher-model", "m"]
         argv += ["--api-key-env", "", "--poll", "0.01", "--prices", tmp_path / "prices.yaml"]
@@ -309,8 +576,7 @@ def test_a_synthesis_by_batches_asks_again_what_broke_the_rules(
             said = capsys.readouterr().out
             assert f"5 rows in {tmp_path / 'out.jsonl'}" in said
             assert "6 replies, 9,000 tokens, 0.012 USD by the prices of 2026-11-29" in said
-            assert [batch["n"] for batch in batches] == [5, 1]
-        provider.shutdown()
+            assert [batch["n"] for batch in made.batches] == [5, 1]
 
 
 def test_a_model_in_this_process_answers_for_a_command(
@@ -337,3 +603,64 @@ def test_a_model_in_this_process_answers_for_a_command(
     with pytest.raises(SystemExit):
         main(["synthesize", "--engine", "vllm", "--qa", "x", "--out", str(tmp_path / "o")])
     assert "give --teacher-model NAME" in capsys.readouterr().err
+
+
+# Further fields of requests, for models in this process
+
+
+def test_further_fields_reach_a_model_of_transformers(tmp_path: Path) -> None:
+    """The chat template is told what it is told behind a server; a field comes before the flag."""
+    pytest.importorskip("transformers")
+    from videothinker.configs import base_model_path
+    from videothinker.synthesis.transformers_engine import transformers_engine
+
+    base = str(base_model_path())
+    [request] = requests_of("What?")
+    thinks = {"chat_template_kwargs": {"enable_thinking": False}}
+    mark = "{% if enable_thinking is defined and not enable_thinking %}no thoughts{% endif %}"
+
+    def ask(extra: dict[str, Any]) -> Answer:
+        with transformers_engine("tiny", None, base, "cpu", extra=extra) as engine:
+            engine.backend._processor.chat_template += mark  # type: ignore[attr-defined]
+            return engine.ask(request)
+
+    plain, told = ask({}), ask({**thinks, "max_tokens": 2, "top_p": None, "temperature": 1.5})
+    assert told.prompt_tokens > plain.prompt_tokens > 0
+    assert plain.completion_tokens > told.completion_tokens == 2, (plain, told)
+    with pytest.raises(InputError, match="no field 'stop', but chat_template_kwargs, max_tokens"):
+        ask({"stop": ["."]})
+
+
+def test_further_fields_reach_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from videothinker.synthesis.vllm_engine import vllm_engine
+
+    calls: list[dict[str, Any]] = []
+
+    class LLM:
+        def __init__(self, **_: Any) -> None:
+            pass
+
+        def chat(self, messages: Any, params: Any, use_tqdm: bool, **options: Any) -> Any:
+            calls.append({"n": len(messages), **vars(params[0]), **options})
+            choice = SimpleNamespace(text="fine", token_ids=[1], finish_reason="stop")
+            return [SimpleNamespace(prompt_token_ids=[1], outputs=[choice])] * len(messages)
+
+    stand_in = SimpleNamespace(LLM=LLM, SamplingParams=SimpleNamespace)
+    monkeypatch.setitem(sys.modules, "vllm", stand_in)
+    thinks = {"enable_thinking": False}
+    extra = {"temperature": 0.7, "stop": ["."], "min_p": None, "chat_template_kwargs": thinks}
+    with vllm_engine("toy", extra=extra) as engine:
+        assert engine.complete(numbered(3)) == ["fine"] * 3
+    told = {"temperature": 0.7, "max_tokens": 8, "seed": None, "stop": ["."]}
+    assert calls == [{"n": 3, **told, "chat_template_kwargs": thinks}]
+    with vllm_engine("toy") as engine:  # some requests of a batch with a field, some without
+        with_field = [replace(r, fields={"chat_template_kwargs": thinks}) for r in numbered(2)]
+        assert engine.complete([*numbered(3), *with_field]) == ["fine"] * 5
+    asked = Counter[bool]()
+    for call in calls[1:]:
+        asked["chat_template_kwargs" in call] += call["n"]
+    assert asked == {False: 3, True: 2}
+    with pytest.raises(InputError, match="'toy' without a server takes no field 'top-p'"):
+        vllm_engine("toy", extra={"top-p": 0.9})

@@ -30,6 +30,7 @@ from videothinker.json_files import dumps
 from videothinker.schema import Clip, Sample, Segment
 from videothinker.synthesis.engine import EngineError, FunctionEngine, Request, chat, read_answers
 from videothinker.synthesis.openai_engine import OpenAIEngine
+from videothinker.synthesis.server_replies import StatusError, error_line
 from videothinker.synthesis.store import total
 from videothinker.synthesis.stored_engine import REFUSALS
 from videothinker.synthesis.synthesize import TeacherError
@@ -426,6 +427,46 @@ def test_a_wrong_name_or_key_ends_it_at_once(server: Server) -> None:
         with engine_at(server, concurrency=1) as engine:
             assert engine.complete(ask(*map(str, range(9)))) == [None] * 9
             assert len(server.bodies) == 1 and engine.errors[-1][1] == f"HTTP {status}: no: ***"
+
+
+def pieces(key: str, length: int = 6) -> set[str]:
+    """All parts of a key that are so long: one of them in a text gives it away."""
+    return {key[i : i + length] for i in range(len(key) - length + 1)}
+
+
+@pytest.mark.parametrize("body", [{"error": {"message": "{}"}}, {"detail": "{}"}, ["{}"], "{}"])
+def test_a_key_that_is_cut_in_the_middle_is_taken_out(body: Any) -> None:
+    """Words of a server are cut to 200 characters, and a long page before that."""
+    for before in (*range(150, 201, 5), *range(3970, 4001, 5)):
+        said = json.dumps(body).replace("{}", f"{'x ' * (before // 2)}{CANARY}")
+        line = error_line(StatusError(401, {}, json.loads(said)), CANARY)
+        assert not any(piece in line for piece in pieces(CANARY)), line
+    spoken = error_line(StatusError(401, {}, {"error": {"message": f"key {CANARY}"}}), CANARY)
+    assert spoken == "HTTP 401: key ***"
+    quoted = 'sk-"\\-0123456789'
+    assert error_line(StatusError(400, {}, {"error": {"got": [quoted]}}), quoted).count("***") == 1
+
+
+@pytest.mark.parametrize("padding", [0, 150, 165, 175])
+def test_no_reply_brings_the_key_into_a_file(server: Server, tmp_path: Path, padding: int) -> None:
+    """The key in a refusal, in errors of both kinds, and in a completion that is none."""
+    said = f"{'x' * padding} {CANARY} {'x' * 200}"
+    location = {"Location": f"http://127.0.0.1:9/{CANARY}"}
+    replies = [
+        completion(None, refusal=said),
+        completion("", refusal={"why": said}),
+        problem(401, said),
+        {"error": {"message": said}},
+        {"choices": [{"message": said}]},
+        (307, location, b""),
+    ]
+    for number, reply in enumerate(replies):
+        server.reply = lambda n, body, reply=reply: reply  # type: ignore[misc]
+        cache = tmp_path / f"{number}.jsonl"
+        with engine_at(server, cache, retries=0) as engine:
+            assert engine.complete(ask("q")) == [None]
+            written = f"{engine.errors} {cache.read_text()}"
+        assert not any(piece in written for piece in pieces(CANARY)), written
 
 
 def test_nobody_waits_for_a_server_that_has_refused_the_key(server: Server) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..files import InputError
 from .budget import most_spending
-from .engine import EngineError, Request
+from .engine import EngineError, Request, token_count
 from .http_client import HTTPClient, HTTPReply
 from videothinker.synthesis.server_replies import (
     OPENAI_KEY,
@@ -32,7 +32,7 @@ from videothinker.synthesis.server_replies import (
     read_reply,
     server_words,
 )
-from .store import AnswerStore
+from .store import AnswerStore, Spending
 from .stored_engine import StoredEngine
 
 # %% auto #0
@@ -151,6 +151,7 @@ class BatchAPIEngine(StoredEngine):
         self.pause = pause
         self.requests_of_api = 0
         self._pending: dict[str, Request] = {}
+        self._held: dict[str, Spending] = {}  # what is set aside for requests that are submitted
         self._tried: set[str] = set()  # of this run: what has no answer is not submitted again
         self._noting = threading.Lock()
         self._stopped = threading.Event()
@@ -210,17 +211,28 @@ class BatchAPIEngine(StoredEngine):
                 job.batch = self._find(job.token)
                 if job.batch:
                     self._journal.append({"token": job.token, "batch": job.batch})
-        known = {key for job in under_way if job.batch for key in job.keys}
+        under_way = [job for job in under_way if job.batch]
+        for job in under_way:
+            self._hold(job, pending)
+        known = {key for job in under_way for key in job.keys}
         fresh = {key: request for key, request in pending.items() if key not in known}
         replied = len(self._replied)
         new = [self._submit(part, len(jobs) + k) for k, part in enumerate(self._parts(fresh))]
-        for job in [*(job for job in under_way if job.batch), *new]:
+        for job in [*under_way, *new]:
             self._collect(job, pending)
         for key in pending:
             self._tried.add(key)
             if self.known(key) is None and self._reasons.get(key) == WAITS:
                 self._reasons[key] = self._brake.reason or "the batch brought no reply"
         return len(self._replied) - replied
+
+    def _hold(self, job: BatchJob, requests: dict[str, Request]) -> None:
+        """Set aside what a job of an earlier run may cost: it was submitted, room or not."""
+        for key, longest in job.keys.items():
+            if key not in self._held and self.known(key) is None:
+                request = requests.get(key) or Request([], max_tokens=longest)
+                self._held[key] = most_spending(request)
+                self.budget.reserve(self.model, self._held[key])
 
     def _parts(self, requests: dict[str, Request]) -> list[dict[str, Request]]:
         """Requests in parts that a job may hold, without those over the budget."""
@@ -229,12 +241,12 @@ class BatchAPIEngine(StoredEngine):
         for key, request in requests.items():
             most = most_spending(request)
             refused = self._brake.reason or self.budget.refusal(self.store.spent, self.model, most)
-            if not refused and not self.budget.has_room(self.store.spent, self.model, most):
+            if not refused and not self.budget.try_reserve(self.store.spent, self.model, most):
                 refused = "the budget has no room for it beside what is submitted already"
             if refused:
                 self.fail(key, refused)
                 continue
-            self.budget.reserve(self.model, most)
+            self._held[key] = most
             length = len(self._line(key, request))
             if not parts or len(parts[-1]) >= LARGEST[0] or size + length > LARGEST[1]:
                 parts.append({})
@@ -308,12 +320,12 @@ class BatchAPIEngine(StoredEngine):
                     if line.strip():
                         reasons |= self._take(line, job, requests)
         ended = f"the batch {job.batch} is {status.get('status')}"
-        words = server_words(status["errors"]) if status.get("errors") else ""
+        words = server_words(status["errors"], self._secret) if status.get("errors") else ""
         for key in job.keys:
-            if key in requests:
+            if key in self._held:
                 replied = self.store.get(key) is not None and not self.store.is_old(key)
-                self.budget.release(self.model, most_spending(requests[key]), lost=not replied)
-            if self.store.get(key) is None:
+                self.budget.release(self.model, self._held.pop(key), lost=not replied)
+            if self.known(key) is None:
                 reason = reasons.get(key) or f"{ended}{f': {words}' if words else ''}"
                 self._brake.ended(reason)
                 self.fail(key, reason)
@@ -333,20 +345,27 @@ class BatchAPIEngine(StoredEngine):
                 return None
 
     def _take(self, line: bytes, job: BatchJob, requests: dict[str, Request]) -> dict[str, str]:
-        """Put one reply into the store; {key: why} where it is none."""
+        """Put one reply into the store; {key: why} where it is none.
+
+        One that is there already is not put again: the last run may have been killed after it, or
+        the provider says it twice.
+        """
         try:
             entry = json.loads(line)
             key = entry["custom_id"]
             longest = job.keys[key]
         except (ValueError, KeyError, TypeError):
             return {}  # of nobody
+        if self.known(key) is not None:
+            return {}
         response = entry.get("response") or {}
-        code, body = response.get("status_code"), response.get("body")
+        code, body = token_count(response.get("status_code")) or 0, response.get("body")
         if entry.get("error") or code != 200:
-            return {key: f"HTTP {code}: {server_words(entry.get('error') or body)}"}
+            refused = StatusError(code, body=entry.get("error") or body)
+            return {key: error_line(refused, self._secret)}
         request = requests.get(key) or Request([], max_tokens=longest)
         try:
-            answer = read_reply(key, request, body, strip=not self.take_all)
+            answer = read_reply(key, request, body, not self.take_all, self._secret)
         except ReplyError as error:
             return {key: error_line(error, self._secret)}
         answer.model = self.model
@@ -363,7 +382,8 @@ class BatchAPIEngine(StoredEngine):
         """An object of the API; with a token, of the batch that has it, whoever created it."""
         found = self._call(call, token).json()
         if not isinstance(found, dict):
-            raise EngineError(f"{call.method} {call.path}: no object but {server_words(found)}")
+            words = server_words(found, self._secret)
+            raise EngineError(f"{call.method} {call.path}: no object but {words}")
         return found
 
     def _call(self, call: _Call, token: str = "") -> HTTPReply:

@@ -174,14 +174,20 @@ class Budget:
         """
         return self._over(spent, {}, model, most)
 
-    def has_room(self, spent: Mapping[str, Spending], model: str, most: Spending) -> bool:
-        """Return True if a request may be sent now, whatever those under way will cost.
+    def try_reserve(self, spent: Mapping[str, Spending], model: str, most: Spending) -> bool:
+        """Set aside what a request may cost; False if it may not be sent now.
+
+        It may be sent if it has room whatever those under way will cost.
 
         Parameters
         ----------
         spent, model, most : as for `refusal`.
         """
-        return not self._over(spent, self._reserved, model, most)
+        with self._lock:
+            if self._over(spent, self._reserved, model, most):
+                return False
+            self._add(model, most, 1)
+            return True
 
     def _over(
         self,
@@ -220,10 +226,21 @@ class Budget:
         """
         if self.prices is None:
             return 0.0
-        return sum(self.prices.cost(name or model, part) for name, part in spent.items())
+        return sum(self.prices.cost(name or model, part) for name, part in list(spent.items()))
+
+    def priced_cost(self, spent: Mapping[str, Spending], model: str) -> float:
+        """What was paid to the models that have a price: the others may be of another job.
+
+        Parameters
+        ----------
+        spent, model : as for `cost`.
+        """
+        known = self.prices.models if self.prices else ()
+        priced = {name: part for name, part in list(spent.items()) if (name or model) in known}
+        return self.cost(priced, model)
 
     def reserve(self, model: str, most: Spending) -> None:
-        """Set aside what a request may cost, when it is sent.
+        """Set aside what a request may cost that was sent already, whether or not it has room.
 
         Parameters
         ----------

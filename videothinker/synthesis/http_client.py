@@ -137,7 +137,7 @@ class HTTPClient:
         content: bytes = b"",
         content_type: str = "application/json",
     ) -> HTTPReply:
-        """Send a request and read the reply, whatever its status.
+        """Send a request and read the reply, whatever its status; a POST is sent once.
 
         Parameters
         ----------
@@ -154,12 +154,7 @@ class HTTPClient:
         url = URL(f"{self._root}{path}").update_query(self._query)
         headers = {"Content-Type": content_type} if content else {}
         try:
-            try:
-                return await self._exchange(method, url, content, headers)
-            except aiohttp.ClientConnectorError:
-                raise
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                return await self._exchange(method, url, content, headers)
+            return await self._exchange(method, url, content, headers)
         except aiohttp.ClientConnectorError as error:
             where = f"{error.host}:{error.port}"
             raise ConnectionError(f"no connection to {where}: {error.os_error}") from None
@@ -173,7 +168,7 @@ class HTTPClient:
         except aiohttp.ClientHttpProxyError as error:
             raise ConnectionError(f"the proxy says {error.status}") from None
         except aiohttp.ClientResponseError as error:
-            raise ConnectionError(f"the reply is not HTTP: {error.message[:200]}") from None
+            raise ConnectionError(f"the reply is not HTTP: {error.message}") from None
         except (aiohttp.ClientError, UnicodeError) as error:
             raise ConnectionError(str(error)) from None
 

@@ -288,13 +288,13 @@ class OpenAIEngine(StoredEngine):
         return replace(request, max_tokens=int(min(request.max_tokens, most, room)))
 
     async def _refused(self, most: Spending) -> str:
-        """Why a request that may cost so much is not to be sent; "" as soon as it may be.
+        """Why a request that may cost so much is not to be sent; "" when its room is set aside.
 
         Where only what requests under way may cost is in its way, it waits: they cost less.
         """
         spent, model = self.store.spent, self.model
         while not (refused := self._brake.reason or self.budget.refusal(spent, model, most)):
-            if self.budget.has_room(spent, model, most):
+            if self.budget.try_reserve(spent, model, most):
                 break
             self._ended.clear()
             with suppress(TimeoutError):  # another engine may share the budget
@@ -316,11 +316,10 @@ class OpenAIEngine(StoredEngine):
     async def _send(
         self, key: str, request: Request, body: dict[str, Any], most: Spending, wanted: int
     ) -> _Paid:
-        """One attempt: the only place where anything is paid for.
+        """One attempt, for which room was set aside: the only place where anything is paid for.
 
         `wanted` is how long the answer might be if the server's context had room for it.
         """
-        self.budget.reserve(self.model, most)
         self._sending += 1
         self.usage.sent += 1
         try:
@@ -347,7 +346,7 @@ class OpenAIEngine(StoredEngine):
             reply = await self._client.send("POST", "/chat/completions", content)
         if not 200 <= reply.status < 300:
             raise StatusError(reply.status, reply.headers, reply.json(), reply.location)
-        answer = read_reply(key, request, reply.json(), strip=not self.take_all)
+        answer = read_reply(key, request, reply.json(), not self.take_all, self._secret)
         if self.take_all and (problem := eaten_problem(answer)):
             whole = answer.text or answer.partial
             return replace(answer, text=None, partial=whole, reason=problem, model=self.model)
@@ -403,15 +402,14 @@ class OpenAIEngine(StoredEngine):
         if self._trying_last or self._brake.reason:
             return
         last, self._last = self._last, None
-        most = most_spending(last) if last else Spending()
-        if last is not None and self.budget.has_room(self.store.spent, self.model, most):
-            self._trying_last = True
-            with suppress(Exception):
-                key, fitted = self.key(last), self._fitted(last, last.max_tokens)
-                most = most_spending(fitted)
-                body = self._body(fitted)
-                await self._keep(await self._send(key, fitted, body, most, last.max_tokens))
-            self._trying_last = False
+        if last is not None:
+            key, fitted = self.key(last), self._fitted(last, last.max_tokens)
+            body, most = self._body(fitted), most_spending(fitted)
+            if self.budget.try_reserve(self.store.spent, self.model, most):
+                self._trying_last = True
+                with suppress(Exception):
+                    await self._keep(await self._send(key, fitted, body, most, last.max_tokens))
+                self._trying_last = False
         if not self.works:
             self._brake.give_up(line)
 

@@ -45,15 +45,26 @@ class BackendRecipe:
         if self.kind not in ("transformers", "vllm"):
             raise InputError(f"a worker's backend is 'transformers' or 'vllm', not {self.kind!r}")
 
-    def __call__(self) -> Backend:
-        """Load the model."""
+    def _backend(self) -> Any:
+        """The class of the backend."""
         if self.kind == "vllm":
             from videothinker.synthesis.vllm_engine import VLLMBackend
 
-            return VLLMBackend(self.model, self.path, **self.options)
+            return VLLMBackend
         from videothinker.synthesis.transformers_engine import TransformersBackend
 
-        return TransformersBackend(self.model, self.path, **self.options)
+        return TransformersBackend
+
+    @property
+    def fields(self) -> Sequence[str]:
+        """Names of the further fields of requests that the backend knows."""
+        names: Sequence[str] = self._backend().fields
+        return names
+
+    def __call__(self) -> Backend:
+        """Load the model."""
+        backend: Backend = self._backend()(self.model, self.path, **self.options)
+        return backend
 
 # %% ../../nbs/3_synthesis/12_ray_engine.ipynb #raye-008
 class RayBackend:
@@ -74,6 +85,7 @@ class RayBackend:
 
     def __init__(self, make: Callable[[], Backend], model: str, **options: Any) -> None:
         self.model = model
+        self.fields: Sequence[str] | None = getattr(make, "fields", None)
         self.workers = RayWorkers(make, **options)
 
     def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer | Exception]]:

@@ -23,11 +23,14 @@ from .budget import most_spending
 from .engine import CUT_OFF, EATEN, Answer, EngineError, Request, token_count
 
 # %% auto #0
-__all__ = ['NO_MONEY', 'OTHER_NAMES', 'NO_KEY', 'OPENAI_KEY', 'ReplyError', 'StatusError', 'error_object', 'server_words',
+__all__ = ['NO_KEY', 'NO_MONEY', 'OTHER_NAMES', 'OPENAI_KEY', 'ReplyError', 'StatusError', 'error_object', 'server_words',
            'whole_text', 'asked_seconds', 'pause_seconds', 'error_kind', 'is_overload', 'refused_field',
            'context_is_small', 'read_reply', 'spoken', 'eaten_problem', 'error_line', 'api_address', 'api_key']
 
 # %% ../../nbs/3_synthesis/06_server_replies.ipynb #seng-031
+NO_KEY = "none"  # what is sent to a server that asks for no key
+
+
 class ReplyError(Exception):
     """A reply that came with a good status, and is no chat completion.
 
@@ -92,12 +95,13 @@ def error_object(body: Any) -> dict[str, Any]:
     return {}
 
 
-def server_words(body: Any) -> str:
-    """What a server says about an error, on one line of plain characters.
+def server_words(body: Any, secret: str = NO_KEY) -> str:
+    """What a server says about an error, on one line of plain characters and without the key.
 
     Parameters
     ----------
     body : of its reply: JSON, or a text such as a page of HTML.
+    secret : the key; it is replaced by `***`.
     """
     error = error_object(body)
     said = next((error[key] for key in ("message", "detail", "msg") if error.get(key)), body)
@@ -105,10 +109,18 @@ def server_words(body: Any) -> str:
         said = "; ".join(f"{part.get('loc', '')}: {part.get('msg', part)}" for part in said)
     if not isinstance(said, str):
         said = json.dumps(said, default=str)
+    said = _without_key(said, secret)  # before anything is cut: half of it is not recognised
     if said.lstrip().startswith("<"):
         said = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", " ", said, flags=re.S | re.I)
     printable = "".join(c if c.isprintable() else " " for c in whole_text(said[:4000]))
     return " ".join(printable.split())[:200]
+
+
+def _without_key(text: str, secret: str) -> str:
+    """A text in which `***` stands for the key, in JSON too."""
+    if secret == NO_KEY:
+        return text
+    return text.replace(secret, "***").replace(json.dumps(secret)[1:-1], "***")
 
 
 def whole_text(text: str) -> str:
@@ -254,7 +266,9 @@ def context_is_small(error: Exception) -> bool:
     return bool(_SMALL_CONTEXT.search(f"{server_words(body)} {error_object(body).get('code')}"))
 
 # %% ../../nbs/3_synthesis/06_server_replies.ipynb #seng-010
-def read_reply(key: str, request: Request, reply: Any, strip: bool = True) -> Answer:
+def read_reply(
+    key: str, request: Request, reply: Any, strip: bool = True, secret: str = NO_KEY
+) -> Answer:
     """The `Answer` in a server's reply.
 
     A reply that was cut off, filtered or empty is an answer without text: it has been paid for.
@@ -264,18 +278,19 @@ def read_reply(key: str, request: Request, reply: Any, strip: bool = True) -> An
     key, request : what was asked.
     reply : the JSON of a chat completion.
     strip : leave out blanks around the text.
+    secret : the key, which is left out of the server's words (`server_words`).
 
     Raises
     ------
     ReplyError : when the reply is none.
     """
-    choice = _first_choice(reply)
+    choice = _first_choice(reply, secret)
     message = choice.get("message")
     if not isinstance(message, dict):
-        raise ReplyError(f"not a chat completion: {server_words(reply)}", reply)
+        raise ReplyError(f"not a chat completion: {server_words(reply, secret)}", reply)
     whole = _text(message.get("content"))
     text = whole.strip()
-    reason = _useless(choice.get("finish_reason"), text, message, request.max_tokens)
+    reason = _useless(choice.get("finish_reason"), text, message, request.max_tokens, secret)
     usage = reply.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     prompt_tokens = token_count(usage.get("prompt_tokens"))
@@ -291,12 +306,12 @@ def read_reply(key: str, request: Request, reply: Any, strip: bool = True) -> An
         reason,
         prompt_tokens,
         completion_tokens,
-        partial=(text or _refusal(message)) if reason else "",
+        partial=(text or _refusal(message, secret)) if reason else "",
         thoughts=whole_text(_thoughts(message)),
     )
 
 
-def _first_choice(reply: Any) -> dict[str, Any]:
+def _first_choice(reply: Any, secret: str) -> dict[str, Any]:
     """The first choice of a completion; ReplyError, with the server's words, if there is none."""
     choices = reply.get("choices") if isinstance(reply, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
@@ -304,8 +319,9 @@ def _first_choice(reply: Any) -> dict[str, Any]:
         return choice
     errors = [x for x in (choice, reply) if isinstance(x, dict) and x.get("error")]
     if errors:
-        raise ReplyError(f"an error with status 200: {server_words(errors[0])}", errors[0])
-    raise ReplyError(f"not a chat completion: {server_words(reply)}", reply)
+        words = server_words(errors[0], secret)
+        raise ReplyError(f"an error with status 200: {words}", errors[0])
+    raise ReplyError(f"not a chat completion: {server_words(reply, secret)}", reply)
 
 # %% ../../nbs/3_synthesis/06_server_replies.ipynb #seng-042
 def _text(content: Any) -> str:
@@ -327,13 +343,13 @@ def _thoughts(message: dict[str, Any]) -> str:
     return next((text for text in texts if isinstance(text, str) and text.strip()), "")
 
 
-def _refusal(message: dict[str, Any]) -> str:
+def _refusal(message: dict[str, Any], secret: str) -> str:
     """The words in which a server says that its model refused; "" if it says none."""
     words = message.get("refusal")
-    return whole_text(words.strip()) if isinstance(words, str) else ""
+    return whole_text(_without_key(words, secret).strip()) if isinstance(words, str) else ""
 
 
-def _useless(finish: Any, text: str, message: dict[str, Any], max_tokens: int) -> str:
+def _useless(finish: Any, text: str, message: dict[str, Any], max_tokens: int, secret: str) -> str:
     """Why a reply that was paid for cannot be used; "" if it can."""
     if finish == "length":
         if text:
@@ -344,7 +360,7 @@ def _useless(finish: Any, text: str, message: dict[str, Any], max_tokens: int) -
     if text:
         return ""
     if refusal := message.get("refusal"):
-        return f"refused: {server_words(refusal)}"
+        return f"refused: {server_words(refusal, secret)}"
     if message.get("tool_calls") or message.get("function_call"):
         return "a call of a tool in place of an answer"
     if _thoughts(message):
@@ -382,9 +398,6 @@ def eaten_problem(answer: Answer) -> str:
     )
 
 # %% ../../nbs/3_synthesis/06_server_replies.ipynb #seng-022
-NO_KEY = "none"  # what is sent to a server that asks for no key
-
-
 def error_line(error: Exception, secret: str) -> str:
     """One line about an error, without the key (some servers repeat it).
 
@@ -395,12 +408,10 @@ def error_line(error: Exception, secret: str) -> str:
     """
     status = getattr(error, "status_code", None)
     body = getattr(error, "body", None)
-    words = str(error) if isinstance(error, ReplyError) or not body else server_words(body)
-    if secret != NO_KEY:
-        words = words.replace(secret, "***")
-    text = server_words(words) or "no whole reply in time"
+    said = str(error) if isinstance(error, ReplyError) or not body else body
+    text = server_words(said, secret) or "no whole reply in time"
     name = f"HTTP {status}" if status else type(error).__name__
-    return f"{name}: {text}{_redirection(error)}"
+    return f"{name}: {text}{_without_key(_redirection(error), secret)}"
 
 
 def _redirection(error: Exception) -> str:

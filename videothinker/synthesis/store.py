@@ -230,7 +230,7 @@ def total(spent: Mapping[str, Spending]) -> Spending:
     ----------
     spent : by model, as `AnswerStore.spent`.
     """
-    parts = spent.values()
+    parts = list(spent.values())  # a copy: other threads may be paying a new model
     return Spending(
         sum(part.replies for part in parts),
         sum(part.texts for part in parts),

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,8 +22,8 @@ from .engine import EATEN, SMALL_CONTEXT, Answer, EngineError, Request
 from .store import AnswerStore, Spending, total
 
 # %% auto #0
-__all__ = ['REFUSALS', 'WINDOW', 'Brake', 'Usage', 'short_number', 'StoredEngine', 'Backend', 'one_by_one', 'in_words',
-           'BatchEngine']
+__all__ = ['REFUSALS', 'WINDOW', 'OWN_PARAMETERS', 'Brake', 'Usage', 'short_number', 'StoredEngine', 'Backend', 'one_by_one',
+           'with_fields', 'refuse_unknown_fields', 'in_words', 'BatchEngine']
 
 # %% ../../nbs/3_synthesis/05_stored_engine.ipynb #stored-005
 REFUSALS = 10  # failures in a row, with one cause, after which nothing more is sent
@@ -192,6 +192,8 @@ class StoredEngine:
             self.budget.prices.cost(model, Spending())  # a price that is missing is said first
         self._own_store = not isinstance(cache, AnswerStore)
         self.store = cache if isinstance(cache, AnswerStore) else AnswerStore(cache)
+        if self.budget.money:
+            self._check_prices()
         self.errors: list[tuple[str, str]] = []
         self.usage = Usage()
         self._reasons: dict[str, str] = {}
@@ -201,6 +203,14 @@ class StoredEngine:
         before = [self.store.spent[m] for m in ("", model) if m in self.store.spent]
         self._worked_before = any(p.texts or (take_all and p.replies) for p in before)
         self._base = json.dumps(self.extra, sort_keys=True) if self.extra else ""
+
+    def _check_prices(self) -> None:
+        """Refuse a ceiling in money where what was paid before cannot be priced."""
+        try:
+            self.budget.cost(self.store.spent, self.model)
+        except InputError:
+            StoredEngine.close(self)
+            raise
 
     def key(self, request: Request) -> str:
         """The key of a request's answer in the store: model, further fields, and the request.
@@ -364,7 +374,7 @@ class StoredEngine:
         ]
         if self.budget.prices:
             prices = self.budget.prices
-            parts.append(f"{self.budget.cost(spent, self.model):.4g} {prices.currency}")
+            parts.append(f"{self.budget.priced_cost(spent, self.model):.4g} {prices.currency}")
         if self.usage.failed:
             parts.append(f"{self.usage.failed} failed")
         return ", ".join(parts)
@@ -388,8 +398,15 @@ class StoredEngine:
         return f"{type(self).__name__}({self.model!r}, {len(self.store)} answers, {self.usage})"
 
 # %% ../../nbs/3_synthesis/05_stored_engine.ipynb #stored-015
+OWN_PARAMETERS = ("temperature", "max_tokens", "seed")  # of a `Request`, as fields are named
+
+
 class Backend(Protocol):
-    """A model that answers requests, many at once."""
+    """A model that answers requests, many at once.
+
+    One that has an attribute `fields` names in it the further fields of requests that it knows; it
+    is given no others.
+    """
 
     model: str
 
@@ -431,6 +448,43 @@ def one_by_one(
         return [one_by_one(generate, [request])[0] for request in requests]
 
 
+def with_fields(request: Request, extra: Mapping[str, Any]) -> Request:
+    """The request with its further fields in their places, and none that is null.
+
+    Parameters
+    ----------
+    request : whose `fields` may name its own parameters, such as `temperature`.
+    extra : fields of every request; they come before its own.
+    """
+    merged = {**request.fields, **extra}
+    fields = {name: value for name, value in merged.items() if value is not None}
+    own = {name: fields.pop(name) for name in OWN_PARAMETERS if name in fields}
+    return replace(request, fields=fields, **own)
+
+
+def refuse_unknown_fields(fields: Mapping[str, Any], backend: Backend) -> None:
+    """Refuse a field that a backend does not know, if it says which it does.
+
+    Parameters
+    ----------
+    fields : further fields of a request; one that is null is left out anyway.
+    backend : that is to answer it.
+
+    Raises
+    ------
+    InputError : names the field.
+    """
+    known = getattr(backend, "fields", None)
+    if known is None:
+        return
+    for name, value in fields.items():
+        if value is not None and name not in (*known, *OWN_PARAMETERS):
+            takes = ", ".join(sorted((*known, *OWN_PARAMETERS)))
+            raise InputError(
+                f"extra: {backend.model!r} without a server takes no field {name!r}, but {takes}"
+            )
+
+
 def in_words(error: Exception) -> str:
     """An error in one line, for the reason of a request.
 
@@ -443,11 +497,12 @@ def in_words(error: Exception) -> str:
 
 @dataclass
 class _Wanted:
-    """A request that waits for its turn, and the promise of its answer."""
+    """A request that waits for its turn, the promise of its answer, and what it may cost."""
 
     key: str
     request: Request
     promise: Future[str | None] = field(default_factory=Future)
+    most: Spending | None = None  # as long as it is set aside
 
 
 class BatchEngine(StoredEngine):
@@ -477,6 +532,7 @@ class BatchEngine(StoredEngine):
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size!r}; it is at least 1")
+        refuse_unknown_fields(options.get("extra") or {}, backend)
         super().__init__(backend.model, cache, **options)
         self.backend = backend
         self.batch_size = batch_size
@@ -513,7 +569,8 @@ class BatchEngine(StoredEngine):
                 kept.set_result(self.give(answer))
                 return kept
             if key not in self._under_way:
-                wanted = _Wanted(key, request)
+                refuse_unknown_fields(request.fields, self.backend)
+                wanted = _Wanted(key, with_fields(request, self.extra))
                 self._under_way[key] = wanted.promise
                 self._waiting.append(wanted)
                 self._changed.notify_all()
@@ -531,11 +588,23 @@ class BatchEngine(StoredEngine):
                 )
                 n = min(self.batch_size, len(self._waiting))
                 batch = [self._waiting.popleft() for _ in range(n)]
-            self._answer(batch)
+            try:
+                self._answer(batch)
+            except BaseException as error:  # whatever it is, nobody waits for ever
+                self._abandon(batch, error)
         for wanted in self._waiting:
             wanted.promise.set_exception(
                 EngineError("this engine was closed before it had all answers")
             )
+
+    def _abandon(self, batch: list[_Wanted], error: BaseException) -> None:
+        """End the promises of a batch that were not kept."""
+        left = [wanted for wanted in batch if not wanted.promise.done()]
+        keys = {wanted.key for wanted in left}
+        with self._changed:
+            self._waiting = deque(w for w in self._waiting if w.key not in keys)
+        for wanted in left:
+            self._end(wanted, error)
 
     def _answer(self, batch: list[_Wanted]) -> None:
         """Ask the backend for one batch; every promise is kept at the end."""
@@ -545,19 +614,15 @@ class BatchEngine(StoredEngine):
         left = dict(enumerate(sent))
         reason = "no reply"
         self.usage.sent += len(sent)
-        extra = [
-            replace(wanted.request, fields={**wanted.request.fields, **self.extra})
-            for wanted in sent
-        ]
+        requests = [wanted.request for wanted in sent]
         try:
-            for place, answer in self.backend.answer(extra) if sent else ():
+            for place, answer in self.backend.answer(requests) if sent else ():
                 if isinstance(answer, Exception):
                     self._give_up(left.pop(place), in_words(answer))
                 else:
                     self._keep(left.pop(place), answer)
         except EngineError as error:  # of the disk
             for wanted in left.values():
-                self.budget.release(self.model, most_spending(wanted.request))
                 self._end(wanted, error)
             return
         except UserError as error:  # the backend cannot work at all
@@ -574,9 +639,8 @@ class BatchEngine(StoredEngine):
         if not self.works:
             self._brake.failed(reason, by_words=True)
         self._brake.ended(reason)
-        self.budget.release(self.model, most_spending(wanted.request), lost=True)
         self.fail(wanted.key, reason)
-        self._end(wanted, None)
+        self._end(wanted, None, lost=True)
 
     def _sorted(self, batch: list[_Wanted]) -> tuple[list[_Wanted], list[_Wanted]]:
         """Those that may be sent now, with what they may cost set aside, and those that may later.
@@ -591,8 +655,8 @@ class BatchEngine(StoredEngine):
             if refused := refused or self.budget.refusal(self.store.spent, self.model, most):
                 self.fail(wanted.key, refused)
                 self._end(wanted, None)
-            elif self.budget.has_room(self.store.spent, self.model, most):
-                self.budget.reserve(self.model, most)
+            elif self.budget.try_reserve(self.store.spent, self.model, most):
+                wanted.most = most
                 now.append(wanted)
             else:
                 later.append(wanted)
@@ -612,15 +676,22 @@ class BatchEngine(StoredEngine):
             self.store.put(answer).result()
         except OSError as error:
             failure = self.broken(error)
-            self.budget.release(self.model, most_spending(wanted.request))
             self._end(wanted, failure)
             raise failure from None
-        self.budget.release(self.model, most_spending(wanted.request))
         self.count(answer)
         self._end(wanted, None, self.give(answer))
 
-    def _end(self, wanted: _Wanted, error: Exception | None, text: str | None = None) -> None:
-        """Keep one promise."""
+    def _end(
+        self,
+        wanted: _Wanted,
+        error: BaseException | None,
+        text: str | None = None,
+        lost: bool = False,
+    ) -> None:
+        """Keep one promise; what was set aside for it is free."""
+        if wanted.most is not None:
+            self.budget.release(self.model, wanted.most, lost)
+            wanted.most = None
         with self._changed:
             self._under_way.pop(wanted.key, None)
         if error is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,11 +95,17 @@ class TransformersBackend:
     dtype : of the weights: auto, bfloat16, float32 ….
     options : further arguments of `from_pretrained`, such as `gguf_file` or `revision`.
 
+    Attributes
+    ----------
+    fields : names of the further fields of requests that it knows.
+
     Raises
     ------
     MissingLibrary : when transformers or torch are not installed.
     InputError : when there is no such model, or it has no chat template.
     """
+
+    fields = (*SAMPLING, "chat_template_kwargs")
 
     def __init__(
         self, model: str, path: str = "", device: str = "", dtype: str = "auto", **options: Any
@@ -153,7 +160,7 @@ class TransformersBackend:
         groups: dict[Any, list[int]] = {}
         for place, request in enumerate(requests):
             alone = place if request.temperature else None
-            fields = tuple(sorted(request.fields.items()))
+            fields = json.dumps(dict(request.fields), sort_keys=True)
             pictures = any(not isinstance(m["content"], str) for m in request.messages)
             kind = (request.temperature, request.max_tokens, fields, pictures, alone)
             groups.setdefault(kind, []).append(place)
@@ -188,10 +195,9 @@ class TransformersBackend:
     def _inputs(self, requests: Sequence[Request]) -> Any:
         """What the model takes, for a batch."""
         pairs = [template_messages(request) for request in requests]
-        texts = [
-            self._processor.apply_chat_template(m, tokenize=False, add_generation_prompt=True)
-            for m, _ in pairs
-        ]
+        template = dict(requests[0].fields.get("chat_template_kwargs", {}))
+        template = {"add_generation_prompt": True, **template, "tokenize": False}
+        texts = [self._processor.apply_chat_template(m, **template) for m, _ in pairs]
         pictures = [picture for _, shown in pairs for picture in shown]
         if not self._sees:
             if pictures:

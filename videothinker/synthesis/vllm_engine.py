@@ -5,6 +5,7 @@
 # %% ../../nbs/3_synthesis/11_vllm_engine.ipynb #vlle-002
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,28 @@ from .store import AnswerStore
 from .stored_engine import BatchEngine, one_by_one
 
 # %% auto #0
-__all__ = ['VLLMBackend', 'vllm_engine']
+__all__ = ['SAMPLING_PARAMS', 'VLLMBackend', 'vllm_engine']
 
 # %% ../../nbs/3_synthesis/11_vllm_engine.ipynb #vlle-004
+SAMPLING_PARAMS = (
+    "allowed_token_ids",
+    "bad_words",
+    "frequency_penalty",
+    "ignore_eos",
+    "include_stop_str_in_output",
+    "min_p",
+    "min_tokens",
+    "presence_penalty",
+    "repetition_penalty",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "stop",
+    "stop_token_ids",
+    "top_k",
+    "top_p",
+)  # fields that `vllm.SamplingParams` takes as they stand in JSON
+
+
 class VLLMBackend:
     """A chat model by vLLM in this process (see `Backend`).
 
@@ -27,11 +47,17 @@ class VLLMBackend:
     path : folder of the model, or its name on the hub; "" for the name.
     options : further arguments of `vllm.LLM`, such as `tensor_parallel_size` or `max_model_len`.
 
+    Attributes
+    ----------
+    fields : names of the further fields of requests that it knows.
+
     Raises
     ------
     MissingLibrary : when vLLM is not installed.
     InputError : when vLLM cannot load the model.
     """
+
+    fields = (*SAMPLING_PARAMS, "chat_template_kwargs")
 
     def __init__(self, model: str, path: str = "", **options: Any) -> None:
         try:
@@ -55,26 +81,33 @@ class VLLMBackend:
         ----------
         requests : of texts and pictures.
         """
-        yield from enumerate(one_by_one(self._generate, list(requests)))
+        groups: dict[str, list[int]] = {}  # a call has one set of arguments for the chat template
+        for place, request in enumerate(requests):
+            template = json.dumps(request.fields.get("chat_template_kwargs"), sort_keys=True)
+            groups.setdefault(template, []).append(place)
+        for places in groups.values():
+            batch = [requests[place] for place in places]
+            yield from zip(places, one_by_one(self._generate, batch), strict=True)
 
     def _generate(self, requests: Sequence[Request]) -> list[Answer]:
-        """Answers to a batch."""
-        params = [
-            self._params(
-                temperature=request.temperature,
-                max_tokens=request.max_tokens,
-                seed=_seed(request),
-                **request.fields,
-            )
-            for request in requests
-        ]
+        """Answers to a batch that shares the arguments of the chat template."""
+        params = [self._params(**_sampling(request)) for request in requests]
         messages = [list(request.messages) for request in requests]
-        outputs = self._llm.chat(messages, params, use_tqdm=False)
+        template = requests[0].fields.get("chat_template_kwargs")
+        options = {"chat_template_kwargs": template} if template else {}
+        outputs = self._llm.chat(messages, params, use_tqdm=False, **options)
         return [_read(out, r.max_tokens) for out, r in zip(outputs, requests, strict=True)]
 
     def close(self) -> None:
         """Let go of the weights."""
         self._llm = None
+
+
+def _sampling(request: Request) -> dict[str, Any]:
+    """The arguments of `SamplingParams`; fields come before the request's own parameters."""
+    own = {"temperature": request.temperature, "max_tokens": request.max_tokens}
+    fields = {k: v for k, v in request.fields.items() if k != "chat_template_kwargs"}
+    return {**own, "seed": _seed(request), **fields}
 
 
 def _seed(request: Request) -> int | None:
