@@ -66,8 +66,10 @@ class Filtered:
         return {"id": failure.pop("id"), "filter": self.filter, **failure}
 
 # %% ../../nbs/3_synthesis/19_filters.ipynb #flt-008
+_SOME = r"\b(all|none|any|both|neither|either|two) of (the )?"
 _ABOUT_OTHERS = re.compile(
-    r"\b(all|none|any|both|neither|either|two) of (the )?(above|these|those|them|others?|options)\b"
+    rf"{_SOME}(above|(these |those )?options|(these|those) (choices|answers))\b"
+    rf"|^\W*{_SOME}(these|those|them|others?)( (is|are) (correct|right|true|false|wrong))?\W*$"
     r"|\b(both|neither|either) \(?[A-F]\)? (and|n?or) \(?[A-F]\)?(?!\w)",
     re.I,
 )
@@ -172,7 +174,8 @@ def language_reason(sample: Sample, scripts: Iterable[str]) -> str:
     scripts : keys of `SCRIPTS`.
     """
     wanted = sorted(scripts)
-    share = script_share("\n".join([sample.problem, *sample.options]), wanted)
+    options = option_letters(sample.options).values()  # A, B, C … are Latin in every language
+    share = script_share("\n".join([sample.problem, *options]), wanted)
     if share >= LEAST_SHARE:
         return ""
     return f"{share:.0%} of the letters of question and options are {' or '.join(wanted)}"
@@ -237,6 +240,10 @@ class BlindReader:
 
 # %% ../../nbs/3_synthesis/19_filters.ipynb #flt-021
 NEAR = 0.8  # Jaccard similarity of the shingles
+_NUMBER = re.compile(
+    r"\d+(?:st|nd|rd|th)?|one|two|three|four|five|six|seven|eight|nine|ten|once|twice|last"
+    r"|first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth"
+)
 
 
 Earlier = dict[tuple[str, str], list[Sample]]  # video → the questions about it so far
@@ -248,15 +255,12 @@ def duplicate_reason(sample: Sample, earlier: Earlier, near: float = NEAR) -> st
     Parameters
     ----------
     sample : the question.
-    earlier : the questions so far, to which it is added if it repeats none.
+    earlier : the questions so far.
     near : the least similarity of two questions that are one, if their answer is the same.
     """
-    questions = earlier.setdefault(source_video(sample), [])
-    for other in questions:
-        if reason := _same_question(sample, other, near):
-            return reason
-    questions.append(sample)
-    return ""
+    others = earlier.get(source_video(sample), ())
+    reasons = (_same_question(sample, other, near) for other in others)
+    return next(filter(None, reasons), "")
 
 
 def _same_question(sample: Sample, other: Sample, near: float) -> str:
@@ -267,10 +271,17 @@ def _same_question(sample: Sample, other: Sample, near: float) -> str:
         if answer_key(sample) == answer_key(other):
             return f"asks what {name} asks about this video"
         return f"asks what {name} asks about this video, and answers otherwise"
+    if _numbers(sample.problem) != _numbers(other.problem):
+        return ""
     similarity = jaccard(shingles(ours), shingles(theirs))
     if similarity >= near and answer_key(sample) == answer_key(other):
         return f"asks nearly what {name} asks about this video ({similarity:.0%} of the text)"
     return ""
+
+
+def _numbers(text: str) -> list[str]:
+    """The numbers in a text, in digits or English words, in their order."""
+    return [word for word in tokenize(text) if _NUMBER.fullmatch(word)]
 
 # %% ../../nbs/3_synthesis/19_filters.ipynb #flt-025
 LookAt = Callable[[Clip | Sample], Look]
@@ -379,8 +390,9 @@ class QuestionFilter:
 
     def _worth_asking(self, samples: Iterable[Sample]) -> Iterator[Sample]:
         """The questions with whose words nothing is wrong."""
+        earlier: Earlier = {}
         filters: dict[str, Callable[[Sample], str]] = {
-            "duplicate": partial(duplicate_reason, earlier={}),
+            "duplicate": partial(duplicate_reason, earlier=earlier),
             "options": options_reason,
         }
         if self.scripts:
@@ -390,6 +402,7 @@ class QuestionFilter:
             found = ((name, of(sample)) for name, of in active.items())
             name, reason = next(((n, why) for n, why in found if why), ("", ""))
             if self._stays(sample, name, reason):
+                earlier.setdefault(source_video(sample), []).append(sample)
                 yield sample
 
     def _not_blind(self, samples: Iterator[Sample], blind: BlindReader) -> Iterator[Sample]:
