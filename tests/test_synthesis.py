@@ -16,7 +16,7 @@ from videothinker.commands.main import main
 from videothinker.evaluation.evidence_controls import mask_letters
 from videothinker.schema import Clip, Sample, Segment, write_captions, write_rows
 from videothinker.synthesis.engine import Answer, FunctionEngine, Request, chat
-from videothinker.synthesis.filters import QuestionFilter, options_reason, scripts_of
+from videothinker.synthesis.filters import BlindReader, QuestionFilter, options_reason, scripts_of
 from videothinker.synthesis.hindsight_curation import curate
 from videothinker.synthesis.openai_engine import OpenAIEngine
 from videothinker.synthesis.stored_engine import BatchEngine
@@ -926,6 +926,20 @@ def test_questions_that_need_no_video_are_left_out(folder: Path, run: Any, serve
     assert left_out["reason"] == "answered right without the video 2 times of 2"
     blind = [b["messages"][1]["content"] for b in server.bodies if b["model"] == "r"]
     assert blind and not any("hand reaches" in text for text in blind)  # no captions, no times
+
+
+def test_a_wrong_answer_without_the_video_is_not_paid_for_again(tmp_path: Path) -> None:
+    """It decides, whatever another request for the same question came to."""
+
+    def once(request: Request) -> str | None:
+        first = "A. took it" in request.messages[1]["content"]
+        return "<answer>B</answer>" if first else None
+
+    for paid in (3, 0):
+        model = Model(once)
+        with BatchEngine(model, tmp_path / "answers", gather=0) as engine:
+            assert BlindReader(engine).reason(star_rows(1)[0]) == ""
+        assert len(model.asked) == paid
 
 
 def test_short_videos_are_left_out_before_anything_is_asked(

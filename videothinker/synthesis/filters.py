@@ -24,7 +24,7 @@ from ..files import FormatError, InputError
 from ..parallel import ordered_map
 from ..paths import resolve_path
 from ..schema import Clip, Sample, option_letters, sample_id
-from .engine import Engine, Request, no_answer_reason
+from .engine import Engine, Request, no_answer_reason, of_an_earlier_run
 from .judging import ReaderError, letter_before, moved_options
 from .prompt_templates import PromptTemplate, load_prompts
 from .server_replies import spoken
@@ -213,23 +213,34 @@ class BlindReader:
 
         Raises
         ------
-        ReaderError : when the engine fails.
+        ReaderError : when the engine fails, and no other answer tells.
         """
         letters = sample.letters
         if len(letters) < 2 or sample.answer not in letters:
             return ""
         requests = [self._request(sample, k) for k in range(self.times)]
-        for k, reply in enumerate(self.engine.complete(requests)):
-            if reply is None:
-                why = no_answer_reason(self.engine, requests[k])
-                raise ReaderError(
-                    f"no answer from the engine to {sample.problem[:200]!r} without the video"
-                    + (f" ({why})" if why else "")
-                )
-            letter = extract_answer(spoken(reply), letters)
-            if letter is None or letter_before(letter, letters, k) != sample.answer:
-                return ""
+        earlier = [k for k in range(self.times) if of_an_earlier_run(self.engine, requests[k])]
+        others = [k for k in range(self.times) if k not in earlier]
+        silent: Request | None = None
+        for part in filter(None, (earlier, others)):  # a wrong answer that is paid for decides
+            replies = self.engine.complete([requests[k] for k in part])
+            for k, reply in zip(part, replies, strict=True):
+                if reply is None:
+                    silent = silent or requests[k]
+                elif not self._is_right(sample, k, reply):
+                    return ""
+        if silent:
+            why = no_answer_reason(self.engine, silent)
+            raise ReaderError(
+                f"no answer from the engine to {sample.problem[:200]!r} without the video"
+                + (f" ({why})" if why else "")
+            )
         return f"answered right without the video {self.times} times of {self.times}"
+
+    def _is_right(self, sample: Sample, k: int, reply: str) -> bool:
+        """Whether the k-th reply names the right option."""
+        letter = extract_answer(spoken(reply), sample.letters)
+        return letter is not None and letter_before(letter, sample.letters, k) == sample.answer
 
     def _request(self, sample: Sample, k: int) -> Request:
         """The question for the k-th time, its options moved up by k places."""
