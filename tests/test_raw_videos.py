@@ -25,9 +25,10 @@ from PIL import Image
 from videothinker.commands.main import main
 from videothinker.commands.synthesis import caption_footage
 from videothinker.data.prepare import is_held_out
-from videothinker.schema import read_captions, read_rows, write_captions
-from videothinker.synthesis.engine import FunctionEngine, Request
-from videothinker.synthesis.teacher import EngineTeacher
+from videothinker.schema import Segment, read_captions, read_rows, write_captions
+from videothinker.synthesis.engine import FunctionEngine, Request, chat
+from videothinker.synthesis.teacher import Asker, EngineTeacher
+from videothinker.synthesis.timed_captions import read_shot
 from videothinker.video.shots import BLOCK, SIDE, ShotRule, compared_frames, find_shots
 
 FPS, SIZE = 10, 64
@@ -266,6 +267,15 @@ def test_a_reply_with_wrong_times_is_asked_for_again(
     code, _ = run(*flags(server, videos, out), "--workers", 1)
     assert code == 3 and len(server.asked) == 2 * n + len(wrong) and len(wrong) > 3
     assert without_prompts(out) == without_prompts(whole)
+
+
+@pytest.mark.parametrize("time", ["1" + "0" * 400, "1" + "0" * 5000, "1e400", "-Infinity", "NaN"])
+def test_a_time_that_is_no_number_of_seconds_is_a_reply_like_others(time: str) -> None:
+    wild = f'{{"segments": [{{"start": {time}, "end": 2, "caption": "a room"}}]}}'
+    plain = '{"segments": [{"start": 0, "end": 2, "caption": "a room"}]}'
+    asker = Asker(FunctionEngine(lambda request: plain if request.seed else wild))
+    read = asker.ask(chat("s", "u"), lambda reply: read_shot(reply, Segment(0, 5)), "a shot")
+    assert read == [Segment(0, 2, "a room")]
 
 
 def test_a_shot_that_cannot_be_described_is_on_record(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,14 +13,18 @@ from typing import Any
 import pytest
 
 from videothinker.commands.main import main
+from videothinker.evaluation.evidence_controls import mask_letters
 from videothinker.schema import Clip, Sample, Segment, write_captions, write_rows
-from videothinker.synthesis.engine import FunctionEngine, Request, chat
+from videothinker.synthesis.engine import Answer, FunctionEngine, Request, chat
+from videothinker.synthesis.filters import BlindReader, QuestionFilter, options_reason, scripts_of
 from videothinker.synthesis.hindsight_curation import curate
 from videothinker.synthesis.openai_engine import OpenAIEngine
-from videothinker.synthesis.synthesize import synthesize
-from videothinker.synthesis.teacher import EngineTeacher, read_question
+from videothinker.synthesis.stored_engine import BatchEngine
+from videothinker.synthesis.synthesize import TeacherError, synthesize
+from videothinker.synthesis.teacher import Asker, EngineTeacher, read_question, read_trace
 from videothinker.toy.teacher import ScriptedTeacher, SymbolicReader, ToyError
 from videothinker.toy.world import draw_scene, encode_scene
+from videothinker.trace import leak
 
 TRACE = (
     "<time>00:00-00:04</time> <caption>{caption}</caption> <think>that is it</think> so it is A "
@@ -338,6 +342,21 @@ def test_nothing_made_overwrites_nothing(folder: Path, run: Any, server: Server)
     assert out.read_text() == "of an earlier run\n"
 
 
+def test_questions_of_two_sources_with_one_id_are_refused(
+    folder: Path, run: Any, server: Server
+) -> None:
+    """One of them would be lost, and nothing would say so."""
+    rows = star_rows(2)
+    write_rows(folder / "star.jsonl", [*rows, replace(rows[1], data_source="NExT-QA")])
+    argv = ["synthesize", "--qa", folder / "star.jsonl", *teacher_flags(server, folder)]
+    code, text = run(*argv)
+    assert code == 2 and not server.bodies and not (folder / "out.jsonl").exists()
+    one_line(text, "synthesize", "'star-1'", "STAR/v1 and NExT-QA/v1", "an id of its own")
+    write_rows(folder / "star.jsonl", [*rows, rows[1]])  # the same row twice is one row
+    server.reply = good_trace
+    assert run(*argv) == (0, f"2 rows in {folder / 'out.jsonl'}\n")
+
+
 def test_partial_failure_of_curate(folder: Path, run: Any, server: Server) -> None:
     out, failures = folder / "out.jsonl", folder / "out.jsonl.failed.jsonl"
     argv = ["curate", "--data", folder / "traced.jsonl", "--out", out, "--check-only"]
@@ -355,6 +374,22 @@ def test_partial_failure_of_curate(folder: Path, run: Any, server: Server) -> No
     code, text = run(*argv)
     assert code == 0 and not failures.exists() and len(out.read_text().splitlines()) == 3
     assert len(server.bodies) == asked + 2  # one row, in two rotations
+
+
+@pytest.mark.parametrize(
+    "caption, masked",
+    [
+        ("The right one is B, because he runs", "The right one is …, because he runs"),
+        ("option b is shown", "… is shown"),
+        ("B - the man runs", "… - the man runs"),
+        ("He picks B; then he leaves", "He picks …; then he leaves"),
+        ('The sign shows "B"', 'The sign shows "…"'),
+        ("A, as he picks A and leaves", "…, as he picks … and leaves"),
+        ("A man in a T-shirt, in Washington, D.C.", "A man in a T-shirt, in Washington, D.C."),
+    ],
+)
+def test_no_letter_that_leaks_is_left_in_a_masked_caption(caption: str, masked: str) -> None:
+    assert mask_letters(caption, "ABCD") == masked and not leak(masked)
 
 
 def _first_taken(user: str) -> str:
@@ -581,6 +616,94 @@ def test_a_trace_that_never_comes_right_is_left_to_curation(
     one_line(text, "curate", "not one of 3 rows is kept", "format: no block")
 
 
+class Model:
+    """A backend that counts what it is paid for; a reply of None is one without a text."""
+
+    model = "m"
+
+    def __init__(self, reply: Callable[[Request], str | None]) -> None:
+        self.reply = reply
+        self.asked: list[int | None] = []
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        for place, request in enumerate(requests):
+            self.asked.append(request.seed)
+            text = self.reply(request)
+            yield place, Answer("", text, "" if text else "refused: no reason", 1, 1)
+
+    def close(self) -> None:
+        pass
+
+
+def ask_model(
+    cache: Path, reply: Callable[[Request], str | None], tries: int = 3, ask_again: bool = False
+) -> tuple[str, list[int | None]]:
+    """A trace from a teacher that is started once more, and the seeds that were paid for."""
+    model = Model(reply)
+    with BatchEngine(model, cache, gather=0, ask_again=ask_again) as engine:
+        return Asker(engine, tries=tries).ask(chat("s", "u"), read_trace, "trace"), model.asked
+
+
+def test_a_finished_run_pays_nothing_again_and_keeps_its_rows(
+    folder: Path, run: Any, server: Server
+) -> None:
+    server.reply = lambda system, user: f"I would say A, and that is {len(server.bodies)}."
+    argv = ["synthesize", "--qa", folder / "star.jsonl", *teacher_flags(server, folder)]
+    assert run(*argv)[0] == 0 and len(server.bodies) == 9
+    rows = (folder / "out.jsonl").read_bytes()
+    for again in ([], ["--ask-again"], ["--tries", 2]):
+        assert run(*argv, *again)[0] == 0 and len(server.bodies) == 9
+        assert (folder / "out.jsonl").read_bytes() == rows
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_run_that_was_stopped_among_its_tries_ends_as_if_it_was_not(
+    tmp_path: Path, n: int
+) -> None:
+    def reply(request: Request) -> str:
+        return f"I would say A ({request.seed})."
+
+    whole = ask_model(tmp_path / "whole", reply)
+    assert whole == ("I would say A (2).", [0, 1, 2])
+    lines = (tmp_path / "whole").read_text().splitlines(keepends=True)
+    (tmp_path / "part").write_text("".join(lines[:n]))
+    assert ask_model(tmp_path / "part", reply) == (whole[0], [0, 1, 2][n:])
+    assert ask_model(tmp_path / "part", reply) == (whole[0], [])
+    assert ask_model(tmp_path / "part", reply, tries=5)[1] == [3, 4]  # more tries are wanted
+
+
+def test_a_reply_without_a_text_is_asked_for_again_only_when_that_is_wanted(
+    tmp_path: Path,
+) -> None:
+    good = TRACE.format(caption="a hand")
+
+    def silent_at_first(request: Request) -> str | None:
+        return None if request.seed == 0 else f"{request.seed} {good}"
+
+    cache = tmp_path / "answers"
+    assert ask_model(cache, silent_at_first) == (f"1 {good}", [0, 1])
+    mended = lambda request: f"{request.seed} {good}"  # noqa: E731
+    assert ask_model(cache, mended) == (f"1 {good}", [])
+    assert ask_model(cache, mended, ask_again=True) == (f"0 {good}", [0])
+    assert ask_model(cache, mended) == (f"0 {good}", [])
+
+
+def test_replies_without_a_text_count_as_tries_and_a_row_without_any_gets_new_ones(
+    tmp_path: Path,
+) -> None:
+    def once(request: Request) -> str | None:
+        return "I would say A." if request.seed == 0 else None
+
+    cache = tmp_path / "answers"
+    assert ask_model(cache, once) == ("I would say A.", [0, 1, 2])
+    assert ask_model(cache, once) == ("I would say A.", [])
+    assert ask_model(cache, once, ask_again=True) == ("I would say A.", [1, 2])
+    with pytest.raises(TeacherError, match="refused"):
+        ask_model(tmp_path / "silent", lambda request: None)
+    mended = ask_model(tmp_path / "silent", lambda request: f"I would say A ({request.seed}).")
+    assert mended == ("I would say A (5).", [3, 4, 5])
+
+
 GARBAGE = [
     "",
     "?",
@@ -715,6 +838,75 @@ def test_filtered_questions_are_on_record_and_cost_no_trace(
     one_line(text, "synthesize", "unknown language 'klingon'")
 
 
+def left_out(*samples: Sample, languages: str = "") -> list[tuple[str, str]]:
+    """What the filters of words leave out: ids and filters."""
+    keep = QuestionFilter(scripts=scripts_of(languages) if languages else frozenset())
+    kept = [sample.id for sample in keep(samples)]
+    assert len(kept) + len(keep.filtered) == len(samples)
+    return [(one.source.id, one.filter) for one in keep.filtered if isinstance(one.source, Sample)]
+
+
+@pytest.mark.parametrize(
+    "language, problem, options",
+    [
+        ("zh", "视频里的人在做什么?", ["A. 跑步", "B. 走路", "C. 睡觉", "D. 吃饭"]),
+        ("ko", "사람은 무엇을 합니까?", ["A. 달리기", "B. 걷기", "C. 수면", "D. 식사"]),
+        ("ru", "Что делает он?", ["(A) Бег", "(B) Сон", "(C) Еда", "(D) Душ"]),
+    ],
+)
+def test_letters_of_options_are_in_no_language(
+    language: str, problem: str, options: list[str]
+) -> None:
+    question = replace(star_rows(1)[0], problem=problem, options=options)
+    assert left_out(question, languages=language) == []
+    assert left_out(question, languages="en") == [("star-0", "language")]
+
+
+@pytest.mark.parametrize(
+    "option, about_others",
+    [
+        ("She puts all of them in the oven", False),
+        ("He eats two of them", False),
+        ("He puts both of them on the table", False),
+        ("He offers a cup to any of the others", False),
+        ("Both of them.", True),
+        ("None of these are correct", True),
+        ("None of these options", True),
+        ("It is all of the above", True),
+        ("Both A and C", True),
+    ],
+)
+def test_options_about_the_other_options(option: str, about_others: bool) -> None:
+    others = ["She throws the tray away", "She hides the tray", "She breaks the tray"]
+    question = replace(star_rows(1)[0], problem="What comes next?", options=[option, *others])
+    assert ("is about the other options" in options_reason(question)) == about_others
+
+
+def test_what_another_filter_leaves_out_is_no_earlier_question() -> None:
+    question = star_rows(1)[0]
+    long = "A. took it out of the cupboard and put it on the table"
+    telling = replace(question, id="telling", options=[long, *question.options[1:]])
+    fair = replace(telling, id="fair", solution="<answer>B</answer>")
+    again = replace(fair, id="again")
+    assert left_out(telling, fair, again) == [("telling", "options"), ("again", "duplicate")]
+
+
+@pytest.mark.parametrize(
+    "one, other, alike",
+    [
+        ("at 0:10", "at 0:50", False),
+        ("after the first cut", "after the second cut", False),
+        ("two times", "three times", False),
+        ("at 0:10 exactly", "at 0:10 precisely", True),
+    ],
+)
+def test_questions_that_differ_in_a_number_are_two(one: str, other: str, alike: bool) -> None:
+    question = star_rows(1)[0]
+    text = "What does the man in the blue shirt do with the tomato on the wooden board"
+    pair = [replace(question, id=when, problem=f"{text} {when}?") for when in (one, other)]
+    assert left_out(*pair) == ([(other, "duplicate")] if alike else [])
+
+
 def test_questions_that_need_no_video_are_left_out(folder: Path, run: Any, server: Server) -> None:
     def reply(system: str, user: str) -> str | int:
         if "cannot see" not in system:
@@ -734,6 +926,20 @@ def test_questions_that_need_no_video_are_left_out(folder: Path, run: Any, serve
     assert left_out["reason"] == "answered right without the video 2 times of 2"
     blind = [b["messages"][1]["content"] for b in server.bodies if b["model"] == "r"]
     assert blind and not any("hand reaches" in text for text in blind)  # no captions, no times
+
+
+def test_a_wrong_answer_without_the_video_is_not_paid_for_again(tmp_path: Path) -> None:
+    """It decides, whatever another request for the same question came to."""
+
+    def once(request: Request) -> str | None:
+        first = "A. took it" in request.messages[1]["content"]
+        return "<answer>B</answer>" if first else None
+
+    for paid in (3, 0):
+        model = Model(once)
+        with BatchEngine(model, tmp_path / "answers", gather=0) as engine:
+            assert BlindReader(engine).reason(star_rows(1)[0]) == ""
+        assert len(model.asked) == paid
 
 
 def test_short_videos_are_left_out_before_anything_is_asked(

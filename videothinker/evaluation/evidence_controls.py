@@ -52,10 +52,23 @@ def mask_letters(caption: str, letters: Sequence[str]) -> str:
     caption : of a trace.
     letters : of the options.
     """
+    if not letters:
+        return caption
     any_letter = f"[{''.join(letters)}]"
-    named = rf"(?i:\b(?:option|answer|choice)s?(?:\s+(?:is|are|was))?:?\s+)\(?{any_letter}\)?(?!\w)"
-    alone = rf"(?<![\w'’])\(?{any_letter}(?:\)|(?=[.,;:!?]?\s*$)|(?=[.:]\s))"
-    return re.sub(rf"{named}|{alone}", "…", caption) if letters else caption
+    words = rf"(?=[AI]){any_letter}"  # an article and a pronoun, if they begin a sentence
+    others = rf"(?![AI]){any_letter}"
+    begins, ends = r"(?<![\w.'’-])", r"(?![\w'’-]|\.\w)"  # not in "T-shirt" and "D.C."
+    named = r"(?i:\b(?:option|answer|choice|letter)s?)"
+    patterns = (
+        rf"{named}(?:\s+(?:is|are|was))?:?\s+\(?{any_letter}\)?(?!\w)",
+        rf"(?i:\boptions?\s+\(?{any_letter}\)?)(?!\w)",
+        rf"(?<!\w)\({any_letter}\)",
+        rf"{begins}(?i:{any_letter})\)",
+        rf"{begins}{others}{ends}",
+        rf"{begins}{words}(?=\s?[),:;!?\"”»]|\.?\s*$|\.\s|\s[-–—]\s)",
+        rf"(?<=[a-z,;]\s)(?=A){any_letter}{ends}",
+    )
+    return re.sub("|".join(patterns), "…", caption)
 
 # %% ../../nbs/6_evaluation/26_evidence_controls.ipynb #ectl-010
 def _next_video(samples: Sequence[Sample], i: int) -> int | None:

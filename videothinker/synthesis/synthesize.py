@@ -10,9 +10,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
-from ..files import UserError
+from ..files import InputError, UserError
 from ..parallel import ordered_map
-from ..schema import Clip, Sample, Segment, sample_id
+from ..schema import Clip, Sample, Segment, sample_id, video_of
 from .prompt_templates import prompts_used
 
 # %% auto #0
@@ -283,11 +283,13 @@ def synthesize(
     Raises
     ------
     TeacherError : when the teacher fails and `failed` is not given.
+    InputError : when two different questions among `qa_rows` have one id.
     """
     from tqdm import tqdm
 
     jobs = [(clip, seed + k) for clip in clips for k in range(questions_per_clip)]
     own = list(qa_rows)
+    _refuse_shared_ids(own)
     caught = () if failed is None else (TeacherError,)
     stop = getattr(teacher, "stop", None)
     status = getattr(teacher, "status", str)
@@ -320,6 +322,24 @@ def synthesize(
                 elif failed is not None:
                     failed.append(Failure(question, str(row)))
     return rows
+
+
+def _refuse_shared_ids(rows: Iterable[Sample]) -> None:
+    """InputError when two rows have one id and are not the same question: one would be lost."""
+    first: dict[str, Sample] = {}
+    for row in rows:
+        other = first.setdefault(sample_id(row), row)
+        if _content(row) != _content(other):
+            names = " and ".join(f"{r.data_source}/{video_of(r)}" for r in (other, row))
+            raise InputError(
+                f"two different questions have the id {sample_id(row)!r}, about {names}: give each "
+                "row an id of its own"
+            )
+
+
+def _content(row: Sample) -> tuple[Any, ...]:
+    """What is asked, about which video, and the answer."""
+    return row.data_source, video_of(row), row.problem, tuple(row.options), row.solution
 
 
 def _unique(samples: Iterable[Sample]) -> Iterator[Sample]:

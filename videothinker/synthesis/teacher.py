@@ -36,6 +36,7 @@ from videothinker.synthesis.engine import (
 )
 from .prompt_templates import PromptTemplate, load_prompts
 from .server_replies import spoken, whole_text
+from .stored_engine import StoredEngine
 from .synthesize import Proposal, Rejection, TeacherError, new_sample
 from ..trace import format_time, leak, parse_time, structure_problems
 from ..video.frames import VideoError
@@ -475,7 +476,9 @@ class Asker:
         """What `read` makes of the first reply that it can use, or of the last `Imperfect` one.
 
         A request that was refused, or never arrived, is not helped by another seed. Replies that an
-        earlier run got are read again, but are not counted.
+        earlier run paid for are read first, and are not counted; those without a text are passed
+        over, unless the engine asks again for them. If they are `tries` replies and one is
+        `Imperfect`, nothing more is paid.
 
         Parameters
         ----------
@@ -492,13 +495,20 @@ class Asker:
         reason = ""
         repaired = None  # the conversation with a bad reply and what is wrong with it
         imperfect: Imperfect | None = None
+        asks_again = getattr(self.engine, "ask_again", False)
         tries = 0
         for k in range(1000):
             request = self._request(messages, prompt, 1000 * seed + k)
             if repaired and not of_an_earlier_run(self.engine, request):
                 keys = [key for key in (prompt, self.repair.key) if key]
                 request = self._request(repaired, "+".join(keys), 1000 * seed + k)
-            tries += not of_an_earlier_run(self.engine, request)
+            remembered = of_an_earlier_run(self.engine, request)
+            paid = remembered or _paid_before(self.engine, request)
+            if paid and not remembered and not asks_again:
+                continue
+            if imperfect and not paid and k >= self.tries and (not tries or k % self.tries == 0):
+                break  # so would a run have ended that was never stopped
+            tries += not remembered
             if tries > self.tries:
                 break
             reply = self.engine.complete([request])[0]
@@ -528,6 +538,11 @@ class Asker:
         if not shown.strip() or control_tokens(reply):
             return None
         return again(messages, shown, self.repair.text(reason=whole_text(reason)))
+
+
+def _paid_before(engine: Engine, request: Request) -> bool:
+    """Return True if an earlier run got a reply to a request, with a text or without."""
+    return isinstance(engine, StoredEngine) and engine.store.is_old(engine.key(request))
 
 
 def _without_control_tokens(reply: str) -> str:

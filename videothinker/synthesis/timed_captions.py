@@ -111,7 +111,10 @@ def _read_segment(entry: Any, shot: Segment) -> Segment:
     for key in ("start", "end"):
         if isinstance(entry[key], bool) or not isinstance(entry[key], int | float):
             raise ValueError(f"'{key}' is {entry[key]!r} and not a number of seconds")
-    start, end = float(entry["start"]), float(entry["end"])
+    try:
+        start, end = float(entry["start"]), float(entry["end"])
+    except OverflowError:
+        raise ValueError("a time has more digits than a number of seconds can have") from None
     if not shot.start - SLACK <= start < end <= shot.end + SLACK:
         raise ValueError(
             f"a segment from {start:g} to {end:g} seconds does not lie within the shot, which "
