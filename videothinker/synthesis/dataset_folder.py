@@ -100,7 +100,7 @@ def write_dataset(
         "name": name,
         "files": [_write_rows(rows, root / dataset.side, name) | {"folder": dataset.side}],
         "videos": len({video_of(row) for row in rows}),
-        "left_out": counts.dropped + counts.filtered,
+        "left_out": counts.dropped - counts.rejected + counts.filtered,
         "licence": dataset.licence or "; ".join(sorted(set(licences.values()))),
         "licences": licences,
         "pictures": [],
