@@ -470,6 +470,14 @@ def test_rows_that_another_teacher_wrote_anew_count_once(
         assert (summary.total().made, summary.total().kept, summary.attempts) == (1, 1, 2)
 
 
+def test_rows_that_change_sides_are_on_one_of_them(made: Path, run: Any) -> None:
+    out = made.parent / "published"
+    for side, other in [("train", "eval/id"), ("eval/id", "train")]:
+        assert run("card", made, "--out", out, "--name", "mine", "--side", side)[0] == 0
+        assert {path.name for path in (out / side).iterdir()} == {"mine.jsonl", "mine.parquet"}
+        assert not list((out / other).glob("*"))
+
+
 def test_rows_without_a_history_have_no_card(folder: Path, run: Any) -> None:
     code, text = run("card", folder / "traced.jsonl", "--out", folder / "published")
     assert code == 2
