@@ -21,7 +21,7 @@ from typing import Any
 
 from videothinker.evaluation.evidence_controls import evidence_controls
 from videothinker.evaluation.reply_reading import read_reply
-from videothinker.files import InputError
+from videothinker.files import UserError
 from videothinker.json_files import write_json
 from videothinker.parallel import ordered_map
 from videothinker.schema import Sample
@@ -67,16 +67,19 @@ def open_engine(args: argparse.Namespace) -> Any:
 
 
 def judge_all(trials: list[Trial], reader: Any, workers: int) -> list[str]:
-    """The verdict on every trial; progress goes to stderr."""
+    """The verdict on every trial; progress goes to stderr. A server that is away ends it."""
     from tqdm import tqdm
 
     def verdict(trial: Trial) -> str:
         try:
             return judge(trial.sample, trial.text, reader).reason
-        except ReaderError as error:  # a reply without an end: nothing followed for this reader
-            return f"reader: {error}"
+        except ReaderError as error:
+            if not error.is_textless:
+                raise
+            return f"reader: {error}"  # a reply without an end: nothing followed for this reader
 
-    with closing(ordered_map(verdict, trials, workers)) as outcomes:
+    stop = getattr(reader, "stop", None)
+    with closing(ordered_map(verdict, trials, workers, stop=stop)) as outcomes:
         return [outcome for _, outcome in tqdm(outcomes, "judge", len(trials))]
 
 
@@ -121,5 +124,5 @@ if __name__ == "__main__":
     with reader_may_leave():
         try:
             sys.exit(main())
-        except InputError as error:
+        except UserError as error:
             sys.exit(f"hindsight_toy.py: {error}")

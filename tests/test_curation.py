@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from videothinker.commands.push import data_files, push_folder
 from videothinker.data.rowfiles import load_rows
 from videothinker.evaluation.records import Record
 from videothinker.json_files import read_json
-from videothinker.schema import write_rows
+from videothinker.schema import Segment, write_rows
 from videothinker.synthesis.data_summary import summarise_history
+from videothinker.synthesis.engine import FunctionEngine, Request
 from videothinker.synthesis.hindsight_curation import Verdict, curate, read_verdicts
 from videothinker.synthesis.history import History, read_history
+from videothinker.synthesis.judging import EngineReader, ReaderError
 from videothinker.synthesis.synthesize import synthesize, whole_trace
 from videothinker.toy.teacher import ScriptedTeacher, SymbolicReader
 
@@ -172,6 +176,40 @@ def test_journals_of_earlier_versions_go_on(folder: Path, run: Any, server: Serv
     out.unlink()
     assert run(*argv)[0] == 0 and len(load_rows(out)) == 3 and len(server.bodies) == asked
     assert read_verdicts([old[1]])["star-0"] == Verdict(**old[1])
+
+
+@pytest.mark.parametrize(
+    "change, flags",
+    [
+        ({"problem": "What did the man do?"}, ()),
+        ({"options": ["A. hid it", "B. washed it", "C. took it"]}, ()),
+        ({"duration": 5.0}, ()),
+        ({"segments": [Segment(0.0, 4.0, "a hand washes a cup")]}, ()),
+        ({}, ("--reader-extra", '{"top_p": 0.5}')),
+        ({}, ("--extra", '{"top_p": 0.5}')),
+        ({}, ("--max-tokens", "99")),
+        ({}, ("--reader-max-tokens", "99")),
+        ({}, ("--tries", "2")),
+        ({}, ("--temperature", "0.1")),
+        ({}, ("--sampled", "2fps,2")),
+    ],
+)
+def test_a_journal_is_of_all_that_a_verdict_depends_on(
+    folder: Path, run: Any, server: Server, change: dict[str, Any], flags: tuple[str, ...]
+) -> None:
+    server.reply = lambda system, user: f"<answer>{letter_of(user, 'took it')}</answer>"
+    rows = load_rows(folder / "traced.jsonl")
+    data, out = folder / "rows.jsonl", folder / "out.jsonl"
+    write_rows(data, rows)
+    argv = ["curate", "--data", data, "--out", out, *both(server), "--sampled", "2fps"]
+    assert run(*argv)[0] == 0
+    rows[0] = replace(rows[0], **change)
+    write_rows(data, rows)
+    asked = len(server.bodies)
+    code, text = run(*argv, *flags)
+    assert code == 2 and len(server.bodies) == asked
+    one_line(text, "curate", "belongs to another run", "remove it")
+    assert run(*argv, *flags, "--dry-run")[0] == 2  # which says the same
 
 
 # Controls and filters
@@ -368,6 +406,78 @@ def test_a_card_is_counted_and_a_folder_can_be_pushed(made: Path, run: Any) -> N
     assert hub.made == {"type": "dataset", "private": True, "files": files}
 
 
+def test_figures_are_of_the_rows_and_of_the_last_run(
+    folder: Path, run: Any, server: Server
+) -> None:
+    """Another reader judges the same rows; what the first one said is not counted."""
+    out = folder / "kept.jsonl"
+    data = ["curate", "--data", folder / "traced.jsonl", "--out", out, "--check-only"]
+    argv = [*data, *both(server)]
+    server.reply = lambda system, user: (
+        "<answer>none</answer>"
+        if "cup 1" in user
+        else f"<answer>{letter_of(user, 'took it')}</answer>"
+    )
+    other = [*argv, "--reader-model", "other"]
+    dropped = []
+    for command in (argv, other, argv):  # the first reader once more
+        Path(f"{out}.journal").unlink(missing_ok=True)
+        for _ in range(2):  # the same command adds nothing
+            assert run(*command)[0] == 0
+            log = Path(f"{out}.history.jsonl").read_bytes()
+            dropped.append(log.count(b'"dropped"'))
+    assert dropped == [1, 1, 2, 2, 3, 3]
+    summary = summarise_history(read_history(f"{out}.history.jsonl"), {"star-0", "star-2"})
+    assert (summary.readers, summary.attempts, summary.reasons) == ({"r": 3}, 3, {"reader": 1})
+
+
+def test_rows_that_are_kept_without_a_verdict_are_told_apart(
+    folder: Path, run: Any, server: Server
+) -> None:
+    server.reply = lambda system, user: (
+        "<answer>none</answer>"
+        if "cup 1" in user
+        else f"<answer>{letter_of(user, 'took it')}</answer>"
+    )
+    out, published = folder / "kept.jsonl", folder / "published"
+    assert run(*check_only(folder / "traced.jsonl", out, server), "--rejected", "keep")[0] == 0
+    code, text = run("card", out, "--out", published, "--name", "all")
+    assert code == 0 and "3 rows" in text
+    manifest = read_json(published / "manifest/all.json")
+    assert manifest["left_out"] == 0 and manifest["files"][0]["count"] == 3
+    [counts] = manifest["synthesis"]["sources"].values()
+    assert (counts["kept"], counts["dropped"], counts["rejected"]) == (2, 1, 1)
+    assert "of the dropped, among the rows all the same: 1" in (published / "README.md").read_text()
+
+
+def test_rows_that_another_teacher_wrote_anew_count_once(
+    folder: Path, run: Any, server: Server
+) -> None:
+    rows, out = folder / "rows.jsonl", folder / "kept.jsonl"
+    argv = ["synthesize", "--qa", folder / "star.jsonl", "--out", rows, *both(server)]
+    argv += ["--no-filter", "blind", "duplicate"]
+    server.reply = Mends(server)
+    for flags in ([], ["--teacher-model", "new"], ["--no-filter", "duplicate", "blind"]):
+        Path(f"{out}.journal").unlink(missing_ok=True)
+        assert run(*argv, *flags)[0] == 0
+        curate = ["curate", "--data", rows, "--out", out, *both(server)]
+        for _ in range(2):
+            assert run(*curate)[0] == 0
+            log = Path(f"{out}.history.jsonl").read_bytes()
+        assert run(*curate)[0] == 0 and Path(f"{out}.history.jsonl").read_bytes() == log
+        summary = summarise_history(read_history(f"{out}.history.jsonl"), {"star-0"})
+        assert summary.teachers == {flags[1] if flags[:1] == ["--teacher-model"] else "t": 1}
+        assert (summary.total().made, summary.total().kept, summary.attempts) == (1, 1, 2)
+
+
+def test_rows_that_change_sides_are_on_one_of_them(made: Path, run: Any) -> None:
+    out = made.parent / "published"
+    for side, other in [("train", "eval/id"), ("eval/id", "train")]:
+        assert run("card", made, "--out", out, "--name", "mine", "--side", side)[0] == 0
+        assert {path.name for path in (out / side).iterdir()} == {"mine.jsonl", "mine.parquet"}
+        assert not list((out / other).glob("*"))
+
+
 def test_rows_without_a_history_have_no_card(folder: Path, run: Any) -> None:
     code, text = run("card", folder / "traced.jsonl", "--out", folder / "published")
     assert code == 2
@@ -408,6 +518,40 @@ def test_a_dry_run_sends_and_writes_nothing(folder: Path, run: Any, server: Serv
     code, text = run(*synthesize, "--toy", "--dry-run")
     assert code == 2
     one_line(text, "synthesize", "--dry-run")
+
+
+def test_a_dry_run_says_what_the_controls_would_ask(folder: Path, run: Any, server: Server) -> None:
+    server.reply = lambda system, user: f"<answer>{letter_of(user, 'took it')}</answer>"
+    out = folder / "kept.jsonl"
+    argv = check_only(folder / "traced.jsonl", out, server)
+    controls = ["--controls", 2]
+    code, text = run(*argv, *controls, "--dry-run")
+    assert code == 0 and "0 of 3 rows are judged" in text and "9 to be sent" in text, text
+    assert not server.bodies
+    assert run(*argv)[0] == 0
+    code, text = run(*argv, *controls, "--dry-run")
+    assert code == 0 and "3 of 3 rows are judged" in text and "all answers" not in text, text
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    forecast = int(re.search(r"(\d+) to be sent", text)[1])  # type: ignore[index]
+    asked = len(server.bodies)
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    assert run(*argv, *controls)[0] == 0 and len(server.bodies) == asked + forecast
+    assert "all answers are in the store" in run(*argv, *controls, "--dry-run")[1]
+
+
+def test_a_dry_run_refuses_the_journal_of_another_run(
+    folder: Path, run: Any, server: Server
+) -> None:
+    server.reply = lambda system, user: f"<answer>{letter_of(user, 'took it')}</answer>"
+    out = folder / "kept.jsonl"
+    argv = check_only(folder / "traced.jsonl", out, server)
+    assert run(*argv)[0] == 0
+    asked = len(server.bodies)
+    other = [*argv, "--reader-model", "other"]
+    real, dry = run(*other), run(*other, "--dry-run")
+    assert dry == real and real[0] == 2 and len(server.bodies) == asked
+    one_line(dry[1], "curate", f"{out}.journal: belongs to another run")
+    assert run(*other, "--dry-run", "--preview", 1)[0] == 0  # a preview has a journal of its own
 
 
 def test_a_preview_is_a_page_and_its_answers_are_not_paid_again(
@@ -463,3 +607,24 @@ def test_the_trial_of_hindsight_prints_its_tables(
     found = json.loads((tmp_path / "symbolic.json").read_text("utf-8"))
     assert sum(kind["n"] for kind in found["kinds"]) == 44
     assert found["controls"]["rates"]["own"]["mean"] == 1
+
+
+def test_a_reader_that_cannot_be_asked_detects_nothing() -> None:
+    """A reply that was cut off says that nothing followed; a server that is away says nothing."""
+    script = load_script("hindsight_toy")
+    trials = script.make_trials(4, 0)
+
+    def judged(reason: str) -> list[str]:
+        def refuse(engine: FunctionEngine, request: Request) -> str:
+            return reason
+
+        class Engine(FunctionEngine):
+            reason = refuse
+
+        return list(script.judge_all(trials, EngineReader(Engine(lambda _: None)), 1))
+
+    for reason in ("cut off after 64 tokens", "small context: cut off after 9 tokens", "empty"):
+        assert any("reader: no answer from the engine" in verdict for verdict in judged(reason))
+    for reason in ("ConnectionError: no connection", "HTTP 401: wrong key", ""):
+        with pytest.raises(ReaderError, match=reason or "no answer"):
+            judged(reason)

@@ -161,3 +161,19 @@ def test_failures_are_kept_as_rows(folder: Path, run: Any, server: Server) -> No
     code, _ = run(*argv_of("synthesize", folder, folder / "out.jsonl", server.url))
     [failed] = [json.loads(x) for x in (folder / "out.jsonl.failed.jsonl").read_text().splitlines()]
     assert code == 3 and failed["id"] == "star-1"
+
+
+@pytest.mark.parametrize("n_failed", [0, 1])
+def test_a_preview_leaves_the_failures_of_the_real_run(
+    n_failed: int, folder: Path, run: Any, server: Server
+) -> None:
+    server.reply = lambda system, user: (
+        400 if n_failed and "cup 1" in user else good_trace(system, user)
+    )
+    failures = folder / "out.jsonl.failed.jsonl"
+    failures.write_text("of the real run\n")
+    argv = argv_of("synthesize", folder, folder / "out.jsonl", server.url)
+    code, text = run(*argv, "--preview", 2)
+    assert failures.read_text() == "of the real run\n"
+    assert code == (3 if n_failed else 0) and str(failures) not in text
+    assert ("1 of 2 failed" in text) == bool(n_failed)

@@ -246,6 +246,23 @@ def test_held_out_videos_have_a_file_of_their_own(
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize("with_captions", [False, True])
+def test_no_test_file_stays_whose_videos_are_trained_on(
+    server: Server, videos: Path, tmp_path: Path, run: Any, with_captions: bool
+) -> None:
+    out = tmp_path / "rows.jsonl"
+    run(*flags(server, videos, out), "--held-out", 0.5)
+    assert Path(f"{out}.test.jsonl").exists()
+    argv = flags(server, videos, out)
+    if with_captions:  # of another output, whose videos are all to be trained on
+        other = tmp_path / "other.jsonl"
+        run(*flags(server, videos, other), "--held-out", 0)
+        argv += ["--captions", f"{other}.captions.jsonl"]
+    run(*argv, "--held-out", 0)
+    assert {row.path for row in read_rows(out)} == FILMS.keys()
+    assert not Path(f"{out}.test.jsonl").exists()
+
+
 def test_a_reply_with_wrong_times_is_asked_for_again(
     server: Server, videos: Path, tmp_path: Path, run: Any
 ) -> None:

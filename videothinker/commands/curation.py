@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -190,15 +191,22 @@ def judge_rows(
             break
     curated = Curated(kept, rejected, report)
     if args.agreement and kept:
-        from videothinker.evaluation.row_filters import agreement_filter
-
-        records = _records(args.agreement, "--agreement")
-        curated.kept, out = agreement_filter(kept, records, args.min_agreement)
+        curated.kept, out = _agreeing(args, kept)
         tell_left_out(history, out)
         curated.left_out["agreement"] = len(out)
     if args.controls and curated.kept:
         curated.controls = ask_controls(args, curated.kept, reader, history, workers)
     return curated
+
+
+def _agreeing(
+    args: argparse.Namespace, kept: Sequence[Any]
+) -> tuple[list[Any], list[tuple[Any, str]]]:
+    """The rows that `--agreement` leaves in, and those that it leaves out, with the reason."""
+    from videothinker.evaluation.row_filters import agreement_filter
+
+    records = _records(args.agreement, "--agreement")
+    return agreement_filter(kept, records, args.min_agreement)
 
 
 def ask_controls(
@@ -229,7 +237,7 @@ def ask_controls(
 def forecast_curation(
     args: argparse.Namespace, rows: Sequence[Any], teacher: Any, reader: Any, journal: str
 ) -> None:
-    """Say what judging the rows without a verdict would ask.
+    """Say what judging the rows without a verdict would ask, and the controls after it.
 
     Parameters
     ----------
@@ -237,17 +245,63 @@ def forecast_curation(
     rows : that are to be curated.
     teacher, reader : with engines that send nothing.
     journal : of earlier runs.
+
+    Raises
+    ------
+    InputError : the journal is of another run, which the real command would refuse as well.
     """
     from videothinker.journal import read_journal
-    from videothinker.schema import sample_id
     from videothinker.synthesis.hindsight_curation import curate, read_verdicts
 
-    verdicts = read_verdicts(read_journal(journal)[1:], journal)
-    todo = [row for row in rows if sample_id(row) not in verdicts]
-    print(f"{len(rows) - len(todo):,} of {len(rows):,} rows are judged, {len(todo):,} to do")
+    lines = [] if args.preview else read_journal(journal)  # a preview begins with none
+    verdicts = read_verdicts(lines[1:], journal)
     workers = workers_for(args, reader, teacher)
-    curate(todo, teacher, reader, args.retries, workers=workers, sampling=args.sampled)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / Path(journal).name
+        if lines:
+            shutil.copyfile(journal, copy)
+        try:
+            kept, report = curate(
+                rows,
+                teacher,
+                reader,
+                args.retries,
+                out=copy,
+                workers=workers,
+                sampling=args.sampled,
+            )
+        except InputError as error:  # the journal is of another run
+            raise InputError(str(error).replace(str(copy), journal)) from None
+    todo = len(rows) - len(verdicts)
+    print(f"{len(verdicts):,} of {len(rows):,} rows are judged, {todo:,} to do")
+    if args.controls:
+        _forecast_controls(args, rows, kept, report.unfinished, reader)
     print_forecast(teacher, reader)
+
+
+def _forecast_controls(
+    args: argparse.Namespace,
+    rows: Sequence[Any],
+    kept: Sequence[Any],
+    unfinished: Collection[str],
+    reader: Any,
+) -> None:
+    """Note what the controls would ask, if the rows without a verdict are kept as they are."""
+    from videothinker.schema import sample_id
+    from videothinker.synthesis.dry_run import DryRunReader
+    from videothinker.synthesis.history import History
+
+    accepted = {sample_id(row): row for row in kept}
+    likely = [
+        accepted.get(name, row)
+        for row in rows
+        if (name := sample_id(row)) in accepted or name in unfinished
+    ]
+    if args.agreement and likely:
+        likely, _ = _agreeing(args, likely)
+    if likely:
+        workers = workers_for(args, reader)
+        ask_controls(args, likely, DryRunReader(reader), History(), workers)
 
 
 def preview_curation(
@@ -289,6 +343,7 @@ def run_curate(args: argparse.Namespace) -> None:
     """
     from videothinker.json_files import write_json
     from videothinker.schema import sample_id
+    from videothinker.synthesis.hindsight_curation import journal_header
     from videothinker.synthesis.history import history_path, read_history
     from videothinker.synthesis.synthesize import Failure
 
@@ -305,10 +360,12 @@ def run_curate(args: argparse.Namespace) -> None:
         using(None if args.check_only else make_teacher(args, accounts)) as teacher,
         open_history(args.out, accounts, is_trial(args)) as history,
     ):
-        history.extend(earlier)
-        tell_left_out(history, left_out)
         if args.dry_run:
             return forecast_curation(args, rows, teacher, reader, journal)
+        history.include(earlier)
+        run = journal_header(rows, args.retries, teacher, reader, args.sampled)
+        history.add("run", Path(args.out).name, command=run.pop("journal"), **run)
+        tell_left_out(history, left_out)
         if args.preview:
             return preview_curation(args, rows, teacher, reader, history)
         curated = judge_rows(args, rows, teacher, reader, history, journal)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 # %% auto #0
-__all__ = ['is_table', 'write_out', 'open_history', 'paid_events', 'made_events', 'filtered_events', 'print_forecast', 'is_trial',
-           'write_preview', 'show_rows']
+__all__ = ['is_table', 'write_out', 'open_history', 'paid_events', 'synthesis_run', 'made_events', 'filtered_events',
+           'print_forecast', 'is_trial', 'write_preview', 'show_rows']
 
 # %% ../../nbs/9_commands/06_outputs.ipynb #outp-005
 def is_table(out: str | os.PathLike[str]) -> bool:
@@ -107,6 +108,36 @@ def paid_events(store: Any, prices: Any) -> list[dict[str, Any]]:
     return events
 
 # %% ../../nbs/9_commands/06_outputs.ipynb #outp-009
+def synthesis_run(
+    args: argparse.Namespace, sources: Sequence[Any], teacher: Any, blind: Any
+) -> dict[str, Any]:
+    """That a synthesis begins, as an event: what its rows depend on.
+
+    Parameters
+    ----------
+    args : the flags of `synthesize`.
+    sources : `Clip`s and `Sample`s that rows are made from.
+    teacher : makes them.
+    blind : the reader that questions are filtered with; None for none.
+    """
+    from videothinker.schema import to_json_lines
+    from videothinker.synthesis.hindsight_curation import judge_identity
+
+    return {
+        "event": "run",
+        "id": Path(args.out).name,
+        "command": "synthesize",
+        "by": [judge_identity(teacher), judge_identity(blind)],
+        **{flag: getattr(args, flag) for flag in _SHAPING},
+        "digest": hashlib.sha256(
+            to_json_lines(sources).encode("utf-8", "surrogatepass")
+        ).hexdigest(),
+    }
+
+
+_SHAPING = ("questions", "seed", "no_filter", "language", "min_frames", "blind_times", "held_out")
+
+
 def made_events(rows: Sequence[Any], failures: Sequence[Any], teacher: Any) -> list[dict[str, Any]]:
     """The rows that a teacher made, and what it could not make, as events.
 
@@ -116,13 +147,13 @@ def made_events(rows: Sequence[Any], failures: Sequence[Any], teacher: Any) -> l
     failures : `synthesize.Failure`s.
     teacher : named by its model.
     """
-    from videothinker.schema import video_of
+    from videothinker.schema import sample_id, video_of
 
     engine = getattr(teacher, "engine", None)
     name = str(getattr(engine, "model", "") or getattr(teacher, "name", type(teacher).__name__))
     events = []
     for row in rows:
-        event = {"event": "made", "id": row.id, "source": row.data_source, "teacher": name}
+        event = {"event": "made", "id": sample_id(row), "source": row.data_source, "teacher": name}
         event["video"] = video_of(row)
         event |= {
             key: row.provenance[key] for key in ("labels", "prompts") if key in row.provenance

@@ -34,6 +34,7 @@ from videothinker.commands.outputs import (
     open_history,
     print_forecast,
     show_rows,
+    synthesis_run,
     write_out,
 )
 from ..files import InputError, check_writable
@@ -536,18 +537,19 @@ def write_filtered(question_filter: Any, out: str) -> None:
     print(f"{len(question_filter.filtered)} left out by filters, see {path}: {counts}")
 
 
-def exit_partial(failures: Sequence[Any], n: int, path: Path) -> None:
+def exit_partial(failures: Sequence[Any], n: int, path: Path | None) -> None:
     """If something failed: say how much, with the first three reasons, and exit with 3.
 
     Parameters
     ----------
     failures : what failed; none for no exit.
     n : how many were tried.
-    path : of the file with the failures.
+    path : of the file with the failures; None where a preview wrote none.
     """
     if not failures:
         return
-    print(f"{len(failures)} of {n} failed, see {path}; the same command tries them again")
+    where = f", see {path}; the same command tries them again" if path else ":"
+    print(f"{len(failures)} of {n} failed{where}")
     for failure in failures[:3]:
         reason = " ".join(failure.reason.split())
         print(f"  {failure.name}: {reason[:300]}{advice(reason)}")
@@ -611,7 +613,7 @@ def caption_footage(
 
 
 def write_sides(out: str, rows: Sequence[Any], held_out: set[tuple[str, str]]) -> None:
-    """Write rows to OUT, and those about held-out videos to OUT.test.jsonl.
+    """Write rows to OUT, and those about held-out videos to OUT.test.jsonl; or remove an old one.
 
     Parameters
     ----------
@@ -629,8 +631,8 @@ def write_sides(out: str, rows: Sequence[Any], held_out: set[tuple[str, str]]) -
     if test:
         write_rows(path, test)
         print(f"{len(test)} rows about held-out videos in {path}")
-    elif held_out:
-        path.unlink(missing_ok=True)
+    elif any(row.provenance.get("labels") == "shots" for row in rows):
+        path.unlink(missing_ok=True)  # of another share: its videos are in OUT now
 
 # %% ../../nbs/9_commands/07_synthesis.ipynb #scd-025
 def run_synthesize(args: argparse.Namespace) -> None:
@@ -695,13 +697,15 @@ def run_synthesize(args: argparse.Namespace) -> None:
                 break
         if args.dry_run:
             return print_forecast(teacher, blind)
+        history.extend([synthesis_run(args, [*clips, *questions], teacher, blind)])
         history.extend(made_events(rows, [*unseen, *failed, *keep.failed], teacher))
         history.extend(filtered_events(keep.filtered))
         print_cost(accounts)
     n = len(clips) * args.questions + len(questions) + len(unseen)
     failed = [*unseen, *failed, *keep.failed]
-    path = write_failures(failed, args.out)
-    if not args.preview:
+    path = None
+    if not args.preview:  # which leaves alone what the real run has written
+        path = write_failures(failed, args.out)
         write_filtered(keep, args.out)
     if not rows:
         lost = failed or keep.filtered

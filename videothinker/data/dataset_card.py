@@ -205,6 +205,8 @@ def _check_lines(made: Mapping[str, Any]) -> list[str]:
             lines.append(f"the reader is right {words}: {_percent(rates[name]['mean'])}{interval}")
     for filter, n in made["filters"].items():
         lines.append(f"left out by the filter {filter}: {n:,}")
+    if rejected := sum(counts.get("rejected", 0) for counts in made["sources"].values()):
+        lines.append(f"of the dropped, among the rows all the same: {rejected:,}")
     if made["failed"]:
         lines.append(f"could not be made or judged: {made['failed']:,}")
     return lines

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from typing import Any
 
-from .history import Event
+from .history import Event, last_runs
 
 # %% auto #0
 __all__ = ['SourceCounts', 'DataSummary', 'summarise_history']
@@ -26,6 +26,7 @@ class SourceCounts:
     made : rows that a teacher wrote.
     filtered : left out by a filter.
     kept, dropped : with a trace that was accepted, and without.
+    rejected : the dropped ones that are among the rows all the same (`curate --rejected keep`).
     videos : that the kept ones are about.
     accepted_after : kept ones by the regenerations that they took: 0, 1, ….
     """
@@ -34,6 +35,7 @@ class SourceCounts:
     filtered: int = 0
     kept: int = 0
     dropped: int = 0
+    rejected: int = 0
     videos: int = 0
     accepted_after: list[int] = field(default_factory=list)
 
@@ -73,7 +75,7 @@ class DataSummary:
         """The counts of all sources together."""
         total = SourceCounts()
         for counts in self.sources.values():
-            for name in ("made", "filtered", "kept", "dropped", "videos"):
+            for name in ("made", "filtered", "kept", "dropped", "rejected", "videos"):
                 setattr(total, name, getattr(total, name) + getattr(counts, name))
             pairs = zip_longest(total.accepted_after, counts.accepted_after, fillvalue=0)
             total.accepted_after = [a + b for a, b in pairs]
@@ -96,7 +98,8 @@ class DataSummary:
         return asdict(self) | rates
 
 # %% ../../nbs/3_synthesis/21_data_summary.ipynb #dsum-006
-_ENDS = ("failed", "filtered", "kept", "dropped")
+_VERDICTS = ("kept", "dropped")
+_ENDS = ("failed", "filtered")  # without a verdict, or after it
 
 
 def summarise_history(events: Iterable[Event], rows: Collection[str] = ()) -> DataSummary:
@@ -105,20 +108,22 @@ def summarise_history(events: Iterable[Event], rows: Collection[str] = ()) -> Da
     Parameters
     ----------
     events : of one data set, in order (`read_history`).
-    rows : ids of the rows that are in it: those once kept are kept, whatever came later. Without
-        them the last end of each counts.
+    rows : ids of the rows that are in it: those once kept are kept, whatever filter came later, and
+        rows that are not in it count only as left out. Without them the last end of each counts.
     """
     summary = DataSummary()
     made: dict[str, Event] = {}
     judged: dict[tuple[str, int], Event] = {}
     ends: dict[str, Event] = {}
+    attempts: dict[str, int] = {}  # of the last verdict on each
     paid: dict[tuple[str, str], dict[str, Any]] = {}
-    for event in events:
+    for event in last_runs(events):
         name, id = event["event"], event["id"]
         if name == "made":
             made[id] = event
             for failed in (id, event.get("video", "")):  # it failed before, as a clip without a row
-                ends.pop(failed, None)
+                if ends.get(failed, {}).get("event") in _ENDS:
+                    del ends[failed]
         elif name == "judged":
             judged[id, int(event.get("attempt", 0))] = event
         elif name == "controlled":
@@ -126,12 +131,21 @@ def summarise_history(events: Iterable[Event], rows: Collection[str] = ()) -> Da
         elif name == "paid":
             facts = {k: v for k, v in event.items() if k not in ("event", "id")}
             paid[id, str(event.get("store", ""))] = {"model": id, **facts}
+        elif name in _VERDICTS:
+            ends[id] = event
+            attempts[id] = int(event.get("attempts", 1))
         elif name in _ENDS and not (id in rows and ends.get(id, {}).get("event") == "kept"):
             ends[id] = event
+
+    def is_counted(id: str) -> bool:
+        """Return True for a row that is there, and for one that was left out on the way."""
+        return not rows or id in rows or ends.get(id, {}).get("event", "kept") != "kept"
+
     summary.paid = list(paid.values())
-    _count_made(summary, made.values())
-    _count_judged(summary, judged.values())
-    _count_ends(summary, ends.values())
+    _count_made(summary, [event for id, event in made.items() if is_counted(id)])
+    last = [e for (id, n), e in judged.items() if is_counted(id) and n < attempts.get(id, n + 1)]
+    _count_judged(summary, last)
+    _count_ends(summary, [event for id, event in ends.items() if is_counted(id)], rows)
     return summary
 
 
@@ -166,7 +180,7 @@ def _count_judged(summary: DataSummary, events: Iterable[Event]) -> None:
     summary.readers = dict(sorted(readers.items()))
 
 
-def _count_ends(summary: DataSummary, events: Iterable[Event]) -> None:
+def _count_ends(summary: DataSummary, events: Iterable[Event], rows: Collection[str]) -> None:
     """Count samples by what became of them."""
     filters: Counter[str] = Counter()
     videos: set[tuple[str, str]] = set()
@@ -180,6 +194,7 @@ def _count_ends(summary: DataSummary, events: Iterable[Event]) -> None:
             filters[str(event.get("filter", "unnamed"))] += 1
         elif event["event"] == "dropped":
             counts.dropped += 1
+            counts.rejected += event["id"] in rows
         else:
             counts.kept += 1
             regenerations = max(0, int(event.get("attempts", 1)) - 1)

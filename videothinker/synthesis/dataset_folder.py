@@ -90,7 +90,8 @@ def write_dataset(
     manifest_path = root / "manifest" / f"{name}.json"
     if not rows:
         raise InputError(f"{name}: there are no rows to publish")
-    if manifest_path.exists() and "synthesis" not in read_json(manifest_path):
+    old = read_json(manifest_path) if manifest_path.exists() else None
+    if old is not None and "synthesis" not in old:
         raise InputError(f"{manifest_path}: {name} is a prepared source; give another name")
     card_path(root)
     summary = summarise_history(events, {sample_id(row) for row in rows})
@@ -100,7 +101,7 @@ def write_dataset(
         "name": name,
         "files": [_write_rows(rows, root / dataset.side, name) | {"folder": dataset.side}],
         "videos": len({video_of(row) for row in rows}),
-        "left_out": counts.dropped + counts.filtered,
+        "left_out": counts.dropped - counts.rejected + counts.filtered,
         "licence": dataset.licence or "; ".join(sorted(set(licences.values()))),
         "licences": licences,
         "pictures": [],
@@ -110,8 +111,24 @@ def write_dataset(
         file = f"images/{name}-{kind}.svg"
         atomic_write(root / file, svg)
         manifest["pictures"].append({"file": file, "title": title})
+    if old is not None:
+        _remove_old(root, old, manifest)
     write_json(manifest_path, manifest)
     return write_card(root)
+
+
+def _remove_old(root: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Remove what was made of the same name before and is no more: rows of another side, pictures.
+
+    Rows that were trained on and are held out now would otherwise be on both sides.
+    """
+    sides, old_sides = ({file["folder"] for file in made["files"]} for made in (new, old))
+    for side in (old_sides - sides) & set(SIDES):
+        for suffix in (".jsonl", ".parquet"):
+            (root / side / f"{new['name']}{suffix}").unlink(missing_ok=True)
+    names, old_names = ({Path(p["file"]).name for p in made["pictures"]} for made in (new, old))
+    for name in old_names - names:
+        (root / "images" / name).unlink(missing_ok=True)
 
 
 def _write_rows(rows: Sequence[Sample], folder: Path, name: str) -> dict[str, Any]:

@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..schema import Segment
 from .budget import Budget, most_spending
 from .engine import Request
+from .judging import EngineReader, ReaderError
 from .store import AnswerStore, Spending
 from .stored_engine import StoredEngine
 
 # %% auto #0
-__all__ = ['NOT_SENT', 'Forecast', 'DryRunEngine']
+__all__ = ['NOT_SENT', 'Forecast', 'DryRunEngine', 'DryRunReader']
 
 # %% ../../nbs/3_synthesis/24_dry_run.ipynb #dryr-005
 @dataclass(frozen=True)
@@ -116,3 +118,33 @@ class DryRunEngine(StoredEngine):
             prompt, completion = spent.prompt_tokens * share, spent.completion_tokens * share
             typical = Spending(len(self.to_send), 0, round(prompt), round(completion))
         return Forecast(self.model, len(self.found), most, typical, self.budget)
+
+# %% ../../nbs/3_synthesis/24_dry_run.ipynb #dryr-010
+class DryRunReader:
+    """A `Reader` that has all its requests noted: one that is not answered stops nobody.
+
+    Parameters
+    ----------
+    reader : with a `DryRunEngine`.
+    """
+
+    def __init__(self, reader: EngineReader) -> None:
+        self.reader = reader
+
+    def answer(
+        self, problem: str, options: Sequence[str], segments: Sequence[Segment]
+    ) -> str | None:
+        """The letter that the store has, as from `EngineReader.answer`; else None.
+
+        Parameters
+        ----------
+        problem, options, segments : as for a `Reader`.
+        """
+        try:
+            return self.reader.answer(problem, options, segments)
+        except ReaderError:
+            return None
+
+    def without_letters(self) -> DryRunReader:
+        """The same reader, shown options without letters."""
+        return DryRunReader(self.reader.without_letters())

@@ -31,8 +31,8 @@ from videothinker.synthesis.synthesize import (
 from ..video.frames import Sampling
 
 # %% auto #0
-__all__ = ['Verdict', 'curate_one', 'CurationReport', 'report_verdicts', 'read_verdicts', 'journal_header', 'accepted_row',
-           'rejected_row', 'verdict_events', 'curate']
+__all__ = ['Verdict', 'curate_one', 'CurationReport', 'report_verdicts', 'read_verdicts', 'journal_header', 'judge_identity',
+           'accepted_row', 'rejected_row', 'verdict_events', 'curate']
 
 # %% ../../nbs/3_synthesis/20_hindsight_curation.ipynb #c07-020
 @dataclass
@@ -263,7 +263,7 @@ def journal_header(
     reader: Reader,
     sampling: Sampling | None = None,
 ) -> dict[str, Any]:
-    """What a journal is of: numbers, who writes and judges, a digest of the ids and traces.
+    """What a journal is of: numbers, who writes and judges, a digest of the samples.
 
     Parameters
     ----------
@@ -281,32 +281,62 @@ def journal_header(
     twice = [i for i, count in Counter(ids).items() if count > 1]
     if twice:
         raise InputError(f"{len(twice)} ids occur more than once, the first is {twice[0]!r}")
-    content = json.dumps([[i, whole_trace(s)] for i, s in zip(ids, samples, strict=True)])
+    content = json.dumps([_judged_of(sample, teacher is not None) for sample in samples])
     header = {
         "journal": "curation",
         "samples": len(ids),
         "retries": retries,
-        "by": [_identity(teacher), _identity(reader)],
+        "by": [judge_identity(teacher), judge_identity(reader)],
         "digest": hashlib.sha256(content.encode()).hexdigest(),
     }
     if sampling:
-        header["sampled"] = {key: getattr(sampling, key) for key in ("n_frames", "fps")}
+        header["sampled"] = {
+            key: value for key in _TIMES if (value := getattr(sampling, key)) is not None
+        }
     return header
 
 
-_SETTINGS = ("seed", "mistake_rate", "check_share", "rotations", "temperature")
+_TIMES = ("n_frames", "fps", "max_frames", "spread", "within", "times")  # which frames are taken
 
 
-def _identity(judge: Any) -> dict[str, Any]:
-    """Class, model and settings of a teacher or reader, as far as a verdict depends on them."""
+def _judged_of(sample: Sample, is_rewritten: bool) -> list[Any]:
+    """What a verdict on a sample depends on; a teacher writes from its segments, too."""
+    question = [sample.problem, sample.options, sample.solution, sample.duration]
+    segments = [asdict(segment) for segment in sample.segments or ()] if is_rewritten else []
+    return [sample_id(sample), *question, whole_trace(sample), segments]
+
+# %% ../../nbs/3_synthesis/20_hindsight_curation.ipynb #hcur-010
+_SETTINGS = (
+    *("seed", "mistake_rate", "check_share", "rotations"),
+    *("temperature", "max_tokens", "tries"),
+)
+
+
+def judge_identity(judge: Any) -> dict[str, Any]:
+    """Class, model and settings of a teacher or reader, as far as its replies depend on them.
+
+    Parameters
+    ----------
+    judge : a teacher or reader; None for none.
+    """
+    engine = getattr(judge, "engine", None)
     identity: dict[str, Any] = {
         "is": type(judge).__name__,
-        "model": getattr(getattr(judge, "engine", None), "model", None),
+        "model": getattr(engine, "model", None),
     }
+    if extra := getattr(engine, "extra", None):
+        identity["extra"] = extra
+    if read := getattr(judge, "read", None):
+        identity["read"] = getattr(read, "__qualname__", type(read).__name__)
     prompts = getattr(judge, "prompts", {})
     if edited := sorted(template.key for template in prompts.values() if template.key):
         identity["prompts"] = edited
-    return identity | {key: getattr(judge, key) for key in _SETTINGS if hasattr(judge, key)}
+    asker = getattr(getattr(judge, "ask", None), "__self__", judge)  # has a teacher's settings
+    for key in _SETTINGS:
+        for holder in (judge, asker):
+            if hasattr(holder, key):
+                identity[key] = getattr(holder, key)
+    return identity
 
 # %% ../../nbs/3_synthesis/20_hindsight_curation.ipynb #hcur-003
 def accepted_row(sample: Sample, verdict: Verdict) -> Sample:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from ..files import FormatError
 from ..journal import Journal, read_journal
 
 # %% auto #0
-__all__ = ['EVENTS', 'Event', 'read_history', 'history_path', 'History']
+__all__ = ['EVENTS', 'Event', 'RunKey', 'Slot', 'read_history', 'history_path', 'History', 'last_runs']
 
 # %% ../../nbs/3_synthesis/14_history.ipynb #history-005
-EVENTS = ("made", "failed", "filtered", "judged", "kept", "dropped", "controlled", "paid")
+EVENTS = ("run", "made", "failed", "filtered", "judged", "kept", "dropped", "controlled", "paid")
 Event = dict[str, Any]
 
 
@@ -58,6 +58,24 @@ def history_path(out: str | os.PathLike[str]) -> Path:
     """
     return Path(f"{os.fspath(out)}.history.jsonl")
 
+# %% ../../nbs/3_synthesis/14_history.ipynb #history-013
+RunKey = tuple[str, str]  # command and output
+Slot = tuple[str, str, str]  # a newer event of the same slot takes the place of the older
+_SLOTS = {"failed": "made", "dropped": "kept"}  # one or the other
+_TOLD_APART = {"judged": "attempt", "filtered": "filter", "paid": "store"}  # by a field of theirs
+
+
+def _run_key(event: Event) -> RunKey:
+    """What a `run` is of: a later one of the same takes its place."""
+    return str(event.get("command", "")), str(event["id"])
+
+
+def _slot(event: Event) -> Slot:
+    """What an event is the latest word on: an id, and what can be said of it once."""
+    kind = str(event["event"])
+    field = str(event.get(_TOLD_APART.get(kind, ""), ""))
+    return _SLOTS.get(kind, kind), str(event["id"]), field
+
 # %% ../../nbs/3_synthesis/14_history.ipynb #history-008
 class History:
     """Append-only log of events, which many threads may write to.
@@ -80,16 +98,21 @@ class History:
         self._journal = None if path is None else Journal(path, owner="another command")
         self._lock = threading.Lock()
         self.events: list[Event] = []
-        self._known: set[str] = set()
+        self._run = ""  # that the next event belongs to, as JSON
+        self._runs: dict[RunKey | None, str] = {}  # the latest of each
+        self._latest: dict[RunKey | None, dict[Slot, str]] = {}  # events of these
+        self._key: RunKey | None = None
         try:
             for number, entry in enumerate(self._journal or (), 1):
-                self._take(_checked(entry, f"{path}:{number}"))
+                event = _checked(entry, f"{path}:{number}")
+                self._is_new(event)
+                self.events.append(event)
         except BaseException:
             self.close()
             raise
 
     def add(self, event: str, id: str, **facts: Any) -> None:
-        """Write an event down; one that is there already is not written again.
+        """Write an event down; one that is equal to the latest of its kind is not written again.
 
         Parameters
         ----------
@@ -116,17 +139,45 @@ class History:
         """
         checked = [_checked(event, "history") for event in events]
         with self._lock:
-            new = [event for event in checked if self._take(event)]
+            new = [event for event in checked if self._is_new(event)]
+            self.events += new
             if self._journal is not None:
                 self._journal.append(*new, synced=False)
 
-    def _take(self, event: Event) -> bool:
-        """Remember an event; False if it is known."""
+    def include(self, events: Sequence[Event]) -> None:
+        """Take over the log of what this one's data was made from, as far as it is not here yet.
+
+        Parameters
+        ----------
+        events : of the other log, in order; nothing is written if all are here in this order.
+        """
+        known = 0
+        for event in self.events:
+            known += known < len(events) and event == events[known]
+        rest = events[known:]
+        if rest and rest[0]["event"] != "run":  # it goes on with a run that is here in part
+            runs = [event for event in events[:known] if event["event"] == "run"]
+            rest = [*runs[-1:], *rest]
+        self.extend(rest)
+
+    def _is_new(self, event: Event) -> bool:
+        """Note an event as the latest of its kind; False if it is equal to that."""
         content = json.dumps(event, sort_keys=True)
-        if content in self._known:
+        if event["event"] == "run":
+            return self._begin(_run_key(event), content)
+        of_run = self._latest.setdefault(None if event["event"] == "paid" else self._key, {})
+        is_new = of_run.get(_slot(event)) != content
+        of_run[_slot(event)] = content
+        return is_new
+
+    def _begin(self, key: RunKey, content: str) -> bool:
+        """Begin a run, or go on with it; False if it is under way."""
+        if content == self._run:
             return False
-        self._known.add(content)
-        self.events.append(event)
+        self._run, self._key = content, key
+        if self._runs.get(key) != content:  # else another command's events came in between
+            self._runs[key] = content
+            self._latest[key] = {}
         return True
 
     def of(self, id: str) -> list[Event]:
@@ -154,3 +205,30 @@ class History:
 
     def __len__(self) -> int:
         return len(self.events)
+
+# %% ../../nbs/3_synthesis/14_history.ipynb #history-015
+def last_runs(events: Iterable[Event]) -> list[Event]:
+    """The events without those of a run that a later one of the same output has replaced.
+
+    Parameters
+    ----------
+    events : of one log, in order. Those that precede every run (logs of earlier versions have
+        none), and what was paid, are never replaced.
+
+    Returns
+    -------
+    Events without the `run`s, in the order in which each output was begun: what is judged was made
+    before, also where more was made afterwards.
+    """
+    runs: dict[RunKey | None, Event] = {}
+    told: dict[RunKey | None, list[Event]] = {None: []}
+    key: RunKey | None = None
+    for event in events:
+        if event["event"] != "run":
+            told[None if event["event"] == "paid" else key].append(event)
+            continue
+        key = _run_key(event)
+        if runs.get(key) != event:
+            runs[key] = event
+            told.setdefault(key, []).clear()
+    return [event for of_run in told.values() for event in of_run]

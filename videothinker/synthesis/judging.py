@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ..files import UserError
 from ..schema import Sample, Segment, option_letters, option_line
 from videothinker.synthesis.engine import (
+    SMALL_CONTEXT,
     Engine,
     Request,
     engine_status,
@@ -144,7 +145,24 @@ def _plain(text: str) -> str:
 
 # %% ../../nbs/3_synthesis/18_judging.ipynb #shind-020
 class ReaderError(UserError, RuntimeError):
-    """A reader could not be asked: not a verdict on the trace."""
+    """A reader could not be asked: not a verdict on the trace.
+
+    Parameters
+    ----------
+    message : for the user.
+    reason : why there is no answer, in the engine's words; "" if it gave none.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    @property
+    def is_textless(self) -> bool:
+        """Return True if the reader did reply, but for a text: it was cut off, or empty."""
+        return self.reason == "empty" or self.reason.removeprefix(SMALL_CONTEXT).startswith(
+            "cut off"
+        )
 
 
 class EngineReader:
@@ -215,7 +233,7 @@ class EngineReader:
             if reply is None:
                 why = no_answer_reason(self.engine, requests[shift])
                 raise ReaderError(
-                    f"no answer from the engine to {problem!r}" + (f" ({why})" if why else "")
+                    f"no answer from the engine to {problem!r}" + (f" ({why})" if why else ""), why
                 )
             answers.add(self._letter(spoken(reply), sample, shift))
         return answers.pop() if len(answers) == 1 else None
