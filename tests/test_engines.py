@@ -120,6 +120,14 @@ def test_a_canary_key_is_in_no_file_and_no_line(
     assert CANARY not in said.out + said.err and "***" in said.out + said.err
 
 
+def test_a_password_in_the_address_is_in_no_line(server: ChatServer) -> None:
+    server.fail = lambda question, seen: 400
+    address = server.url.replace("//", "//me:a-canary-word@")
+    with OpenAIEngine(address, "toy", None) as engine:
+        assert engine.complete(numbered(1)) == [None]
+        assert engine.errors[0][1] == "HTTP 400: no: Basic ***"
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     yield from ray_cluster(4)
@@ -382,18 +390,27 @@ def test_jobs_of_an_earlier_run_count_in_the_budget(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("toy_key")
 def test_a_kill_while_a_batch_is_collected_pays_nothing_twice(tmp_path: Path) -> None:
-    """Killed after four of six replies were written, and before the job was called done."""
+    """Killed after four of six replies were written, one of them empty; each is said twice."""
     store, jobs = tmp_path / "s", tmp_path / "s.jobs"
+    requests = requests_of("", *(f"q{i}" for i in range(5)))
+    expected = [None, *(f"Q{i}" for i in range(5))]
+
+    def lines(path: Path) -> list[str]:
+        return path.read_text().splitlines(keepends=True)
+
     with account(Capitals) as (url, made):
         with batch_engine(url, store) as engine:
-            texts = engine.complete(numbered(6))
-        assert len(store.read_text().splitlines()) == 6  # though each was said twice
-        store.write_text("".join(store.read_text().splitlines(keepends=True)[:4]))
-        jobs.write_text("".join(jobs.read_text().splitlines(keepends=True)[:-1]))
-        with batch_engine(url, store) as engine:
-            assert engine.complete(numbered(6)) == texts == [f"Q{i}" for i in range(6)]
-        assert len(made.batches) == 1
-    assert sorted(entry["key"] for entry in read_journal(store)) == sorted(on_disk(store))
+            assert engine.complete(requests) == expected and len(lines(store)) == 6
+        for ask_again in (False, True):
+            store.write_text("".join(lines(store)[:4]))
+            jobs.write_text("".join(lines(jobs)[:-1]))
+            with batch_engine(url, store, ask_again=ask_again) as engine:
+                assert engine.complete(requests) == expected and len(lines(store)) == 6
+                assert engine.reason(requests[0]) == "empty" and engine.budget._lost == 0
+        assert len(made.batches) == 1 and len(on_disk(store)) == 6
+        with batch_engine(url, store) as engine:  # what was empty is asked again, and paid again
+            assert engine.complete(requests) == expected and len(lines(store)) == 7
+        assert [batch["n"] for batch in made.batches] == [6, 1]
 
 
 class HangsUp(BaseHTTPRequestHandler):
@@ -627,7 +644,7 @@ def test_further_fields_reach_a_model_of_transformers(tmp_path: Path) -> None:
     plain, told = ask({}), ask({**thinks, "max_tokens": 2, "top_p": None, "temperature": 1.5})
     assert told.prompt_tokens > plain.prompt_tokens > 0
     assert plain.completion_tokens > told.completion_tokens == 2, (plain, told)
-    with pytest.raises(InputError, match="no field 'stop', but chat_template_kwargs, max_tokens"):
+    with pytest.raises(InputError, match="no field 'stop' here, but chat_template_kwargs, m"):
         ask({"stop": ["."]})
 
 
@@ -662,5 +679,5 @@ def test_further_fields_reach_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     for call in calls[1:]:
         asked["chat_template_kwargs" in call] += call["n"]
     assert asked == {False: 3, True: 2}
-    with pytest.raises(InputError, match="'toy' without a server takes no field 'top-p'"):
+    with pytest.raises(InputError, match="a model without a server takes no field 'top-p'"):
         vllm_engine("toy", extra={"top-p": 0.9})

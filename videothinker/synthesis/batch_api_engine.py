@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class BatchJob:
     model : that is asked; "" in files of earlier versions.
     batch : id that the provider gave it; "" as long as it has none.
     done : all that there is of it is in the store.
+    again : those of the keys that had an answer in the store when they were submitted.
     """
 
     token: str
@@ -61,6 +62,7 @@ class BatchJob:
     model: str = ""
     batch: str = ""
     done: bool = False
+    again: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 def read_jobs(entries: Sequence[Any], name: str = "jobs") -> dict[str, BatchJob]:
@@ -81,7 +83,8 @@ def read_jobs(entries: Sequence[Any], name: str = "jobs") -> dict[str, BatchJob]
             token = str(entry["token"])
             if "keys" in entry:
                 keys = {str(k): int(n) for k, n in entry["keys"].items()}
-                jobs[token] = BatchJob(token, keys, str(entry.get("model", "")))
+                again = frozenset(map(str, entry.get("again", keys)))
+                jobs[token] = BatchJob(token, keys, str(entry.get("model", "")), again=again)
             jobs[token].batch = str(entry.get("batch", jobs[token].batch))
             jobs[token].done = bool(entry.get("done", jobs[token].done))
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -160,8 +163,9 @@ class BatchAPIEngine(StoredEngine):
             if self.store.path is None:
                 raise InputError("a batch outlives its process: give the engine a store (a file)")
             host = self.base_url.partition("://")[2].partition("/")[0].rpartition("@")[2]
-            self._secret = api_key(api_key_env, host.partition(":")[0])
-            self._client = HTTPClient(self.base_url, self._secret, query)
+            key = api_key(api_key_env, host.partition(":")[0])
+            self._client = HTTPClient(self.base_url, key, query)
+            self._secret = self._client.secret
             self._journal = self.store.beside(".jobs")
         except BaseException:
             super().close()
@@ -229,7 +233,7 @@ class BatchAPIEngine(StoredEngine):
     def _hold(self, job: BatchJob, requests: dict[str, Request]) -> None:
         """Set aside what a job of an earlier run may cost: it was submitted, room or not."""
         for key, longest in job.keys.items():
-            if key not in self._held and self.known(key) is None:
+            if key not in self._held and not self._is_there(key, job):
                 request = requests.get(key) or Request([], max_tokens=longest)
                 self._held[key] = most_spending(request)
                 self.budget.reserve(self.model, self._held[key])
@@ -276,8 +280,10 @@ class BatchAPIEngine(StoredEngine):
         """Write the intention down, upload the file, create the batch, and write its id down."""
         keys = {key: request.max_tokens for key, request in requests.items()}
         token = hashlib.sha256(json.dumps([number, *keys]).encode()).hexdigest()[:32]
-        job = BatchJob(token, keys, self.model)
-        self._journal.append({"token": token, "keys": keys, "model": self.model})
+        again = [key for key in keys if key in self.store]
+        job = BatchJob(token, keys, self.model, again=frozenset(again))
+        intention = {"token": token, "keys": keys, "model": self.model, "again": again}
+        self._journal.append(intention)
         self.usage.sent += len(keys)
         lines = b"".join(self._line(key, request) for key, request in requests.items())
         file = self._api(_Call("POST", "/files", *_form(lines, f"{token}.jsonl")))
@@ -344,6 +350,11 @@ class BatchAPIEngine(StoredEngine):
                 self._brake.pull(f"the batch {job.batch} is not ready; the next start goes on")
                 return None
 
+    def _is_there(self, key: str, job: BatchJob) -> bool:
+        """Return True if a job's reply to a request is in the store already."""
+        new = key in self.store and key not in job.again  # collected by a run that was killed
+        return new or self.known(key) is not None
+
     def _take(self, line: bytes, job: BatchJob, requests: dict[str, Request]) -> dict[str, str]:
         """Put one reply into the store; {key: why} where it is none.
 
@@ -356,8 +367,9 @@ class BatchAPIEngine(StoredEngine):
             longest = job.keys[key]
         except (ValueError, KeyError, TypeError):
             return {}  # of nobody
-        if self.known(key) is not None:
-            return {}
+        if self._is_there(key, job):
+            there = self.store.get(key)
+            return {key: there.reason} if there else {}
         response = entry.get("response") or {}
         code, body = token_count(response.get("status_code")) or 0, response.get("body")
         if entry.get("error") or code != 200:

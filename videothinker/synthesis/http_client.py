@@ -108,6 +108,10 @@ class HTTPClient:
     key : sent with every request; `NO_KEY` where the server needs none.
     query : appended to every address.
 
+    Attributes
+    ----------
+    secret : what the server knows the client by: the key, or user and password as they are sent.
+
     Raises
     ------
     EngineError : when the environment's proxy cannot be used.
@@ -123,6 +127,7 @@ class HTTPClient:
         authorization = f"Bearer {key}"
         if url.user and key == NO_KEY:
             authorization = aiohttp.encode_basic_auth(url.user, url.password or "")
+        self.secret = authorization.partition(" ")[2]
         self._headers = {
             "Accept": "application/json",
             "User-Agent": f"videothinker/{_version()}",

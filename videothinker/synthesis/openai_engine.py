@@ -144,8 +144,8 @@ class OpenAIEngine(StoredEngine):
         self.pause = pause
         self.patience = patience
         self._check_settings(options.get("extra") or {})
-        self._secret = api_key(api_key_env, self.host)
-        self._client = HTTPClient(self.base_url, self._secret, query)
+        self._client = HTTPClient(self.base_url, api_key(api_key_env, self.host), query)
+        self._secret = self._client.secret
         super().__init__(model, cache, **options)
         # fields of the body that this server calls otherwise
         self._names = {"max_tokens": "max_completion_tokens"} if self._newer_name else {}

@@ -462,13 +462,13 @@ def with_fields(request: Request, extra: Mapping[str, Any]) -> Request:
     return replace(request, fields=fields, **own)
 
 
-def refuse_unknown_fields(fields: Mapping[str, Any], backend: Backend) -> None:
+def refuse_unknown_fields(fields: Mapping[str, Any], backend: Any) -> None:
     """Refuse a field that a backend does not know, if it says which it does.
 
     Parameters
     ----------
     fields : further fields of a request; one that is null is left out anyway.
-    backend : that is to answer it.
+    backend : that is to answer it, or its class, before a model is loaded for nothing.
 
     Raises
     ------
@@ -481,7 +481,7 @@ def refuse_unknown_fields(fields: Mapping[str, Any], backend: Backend) -> None:
         if value is not None and name not in (*known, *OWN_PARAMETERS):
             takes = ", ".join(sorted((*known, *OWN_PARAMETERS)))
             raise InputError(
-                f"extra: {backend.model!r} without a server takes no field {name!r}, but {takes}"
+                f"extra: a model without a server takes no field {name!r} here, but {takes}"
             )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from ..files import InputError, MissingLibrary
 from .engine import CUT_OFF, Answer, Request
 from .store import AnswerStore
-from .stored_engine import BatchEngine, one_by_one
+from .stored_engine import BatchEngine, one_by_one, refuse_unknown_fields
 
 # %% auto #0
 __all__ = ['SAMPLING', 'picture', 'template_messages', 'TransformersBackend', 'transformers_engine']
@@ -247,5 +247,6 @@ def transformers_engine(
     ------
     MissingLibrary, InputError : as `TransformersBackend` does.
     """
+    refuse_unknown_fields(options.get("extra") or {}, TransformersBackend)
     backend = TransformersBackend(model, path, device, dtype)
     return BatchEngine(backend, cache, batch_size, **options)

@@ -13,7 +13,7 @@ from typing import Any
 from ..files import InputError, MissingLibrary
 from .engine import CUT_OFF, Answer, Request
 from .store import AnswerStore
-from .stored_engine import BatchEngine, one_by_one
+from .stored_engine import BatchEngine, one_by_one, refuse_unknown_fields
 
 # %% auto #0
 __all__ = ['SAMPLING_PARAMS', 'VLLMBackend', 'vllm_engine']
@@ -149,4 +149,5 @@ def vllm_engine(
     ------
     MissingLibrary, InputError : as `VLLMBackend` does.
     """
+    refuse_unknown_fields(options.get("extra") or {}, VLLMBackend)
     return BatchEngine(VLLMBackend(model, path, **(llm or {})), cache, batch_size, **options)
