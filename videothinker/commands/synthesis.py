@@ -420,8 +420,7 @@ def print_cost(accounts: Accounts | None) -> None:
 
     prices = accounts.budget.prices
     spent = total(accounts.store.spent)
-    named = {model: part for model, part in accounts.store.spent.items() if model in prices.models}
-    cost = accounts.budget.cost(named, "")
+    cost = accounts.budget.priced_cost(accounts.store.spent, "")
     print(
         f"paid so far: {spent.replies:,} replies, {spent.tokens:,} tokens, {cost:.4g} "
         f"{prices.currency} by the prices of {prices.date}"
@@ -745,7 +744,7 @@ def add_server_flags(parser: argparse.ArgumentParser) -> Any:
     add("--api-key-env", metavar="NAME", help=key)
     store = "file that keeps every paid answer, so that none is paid twice (default: OUT.answers)"
     add("--store", "--cache", dest="cache", help=store)
-    again = "the server was mended: ask again for answers that were cut off, too"
+    again = "the server was mended: ask again for answers that were cut off, empty or refused"
     add("--ask-again", action="store_true", help=again)
     add_budget_flags(add)
     concurrency = "the most requests under way at the same time; fewer while a server has enough"
