@@ -17,7 +17,7 @@ from .history import Event, last_runs
 __all__ = ['SourceCounts', 'DataSummary', 'summarise_history']
 
 # %% ../../nbs/3_synthesis/21_data_summary.ipynb #dsum-004
-@dataclass
+@dataclass(kw_only=True)
 class SourceCounts:
     """What became of the samples of one source.
 
