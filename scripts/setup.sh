@@ -83,6 +83,8 @@ fi
 quiet=""
 [ -t 1 ] || quiet="--quiet"
 installer=("$venv/bin/python" -m pip install --disable-pip-version-check)
+# Python compiles what it imports, and keeps it; pip would compile all that it installs, most of it for nobody.
+[ -n "${PYTHONDONTWRITEBYTECODE:-}" ] || installer+=(--no-compile)
 if [ "${VT_UV:-0}" = 1 ]; then
     command -v uv >/dev/null || die "VT_UV=1, but uv was not found: pip install uv"
     installer=(uv pip install --python "$venv/bin/python")

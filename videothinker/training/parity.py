@@ -26,6 +26,7 @@ from ..model.batch import collate
 from ..model.encoder import Encoder, EncoderOptions
 from ..model.family import Family, Prompt, encode_video, family_of
 from ..model.generate import Completion, Decoding, generate
+from ..model.padding_free import attends_row_by_row, without_padding
 from ..model.shared_prefix import group_logps, prompt_positions
 from ..model.vision_cache import FeatureCache, with_features
 from ..model.vllm_input import engine_tensors
@@ -377,28 +378,31 @@ class _FixedTarget(TraceCollator):
 def by_sft(asked: Asked) -> Shown:
     """The collator of SFT, with cached features, and the forward pass that its loss is made of.
 
+    The row stands behind itself in a row without padding; what is looked at is the second one.
+
     Parameters
     ----------
     asked : the question.
     """
     ids, prompt = asked.completion.ids, asked.prompt()
+    assert attends_row_by_row(asked.model)
     if asked.has_two:
-        inputs = collate([prompt], [ids], asked.family).model_inputs()
+        inputs = without_padding(collate([prompt] * 2, [ids] * 2, asked.family))
     else:
-        collator = _FixedTarget(
-            [asked.row], asked.encoder, asked.family, FeatureCache(asked.model, None)
-        )
+        features = FeatureCache(asked.model, None)
+        collator = _FixedTarget([asked.row], asked.encoder, asked.family, features, True)
         collator.completion = ids
-        inputs = collator([{"index": 0}])
-    labels = inputs.pop("labels", None)
+        inputs = collator([{"index": 0}] * 2)
+    labels = inputs.pop("labels")
+    own = slice(-inputs["row_lengths"][-1], None)
     device = asked.model.device
     placed = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    logits = asked.model(**placed, use_cache=False).logits[0]
-    positions = inputs["position_ids"][:, 0]
+    logits = asked.model(**placed, use_cache=False).logits[0, own]
+    positions = inputs["position_ids"][:, 0, own]
     shown = Shown.of(asked, prompt, completion_scores(asked, logits), positions)
     is_completion = slice(-len(ids), None)
-    assert labels is None or labels[0, is_completion].tolist() == ids
-    return replace(shown, ids=inputs["input_ids"][0, : -len(ids)])
+    assert labels[0, is_completion].tolist() == ids
+    return replace(shown, ids=inputs["input_ids"][0, own][: -len(ids)])
 
 
 def by_rollout(asked: Asked) -> Shown:

@@ -14,6 +14,7 @@ from ..files import InputError
 from ..model.batch import collate
 from ..model.encoder import Encoder, check_plain, text_name, video_name
 from ..model.family import Family, Prompt, family_of
+from ..model.padding_free import attends_row_by_row, without_padding
 from ..model.vision_cache import FeatureCache, feature_cache
 from ..schema import Sample
 from .checkpoints import checkpoint_mark, run_trainer
@@ -71,6 +72,7 @@ class TraceCollator:
     encoder : makes the prompts.
     family : the model's constants.
     features : cached features of a frozen vision tower, in place of pixels; None for pixels.
+    padding_free : all rows in one, for a model that `attends_row_by_row`.
     """
 
     def __init__(
@@ -79,20 +81,24 @@ class TraceCollator:
         encoder: Encoder,
         family: Family,
         features: FeatureCache | None = None,
+        padding_free: bool = False,
     ) -> None:
         self.samples = samples
         self.encoder = encoder
         self.family = family
         self.features = features
+        self.padding_free = padding_free
         self.ahead: RowsAhead | None = None  # of the trainer's data loader
         self.rows_ahead = 0  # whose videos are read while the model trains
         self.last_read = 0  # a row whose video could be read
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Collate `[{"index": i}, …]` to arguments of the model's forward, and `labels` [B, L].
+        """Collate `[{"index": i}, …]` to arguments of the model's forward, and `labels`.
+
+        They are [B, L], padded, or [1, N] with all rows in one.
 
         A video that can no longer be read gives its place to another row's, which has no labels: so
-        the batch keeps its shape, and the tokens that count are counted right on all processes. Why
+        the batch keeps its rows, and the tokens that count are counted right on all processes. Why
         is in `skipped` (row → reason), which the trainer takes out.
 
         Parameters
@@ -114,11 +120,11 @@ class TraceCollator:
         if self.features is not None:
             prompts = self.features(prompts)
         batch = collate(prompts, targets, self.family)
-        labels = batch.labels  # [B, L], −100 off the trace
         for i, row in enumerate(rows):
             if row["index"] in skipped:
-                labels[i] = -100
-        inputs = batch.model_inputs() | {"labels": labels}
+                batch.completion_mask[i] = 0
+        padded = batch.model_inputs() | {"labels": batch.labels}  # −100 off the trace
+        inputs = without_padding(batch) if self.padding_free else padded
         return inputs | {"skipped": skipped} if skipped else inputs
 
     def expect(self, numbers: Sequence[int]) -> None:
@@ -268,7 +274,12 @@ def sft_trainer(job: TrainingJob, setup: TrainingSetup) -> Any:
     model, encoder = setup.model, setup.encoder
     if recipe.freeze_vision:
         model.model.visual.requires_grad_(False)
-    collator = TraceCollator(setup.rows, encoder, family_of(model, encoder.processor))
+    collator = TraceCollator(
+        setup.rows,
+        encoder,
+        family_of(model, encoder.processor),
+        padding_free=attends_row_by_row(model),
+    )
     peft = lora_config(recipe.peft, recipe.freeze_vision, args.seed) if recipe.peft else None
     trainer = trace_trainer_class()(
         model,
