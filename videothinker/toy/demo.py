@@ -89,8 +89,8 @@ class DemoPlan:
     probe_questions: int = 100
     sft: Recipe = field(default_factory=lambda: Recipe("sft"))
     grpo: Recipe = field(default_factory=lambda: Recipe("grpo"))
-    sft_probe: int = 100
-    grpo_probe: int = 8
+    sft_probe: int = 160
+    grpo_probe: int = 10
     n_samples: int = 4
     processes: int = 2
 
