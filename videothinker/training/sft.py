@@ -278,7 +278,7 @@ def sft_trainer(job: TrainingJob, setup: TrainingSetup) -> Any:
         setup.rows,
         encoder,
         family_of(model, encoder.processor),
-        padding_free=attends_row_by_row(model),
+        padding_free=not args.torch_compile and attends_row_by_row(model),  # shapes that repeat
     )
     peft = lora_config(recipe.peft, recipe.freeze_vision, args.seed) if recipe.peft else None
     trainer = trace_trainer_class()(
