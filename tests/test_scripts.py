@@ -587,6 +587,23 @@ def test_commit_without_the_environment_says_what_to_do(clone: Path) -> None:
     assert done.returncode != 0 and "bash scripts/setup.sh" in done.stderr
 
 
+# scripts/bench_sft.py
+
+
+def test_bench_sft_compares_the_same_loss_for_both_families() -> None:
+    script = ROOT / "scripts" / "bench_sft.py"
+    options = ("--rows", 3, "--batches", 2, "--repeats", 1, "--family", "qwen2.5-vl", "qwen3-vl")
+    done = run(sys.executable, script, *options)
+    assert done.returncode == 0, done.stderr
+    for family in ("qwen2.5-vl", "qwen3-vl"):
+        lines = done.stdout.partition(f"{family}, 2 batches of 3 rows\n")[2].splitlines()
+        (padded, *_), (fewer, *_) = (line.split()[-3:] for line in lines[:2])
+        assert int(fewer) < int(padded)
+        loss, gradients = re.findall(r"\d\.\de[-+]\d\d", lines[2])
+        assert 0 <= float(loss) < 1e-5 and 0 < float(gradients) < 1e-4
+    assert run(sys.executable, script, "--rows", 0).returncode == 2
+
+
 # scripts/bench_grpo.py
 
 
