@@ -40,6 +40,7 @@ NEED_TORCH = {
     "model.qwen2_5_vl",
     "model.qwen3_vl",
     "model.loading",
+    "model.padding_free",
     "model.shared_prefix",
     "model.vision_cache",
     "model.vllm_input",
