@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from accelerate.utils import DynamoBackend
 from conftest import ROOT
 from families import SIDES, save_third, save_tiny
 
@@ -25,7 +26,7 @@ from videothinker.schema import Sample, read_rows
 from videothinker.toy.world import WorldSize, make_world
 from videothinker.training.grpo import train_grpo
 from videothinker.training.job import Recipe, TrainingJob
-from videothinker.training.sft import train_sft
+from videothinker.training.sft import TraceCollator, leaves_padding, train_sft
 from videothinker.video.frames import Sampling
 
 TRACE = (
@@ -74,13 +75,14 @@ def length(completions: Any, **columns: Any) -> list[float]:
 def train(
     world: tuple[Path, list[Sample]], base: str, family: str, out: Path, stage: str, **options: Any
 ) -> dict[str, Any]:
-    """Two steps of a stage; returns what the trainer says."""
+    """Two steps of a stage; returns what the trainer says. `fields` change those of the trainer."""
     size = (SIDES[family],) * 2
+    fields = options.pop("fields", {})
     recipe = Recipe(
         stage,
         style="short",
         sampling=Sampling(fps=2, max_frames=48, size=size),
-        train=SFT if stage == "sft" else GRPO,
+        train=(SFT if stage == "sft" else GRPO) | fields,
         **options,
     )
     rewards = {"length": length} if stage == "grpo" else None
@@ -125,6 +127,66 @@ def test_sft_and_grpo_go_through(
     assert changed and not any("visual" in name for name in changed)  # the tower is frozen
     assert all("q_proj" in name or "v_proj" in name for name in changed)
     agrees_with_itself(world, last)
+
+
+@pytest.mark.parametrize("frozen", [True, False], ids=["features", "pixels"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_sft_learns_the_same_with_padding_and_without(
+    family: str,
+    frozen: bool,
+    world: tuple[Path, list[Sample]],
+    bases: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+    collate_rows = TraceCollator.__call__
+
+    def seen(collator: TraceCollator, rows: Any) -> Any:
+        inputs = collate_rows(collator, rows)
+        shapes.append(tuple(inputs["input_ids"].shape))
+        return inputs
+
+    monkeypatch.setattr(TraceCollator, "__call__", seen)
+    ways: dict[str, dict[str, Any]] = {
+        "default": {},
+        "asked for": {"padding_free": True},
+        "checkpointing": {"gradient_checkpointing": True},
+        "padded": {"padding_free": False},
+        "noise": {"neftune_noise_alpha": 5.0},  # scaled by the length of a row
+    }
+    losses = {}
+    for name, fields in ways.items():
+        shapes.clear()
+        done = train(
+            world,
+            bases[family],
+            family,
+            tmp_path / name,
+            "sft",
+            fields=fields,
+            freeze_vision=frozen,
+        )
+        losses[name] = [row["loss"] for row in done["log"] if "loss" in row]
+        rows = 2 if name in ("padded", "noise") else 1
+        assert len(shapes) >= 2 and {shape[0] for shape in shapes} == {rows}
+    assert losses["default"] == losses["asked for"]
+    assert losses["default"] == pytest.approx(losses["checkpointing"], abs=1e-6)
+    assert losses["default"] == pytest.approx(losses["padded"], abs=1e-4)
+    assert losses["default"] != losses["noise"]
+
+
+def test_a_model_that_is_compiled_keeps_its_padding() -> None:
+    def leaves(backend: str = "NO", **fields: Any) -> bool:
+        args = SimpleNamespace(**{"torch_compile": False, "neftune_noise_alpha": None} | fields)
+        plugin = SimpleNamespace(backend=DynamoBackend(backend))
+        state = SimpleNamespace(dynamo_plugin=plugin)
+        trainer = SimpleNamespace(args=args, accelerator=SimpleNamespace(state=state))
+        return leaves_padding(Recipe("sft"), trainer)
+
+    assert leaves()
+    assert not leaves(torch_compile=True)
+    assert not leaves("INDUCTOR")
 
 
 def test_a_tower_that_is_trained_gets_gradients_at_every_level(

@@ -71,17 +71,19 @@ AttentionMaskInterface.register(ROW_BY_ROW, sdpa_mask)
 def attends_row_by_row(model: Any) -> bool:
     """Have a model's text layers take rows without padding, if they can; whether they do.
 
-    They can where attention is PyTorch's (`sdpa`, the default). A model that was loaded with
-    another one, as `flash_attention_2` or `eager`, stays as it is.
+    They can where attention is PyTorch's (`sdpa`, the default), and each token sees all that come
+    before it. A model that was loaded with another attention, as `flash_attention_2` or `eager`, or
+    that has a sliding window, which would be in the mask, stays as it is.
 
     Parameters
     ----------
     model : loaded, of any family.
     """
-    if model.config.get_text_config()._attn_implementation not in ("sdpa", ROW_BY_ROW):
-        return False
-    model.set_attn_implementation({"text_config": ROW_BY_ROW})
-    return True
+    text = model.config.get_text_config()
+    has_window = set(getattr(text, "layer_types", None) or ()) - {"full_attention"}
+    if text._attn_implementation == "sdpa" and not has_window:
+        model.set_attn_implementation({"text_config": ROW_BY_ROW})
+    return bool(text._attn_implementation == ROW_BY_ROW)  # a class may refuse to be changed
 
 # %% ../../nbs/4_model/15_padding_free.ipynb #pfree-007
 def without_padding(batch: Batch) -> dict[str, Any]:
@@ -95,8 +97,8 @@ def without_padding(batch: Batch) -> dict[str, Any]:
 
     Returns
     -------
-    Tensors as of `Batch.model_inputs`, with [1, N] in place of [B, L]; `labels` [1, N]; and
-    `row_lengths`, B numbers.
+    Tensors as of `Batch.model_inputs`, with [1, N] in place of [B, L]; `labels` [1, N]; and, where
+    there are several rows, `row_lengths`, B numbers.
     """
     there = batch.attention_mask.bool()  # [B, L]
     inputs = batch.model_inputs()
@@ -104,4 +106,5 @@ def without_padding(batch: Batch) -> dict[str, Any]:
         inputs[name] = inputs[name][there][None]
     inputs["position_ids"] = batch.position_ids[:, there][:, None]  # [3, 1, N]
     inputs["labels"] = batch.labels[there][None]
-    return inputs | {"row_lengths": there.sum(1).tolist()}
+    lengths = there.sum(1).tolist()
+    return inputs | ({"row_lengths": lengths} if len(lengths) > 1 else {})

@@ -378,31 +378,32 @@ class _FixedTarget(TraceCollator):
 def by_sft(asked: Asked) -> Shown:
     """The collator of SFT, with cached features, and the forward pass that its loss is made of.
 
-    The row stands behind itself in a row without padding; what is looked at is the second one.
+    The row is in a batch twice, without padding where SFT has none; the second one is looked at.
 
     Parameters
     ----------
     asked : the question.
     """
     ids, prompt = asked.completion.ids, asked.prompt()
-    assert attends_row_by_row(asked.model)
+    in_one = attends_row_by_row(asked.model)
     if asked.has_two:
-        inputs = without_padding(collate([prompt] * 2, [ids] * 2, asked.family))
+        batch = collate([prompt] * 2, [ids] * 2, asked.family)
+        inputs = without_padding(batch) if in_one else batch.model_inputs()
     else:
         features = FeatureCache(asked.model, None)
-        collator = _FixedTarget([asked.row], asked.encoder, asked.family, features, True)
+        collator = _FixedTarget([asked.row], asked.encoder, asked.family, features, in_one)
         collator.completion = ids
         inputs = collator([{"index": 0}] * 2)
-    labels = inputs.pop("labels")
-    own = slice(-inputs["row_lengths"][-1], None)
+    labels = inputs.pop("labels", None)
+    own = (0, slice(-inputs["row_lengths"][-1], None)) if in_one else (1, slice(None))
     device = asked.model.device
     placed = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    logits = asked.model(**placed, use_cache=False).logits[0, own]
-    positions = inputs["position_ids"][:, 0, own]
+    logits = asked.model(**placed, use_cache=False).logits[own]
+    positions = inputs["position_ids"][:, own[0], own[1]]
     shown = Shown.of(asked, prompt, completion_scores(asked, logits), positions)
     is_completion = slice(-len(ids), None)
-    assert labels[0, is_completion].tolist() == ids
-    return replace(shown, ids=inputs["input_ids"][0, own][: -len(ids)])
+    assert labels is None or labels[own][is_completion].tolist() == ids
+    return replace(shown, ids=inputs["input_ids"][own][: -len(ids)])
 
 
 def by_rollout(asked: Asked) -> Shown:

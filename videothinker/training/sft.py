@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import DynamoBackend
 
 from ..files import InputError
 from ..model.batch import collate
@@ -18,7 +19,7 @@ from ..model.padding_free import attends_row_by_row, without_padding
 from ..model.vision_cache import FeatureCache, feature_cache
 from ..schema import Sample
 from .checkpoints import checkpoint_mark, run_trainer
-from .job import TrainingJob
+from .job import Recipe, TrainingJob
 from .monitor import watch_training
 from .ranks import DAY, ranks
 from .samplers import LengthGroups, RowsAhead, epoch_setter
@@ -38,7 +39,8 @@ from .trainer_fields import ignored_problem, renamed_fields
 from ..video.frames import VideoError
 
 # %% auto #0
-__all__ = ['READ_TOGETHER', 'target_text', 'TraceCollator', 'sft_config', 'trace_trainer_class', 'sft_trainer', 'train_sft']
+__all__ = ['READ_TOGETHER', 'target_text', 'TraceCollator', 'sft_config', 'trace_trainer_class', 'leaves_padding', 'sft_trainer',
+           'train_sft']
 
 # %% ../../nbs/5_training/13_sft.ipynb #c09-005
 def target_text(sample: Sample) -> str:
@@ -123,8 +125,10 @@ class TraceCollator:
         for i, row in enumerate(rows):
             if row["index"] in skipped:
                 batch.completion_mask[i] = 0
-        padded = batch.model_inputs() | {"labels": batch.labels}  # −100 off the trace
-        inputs = without_padding(batch) if self.padding_free else padded
+        if self.padding_free:
+            inputs = without_padding(batch)
+        else:
+            inputs = batch.model_inputs() | {"labels": batch.labels}  # −100 off the trace
         return inputs | {"skipped": skipped} if skipped else inputs
 
     def expect(self, numbers: Sequence[int]) -> None:
@@ -184,6 +188,7 @@ def sft_config(job: TrainingJob) -> Any:
     from trl import SFTConfig
 
     train = renamed_fields(job.recipe.train)
+    train.pop("padding_free", None)  # ours; TRL's needs Flash Attention, and its own collator
     if problem := ignored_problem("sft", train, SFTConfig):
         raise InputError(problem)
     if train.get("label_smoothing_factor") and train.get("loss_type", "nll") != "nll":
@@ -257,6 +262,20 @@ def trace_trainer_class() -> type:
     return TraceTrainer
 
 # %% ../../nbs/5_training/13_sft.ipynb #c09-081
+def leaves_padding(recipe: Recipe, trainer: Any) -> bool:
+    """Return True if nothing in a recipe or launch asks for padded rows.
+
+    Parameters
+    ----------
+    recipe : `padding_free: false` asks for them. NEFTune does: it scales its noise by the length.
+    trainer : a model that is compiled, by recipe or launch, wants shapes that repeat.
+    """
+    compiled = trainer.args.torch_compile
+    compiled = compiled or trainer.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
+    asked = recipe.train.get("padding_free", True) and not trainer.args.neftune_noise_alpha
+    return bool(asked and not compiled)
+
+
 def sft_trainer(job: TrainingJob, setup: TrainingSetup) -> Any:
     """TRL's `SFTTrainer` for a job, over row numbers, with `TraceCollator`.
 
@@ -274,12 +293,7 @@ def sft_trainer(job: TrainingJob, setup: TrainingSetup) -> Any:
     model, encoder = setup.model, setup.encoder
     if recipe.freeze_vision:
         model.model.visual.requires_grad_(False)
-    collator = TraceCollator(
-        setup.rows,
-        encoder,
-        family_of(model, encoder.processor),
-        padding_free=not args.torch_compile and attends_row_by_row(model),  # shapes that repeat
-    )
+    collator = TraceCollator(setup.rows, encoder, family_of(model, encoder.processor))
     peft = lora_config(recipe.peft, recipe.freeze_vision, args.seed) if recipe.peft else None
     trainer = trace_trainer_class()(
         model,
@@ -296,6 +310,7 @@ def sft_trainer(job: TrainingJob, setup: TrainingSetup) -> Any:
         ],
     )
     check_division(trainer.accelerator)
+    collator.padding_free = leaves_padding(recipe, trainer) and attends_row_by_row(model)
     divided = divides_weights(trainer.accelerator)
     if recipe.freeze_vision and not args.dataloader_num_workers:  # a worker process has no model
         tower = own_tower(model) if divided else model

@@ -88,7 +88,7 @@ _LAUNCH = (
 )
 _RESUME = "the same command goes on where a run was stopped"
 _LOADED = "the model is loaded, and its tokens are known, before the trainer sees them"
-_COLLATOR = "rows are encoded, padded and labelled by our collator"
+_COLLATOR = "rows are encoded, put together and labelled by our collator"
 _READ_AHEAD = "videos are read ahead by the encoder's own threads"
 _ROLLOUT = "the passes of GRPO call the model's layers one by one"
 
@@ -119,7 +119,7 @@ IGNORED: dict[str, str] = {
 
 IGNORED_BY_SFT: dict[str, str] = IGNORED | {
     **dict.fromkeys(
-        "dataset_text_field dataset_num_proc truncation_mode packing packing_strategy padding_free "
+        "dataset_text_field dataset_num_proc truncation_mode packing packing_strategy "
         "pad_to_multiple_of eval_packing completion_only_loss assistant_only_loss".split(),
         _COLLATOR,
     ),
