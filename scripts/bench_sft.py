@@ -136,4 +136,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from videothinker.commands.main import reader_may_leave
+
+    with reader_may_leave():
+        main()

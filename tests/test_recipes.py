@@ -66,7 +66,7 @@ gradient_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_
 use_liger_kernel liger_kernel_config neftune_noise_alpha include_num_input_tokens_seen
 accelerator_config dataloader_drop_last dataloader_num_workers dataloader_persistent_workers
 dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order
-train_sampling_strategy loss_type activation_offloading
+train_sampling_strategy loss_type activation_offloading padding_free
 """.split()
 OWN = {f.name for f in fields(VideoGRPOConfig)} - {f.name for f in fields(GRPOConfig)}
 
