@@ -26,6 +26,7 @@ from videothinker.model.family import (
     pixel_factor,
     processor_family,
 )
+from ..model.padding_free import attends_row_by_row, without_padding
 from ..prompts import STYLES, question_text
 from ..schema import Sample, option_line
 from videothinker.toy.model import (
@@ -553,10 +554,11 @@ def base_step(
     """Gradient of one step's batches.
 
     Each of the two losses is a mean over all its tokens, however its rows are cut into batches.
+    Nothing is computed for padding, and no logits where nothing is learned.
 
     Parameters
     ----------
-    model : its gradients are added to.
+    model : one that `attends_row_by_row`; its gradients are added to.
     batches : of `BatchStream`: kind of rows → batches.
     sets : of `token_sets`.
 
@@ -572,17 +574,15 @@ def base_step(
         total = 0.0
         hits: list[dict[str, Tensor]] = []
         for batch in parts:
-            logits = model(**batch.model_inputs()).logits[:, :-1]  # [B, L-1, V]
-            labels = batch.labels[:, 1:]  # [B, L-1]
-            loss = (
-                torch.nn.functional.cross_entropy(
-                    logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum"
-                )
-                / tokens
-            )
+            inputs = without_padding(batch)
+            labels = inputs.pop("labels")[0, 1:]  # [N - 1]
+            learned = (labels != -100).nonzero().squeeze(1)  # [M] the tokens before them
+            labels = labels[learned]
+            logits = model(**inputs, use_cache=False, logits_to_keep=learned).logits[0]  # [M, V]
+            loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / tokens
             loss.backward()
             total += loss.item()
-            hits.append(token_hits(logits, labels, sets))
+            hits.append(token_hits(logits[None], labels[None], sets))
         row[f"loss_{name}"] = round(total, 4) if parts else math.nan
         for kind in kinds:
             right = torch.cat([hit[kind] for hit in hits] or [torch.zeros(0)]).float()
@@ -632,6 +632,7 @@ def train_base(
     out.mkdir(parents=True, exist_ok=True)
     processor = build_processor(family)
     model = build_model(processor, plan.seed).train()
+    attends_row_by_row(model)
     sets = token_sets(processor)
     state = out / "state.pt"
     log_path = Path(log or out / "train_log.csv")
