@@ -147,8 +147,10 @@ def main(argv: list[str] | None = None) -> None:
 
     from videothinker.model.loading import load_model
     from videothinker.toy.base import BaseTrainingPlan, train_base
+    from videothinker.training.processes import keep_freed_memory
 
     torch.set_num_threads(args.threads)
+    keep_freed_memory()
     out = args.out or ROOT / "runs" / FOLDERS[args.family]
     to = args.to or ROOT / "data" / FOLDERS[args.family]
     if args.steps:
