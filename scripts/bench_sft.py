@@ -25,6 +25,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
+from train_base import FAMILIES, SIDES
 
 from videothinker.model.batch import Batch, collate
 from videothinker.model.encoder import Encoder, EncoderOptions
@@ -38,8 +39,6 @@ from videothinker.toy.teacher import ScriptedTeacher
 from videothinker.toy.world import WorldSize, make_world
 from videothinker.training.sft import target_text
 from videothinker.video.frames import Sampling
-
-SIDES = {"qwen2.5-vl": 56, "qwen3-vl": 64}
 
 
 def toy_rows(folder: Path, n: int) -> list[Sample]:
@@ -56,7 +55,7 @@ def batches_of(
     family_name: str, rows: list[Sample], folder: Path, size: int
 ) -> tuple[Any, Family, list[Batch]]:
     """A random tiny model, and the rows as its batches, with features in place of pixels."""
-    processor = build_processor(family_name.replace(".", "_").replace("-", "_"))
+    processor = build_processor(FAMILIES[family_name])
     model = build_model(processor, 0)
     model.model.visual.requires_grad_(False)
     sampling = Sampling(fps=2, max_frames=48, size=(SIDES[family_name],) * 2)
@@ -120,7 +119,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8, help="rows of a batch")
     parser.add_argument("--batches", type=int, default=8, help="batches")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs over all batches")
-    parser.add_argument("--family", nargs="+", choices=list(SIDES), default=["qwen2.5-vl"])
+    parser.add_argument("--family", nargs="+", choices=list(FAMILIES), default=["qwen2.5-vl"])
     args = parser.parse_args()
     if min(args.rows, args.batches, args.repeats) < 1:
         parser.error("--rows, --batches and --repeats are at least 1")
