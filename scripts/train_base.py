@@ -1,6 +1,6 @@
 """Train the tiny base from scratch and put it into data/tiny-base; print what it can do.
 
-    python scripts/train_base.py [OUT] [--threads N] [--to DIR]     train, publish, measure
+    python scripts/train_base.py [OUT] [--processes N] [--to DIR]   train, publish, measure
     python scripts/train_base.py --family qwen3-vl                  the same of a tiny Qwen3-VL
     python scripts/train_base.py --measure [--to DIR]               only measure the model in DIR
 
@@ -117,6 +117,13 @@ def measure(
     }
 
 
+def train(out: Path, plan: Any, family: str) -> None:
+    """One of the processes that train; the weights are in `out` afterwards."""
+    from videothinker.toy.base import train_base
+
+    train_base(out, plan, family=FAMILIES[family])
+
+
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, train, publish."""
     parser = argparse.ArgumentParser(
@@ -135,7 +142,7 @@ def main(argv: list[str] | None = None) -> None:
         "--steps", type=int, help="only so many steps of tower and model, to try it; no publishing"
     )
     parser.add_argument(
-        "--threads", type=int, default=2, help="processor threads of the training (default 2)"
+        "--processes", type=int, default=2, help="that share out the rows of a step (default 2)"
     )
     parser.add_argument("--to", type=Path, help="default data/tiny-base or data/tiny-qwen3-vl")
     parser.add_argument(
@@ -143,22 +150,19 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
 
-    import torch
-
     from videothinker.model.loading import load_model
-    from videothinker.toy.base import BaseTrainingPlan, train_base
-    from videothinker.training.processes import keep_freed_memory
+    from videothinker.toy.base import BaseTrainingPlan
+    from videothinker.training.processes import run_in_processes
 
-    torch.set_num_threads(args.threads)
-    keep_freed_memory()
+    plan = BaseTrainingPlan()
     out = args.out or ROOT / "runs" / FOLDERS[args.family]
     to = args.to or ROOT / "data" / FOLDERS[args.family]
     if args.steps:
-        few = BaseTrainingPlan(vision_steps=args.steps, steps=args.steps, check_steps=0)
-        train_base(out, few, family=FAMILIES[args.family])
-        return
+        plan = BaseTrainingPlan(vision_steps=args.steps, steps=args.steps, check_steps=0)
     if not args.measure:
-        train_base(out, family=FAMILIES[args.family])
+        run_in_processes(train, (out, plan, args.family), args.processes)
+        if args.steps:
+            return
         print("\n".join(publish(out, to, args.family)))
     model, processor = load_model(to)
     for split, clips in (("test", 150), ("ood", 60)):

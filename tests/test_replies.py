@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import itertools
 import json
 import math
 import os
@@ -15,10 +16,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -28,6 +31,9 @@ from videothinker.files import InputError, UserError
 from videothinker.journal import read_journal
 from videothinker.json_files import dumps
 from videothinker.schema import Clip, Sample, Segment
+from videothinker.synthesis.batch_api_engine import BatchAPIEngine
+from videothinker.synthesis.budget import Budget
+from videothinker.synthesis.dry_run import DryRunEngine
 from videothinker.synthesis.engine import EngineError, FunctionEngine, Request, chat, read_answers
 from videothinker.synthesis.openai_engine import OpenAIEngine
 from videothinker.synthesis.server_replies import StatusError, error_line
@@ -340,6 +346,41 @@ def test_the_newer_name_may_be_given_by_the_user(server: Server) -> None:
     assert "max_tokens" not in server.bodies[0]
 
 
+def test_the_budget_knows_a_length_of_the_user(server: Server, tmp_path: Path) -> None:
+    """`max_tokens` in `extra`, by either name, is what an answer may cost."""
+    for name in ("max_tokens", "max_completion_tokens"):
+        with engine_at(server, extra={name: 9000}, budget_tokens=5000) as engine:
+            assert engine.complete(ask("q")) == [None]
+            assert "5000 tokens" in engine.reason(ask("q")[0]) and not server.bodies
+        with engine_at(server, extra={name: 9}, budget_tokens=500) as engine:
+            long = [replace(request, max_tokens=900) for request in ask("q")]
+            assert engine.complete(long) == ["fine"] and server.bodies.pop()[name] == 9
+        dry = DryRunEngine("toy", extra={name: 9000}, budget_tokens=5000)
+        dry.complete(ask("q"))
+        assert dry.forecast().most.completion_tokens == 9000
+
+
+@pytest.mark.parametrize(
+    "extra, said",
+    [
+        ({"n": 2}, "extra may not set 'n'"),
+        ({"messages": []}, "extra may not set 'messages'"),
+        ({"max_tokens": None}, "extra leaves max_tokens out"),
+        ({"max_tokens": None, "max_completion_tokens": None}, "extra leaves max_tokens out"),
+    ],
+)
+def test_fields_that_a_ceiling_needs_are_refused(
+    server: Server, tmp_path: Path, extra: dict[str, Any], said: str
+) -> None:
+    engines = (OpenAIEngine, BatchAPIEngine)
+    for make, options in itertools.product(engines, ({"budget_tokens": 9}, {"budget": Budget(9)})):
+        with pytest.raises(InputError, match=said):
+            make(server.url, "toy", None, tmp_path / "c.jsonl", extra=extra, **options)
+    unlimited = {"max_tokens": None, "max_completion_tokens": 8}
+    for free, ceiling in ((unlimited, 9), ({"max_tokens": None}, None)):
+        engine_at(server, extra=free, budget_tokens=ceiling).close()
+
+
 # Limits
 
 
@@ -429,6 +470,21 @@ def test_a_wrong_name_or_key_ends_it_at_once(server: Server) -> None:
             assert len(server.bodies) == 1 and engine.errors[-1][1] == f"HTTP {status}: no: ***"
 
 
+def test_a_key_in_the_address_is_taken_out(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of `?key=…`, `?access_token=…` and of a user's password, as they are and as in an address."""
+    monkeypatch.delenv("TOY_KEY", raising=False)
+    keys = {"key": f"{CANARY}/+1", "access_token": f"{CANARY}-2", "api-version": "2026-01-01"}
+    said = f"{keys['key']} {quote(keys['key'], safe='')} {keys['access_token']} hunter2 2026-01-01"
+    server.reply = lambda n, body: problem(400, said)
+    url = server.url.replace("//", "//me:hunter2@") + f"?{urlencode(keys)}"
+    with OpenAIEngine(url, "toy", None, tmp_path / "c.jsonl") as engine:
+        assert engine.complete(ask("q")) == [None]
+        assert engine.errors[-1][1] == "HTTP 400: *** *** *** *** 2026-01-01"
+    assert CANARY not in (tmp_path / "c.jsonl").read_text()
+
+
 def pieces(key: str, length: int = 6) -> set[str]:
     """All parts of a key that are so long: one of them in a text gives it away."""
     return {key[i : i + length] for i in range(len(key) - length + 1)}
@@ -439,12 +495,14 @@ def test_a_key_that_is_cut_in_the_middle_is_taken_out(body: Any) -> None:
     """Words of a server are cut to 200 characters, and a long page before that."""
     for before in (*range(150, 201, 5), *range(3970, 4001, 5)):
         said = json.dumps(body).replace("{}", f"{'x ' * (before // 2)}{CANARY}")
-        line = error_line(StatusError(401, {}, json.loads(said)), CANARY)
+        line = error_line(StatusError(401, {}, json.loads(said)), [CANARY])
         assert not any(piece in line for piece in pieces(CANARY)), line
-    spoken = error_line(StatusError(401, {}, {"error": {"message": f"key {CANARY}"}}), CANARY)
+    spoken = error_line(StatusError(401, {}, {"error": {"message": f"key {CANARY}"}}), [CANARY])
     assert spoken == "HTTP 401: key ***"
     quoted = 'sk-"\\-0123456789'
-    assert error_line(StatusError(400, {}, {"error": {"got": [quoted]}}), quoted).count("***") == 1
+    assert (
+        error_line(StatusError(400, {}, {"error": {"got": [quoted]}}), [quoted]).count("***") == 1
+    )
 
 
 @pytest.mark.parametrize("padding", [0, 150, 165, 175])

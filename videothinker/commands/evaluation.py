@@ -432,14 +432,16 @@ def _described(args: argparse.Namespace, folder: Path, columns: Sequence[Column]
 
 def _engine_facts(args: argparse.Namespace) -> dict[str, Any]:
     """What the manifest says of who answers and who judges, by engine."""
+    from videothinker.synthesis.server_replies import public_address
+
     facts: dict[str, Any] = {}
     if args.engine == "openai":
         facts = {"served_model": args.served_model or args.model, "send": args.send}
-        facts |= {"url": args.url or ""}
+        facts |= {"url": public_address(args.url or "")}
     elif args.engine in ("hf", "ray"):
         facts = {"batch_size": args.batch_size}
     if args.judge_url:
-        facts |= {"judge": args.judge_model, "judge_url": args.judge_url}
+        facts |= {"judge": args.judge_model, "judge_url": public_address(args.judge_url)}
     return facts
 
 

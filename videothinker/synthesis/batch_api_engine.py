@@ -33,7 +33,11 @@ from videothinker.synthesis.server_replies import (
     server_words,
 )
 from .store import AnswerStore, Spending
-from .stored_engine import StoredEngine
+from videothinker.synthesis.stored_engine import (
+    StoredEngine,
+    longest_answer,
+    refuse_own_fields,
+)
 
 # %% auto #0
 __all__ = ['ENDED', 'LARGEST', 'WAITS', 'BatchJob', 'read_jobs', 'BatchAPIEngine']
@@ -145,6 +149,7 @@ class BatchAPIEngine(StoredEngine):
         pause: float = 1.0,
         **options: Any,
     ) -> None:
+        refuse_own_fields(options)
         super().__init__(model, cache, **options)
         self.base_url, query = api_address(base_url)
         self.defer = defer
@@ -165,7 +170,7 @@ class BatchAPIEngine(StoredEngine):
             host = self.base_url.partition("://")[2].partition("/")[0].rpartition("@")[2]
             key = api_key(api_key_env, host.partition(":")[0])
             self._client = HTTPClient(self.base_url, key, query)
-            self._secret = self._client.secret
+            self._secrets = self._client.secrets
             self._journal = self.store.beside(".jobs")
         except BaseException:
             super().close()
@@ -180,7 +185,7 @@ class BatchAPIEngine(StoredEngine):
         with self._noting:
             for key, request in zip(keys, requests, strict=True):
                 if self.known(key) is None and key not in self._tried:
-                    self._pending[key] = request
+                    self._pending[key] = longest_answer(request, self.extra)
                     self._reasons[key] = WAITS
         if not self.defer and any(key in self._pending for key in keys):
             self.flush()
@@ -326,7 +331,7 @@ class BatchAPIEngine(StoredEngine):
                     if line.strip():
                         reasons |= self._take(line, job, requests)
         ended = f"the batch {job.batch} is {status.get('status')}"
-        words = server_words(status["errors"], self._secret) if status.get("errors") else ""
+        words = server_words(status["errors"], self._secrets) if status.get("errors") else ""
         for key in job.keys:
             if key in self._held:
                 replied = self.store.get(key) is not None and not self.store.is_old(key)
@@ -374,12 +379,12 @@ class BatchAPIEngine(StoredEngine):
         code, body = token_count(response.get("status_code")) or 0, response.get("body")
         if entry.get("error") or code != 200:
             refused = StatusError(code, body=entry.get("error") or body)
-            return {key: error_line(refused, self._secret)}
+            return {key: error_line(refused, self._secrets)}
         request = requests.get(key) or Request([], max_tokens=longest)
         try:
-            answer = read_reply(key, request, body, not self.take_all, self._secret)
+            answer = read_reply(key, request, body, not self.take_all, self._secrets)
         except ReplyError as error:
-            return {key: error_line(error, self._secret)}
+            return {key: error_line(error, self._secrets)}
         answer.model = self.model
         try:
             self.store.put(answer).result()
@@ -394,7 +399,7 @@ class BatchAPIEngine(StoredEngine):
         """An object of the API; with a token, of the batch that has it, whoever created it."""
         found = self._call(call, token).json()
         if not isinstance(found, dict):
-            words = server_words(found, self._secret)
+            words = server_words(found, self._secrets)
             raise EngineError(f"{call.method} {call.path}: no object but {words}")
         return found
 
@@ -406,7 +411,7 @@ class BatchAPIEngine(StoredEngine):
                 return self._once(call)
             except (StatusError, ReplyError, OSError) as error:
                 path = call.path.partition("?")[0]
-                line = f"{call.method} {path}: {error_line(error, self._secret)}"
+                line = f"{call.method} {path}: {error_line(error, self._secrets)}"
                 asked = asked_seconds(getattr(error, "headers", {}))
                 waited = time.monotonic() - began + asked
                 hopeless = error_kind(error) not in ("passing", "limit", "strange")

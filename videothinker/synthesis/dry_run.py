@@ -15,7 +15,7 @@ from .budget import Budget, most_spending
 from .engine import Request
 from .judging import EngineReader, ReaderError
 from .store import AnswerStore, Spending
-from .stored_engine import StoredEngine
+from .stored_engine import StoredEngine, longest_answer
 
 # %% auto #0
 __all__ = ['NOT_SENT', 'Forecast', 'DryRunEngine', 'DryRunReader']
@@ -100,7 +100,7 @@ class DryRunEngine(StoredEngine):
             if answer is not None:
                 self.found.add(key)
                 return self.give(answer)
-            self.to_send[key] = most_spending(request)
+            self.to_send[key] = most_spending(longest_answer(request, self.extra))
             self.fail(key, NOT_SENT)
             return None
 

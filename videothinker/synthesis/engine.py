@@ -15,8 +15,8 @@ from ..files import UserError
 
 # %% auto #0
 __all__ = ['Message', 'CUT_OFF', 'SMALL_CONTEXT', 'EATEN', 'Request', 'chat', 'Engine', 'no_answer_reason', 'worth_another_seed',
-           'of_an_earlier_run', 'engine_status', 'stop_engine', 'FunctionEngine', 'EngineError', 'Answer',
-           'token_count', 'read_answers', 'answer_lines']
+           'of_an_earlier_run', 'paid_before', 'engine_status', 'stop_engine', 'FunctionEngine', 'EngineError',
+           'Answer', 'token_count', 'read_answers', 'answer_lines']
 
 # %% ../../nbs/3_synthesis/01_engine.ipynb #c05-005
 Message = dict[str, Any]
@@ -81,7 +81,7 @@ class Engine(Protocol):
 
     Further methods are optional: `reason(request)` (see `no_answer_reason`), `replied(request)`
     (see `worth_another_seed`), `remembers(request)` (see `of_an_earlier_run`),
-    `status()` and `stop()`.
+    `paid(request)` (see `paid_before`), `status()` and `stop()`.
     """
 
     def complete(self, requests: Sequence[Request]) -> list[str | None]:
@@ -116,6 +116,18 @@ def of_an_earlier_run(engine: Engine, request: Request) -> bool:
     """
     remembers = getattr(engine, "remembers", None)
     return bool(remembers(request)) if remembers else False
+
+
+def paid_before(engine: Engine, request: Request) -> bool:
+    """Return True if the engine says that an earlier run got a reply, with a text or without.
+
+    Parameters
+    ----------
+    engine : that is to be asked.
+    request : of a kind it may have been given.
+    """
+    paid = getattr(engine, "paid", None)
+    return bool(paid(request)) if paid else False
 
 
 def engine_status(engine: Engine) -> str:

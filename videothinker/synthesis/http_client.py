@@ -23,7 +23,7 @@ from aiohttp.http_exceptions import ContentEncodingError
 from yarl import URL
 
 from .engine import EngineError
-from .server_replies import NO_KEY, ReplyError
+from .server_replies import NO_KEY, ReplyError, secret_values
 
 # %% auto #0
 __all__ = ['LARGE', 'HTTPReply', 'environment_proxy', 'HTTPClient']
@@ -110,7 +110,8 @@ class HTTPClient:
 
     Attributes
     ----------
-    secret : what the server knows the client by: the key, or user and password as they are sent.
+    secrets : what the server knows the client by: the key, or user and password as they are sent,
+        and keys in the query (`secret_values`).
 
     Raises
     ------
@@ -127,7 +128,9 @@ class HTTPClient:
         authorization = f"Bearer {key}"
         if url.user and key == NO_KEY:
             authorization = aiohttp.encode_basic_auth(url.user, url.password or "")
-        self.secret = authorization.partition(" ")[2]
+        sent = authorization.partition(" ")[2]
+        known = [sent, url.password, *secret_values(self._query)]
+        self.secrets = [secret for secret in known if secret and secret != NO_KEY]
         self._headers = {
             "Accept": "application/json",
             "User-Agent": f"videothinker/{_version()}",

@@ -44,7 +44,12 @@ from videothinker.synthesis.server_replies import (
     whole_text,
 )
 from .store import AnswerStore, Spending
-from .stored_engine import REFUSALS, StoredEngine
+from videothinker.synthesis.stored_engine import (
+    REFUSALS,
+    StoredEngine,
+    longest_answer,
+    refuse_own_fields,
+)
 
 # %% auto #0
 __all__ = ['LEAST_ANSWER', 'OpenAIEngine']
@@ -143,9 +148,10 @@ class OpenAIEngine(StoredEngine):
         self.timeout = timeout
         self.pause = pause
         self.patience = patience
-        self._check_settings(options.get("extra") or {})
+        self._check_settings()
+        refuse_own_fields(options)
         self._client = HTTPClient(self.base_url, api_key(api_key_env, self.host), query)
-        self._secret = self._client.secret
+        self._secrets = self._client.secrets
         super().__init__(model, cache, **options)
         # fields of the body that this server calls otherwise
         self._names = {"max_tokens": "max_completion_tokens"} if self._newer_name else {}
@@ -173,12 +179,7 @@ class OpenAIEngine(StoredEngine):
     def _newer_name(self) -> bool:
         return "max_completion_tokens" in self.extra
 
-    def _check_settings(self, extra: dict[str, Any]) -> None:
-        for name in ("model", "messages", "stream"):
-            if name in extra:
-                raise InputError(
-                    f"extra may not set {name!r}, which the engine decides; leave it out"
-                )
+    def _check_settings(self) -> None:
         lowest = {"concurrency": 1, "retries": 0, "timeout": 1e-3, "pause": 0, "patience": 0}
         for name, least in lowest.items():
             if not least <= getattr(self, name) < 1e9:
@@ -232,7 +233,8 @@ class OpenAIEngine(StoredEngine):
             self.usage.from_cache += 1
             return self.give(answer)
         if key not in self._under_way:
-            task = self._under_way[key] = asyncio.ensure_future(self._try(key, request))
+            allowed = longest_answer(request, self.extra)
+            task = self._under_way[key] = asyncio.ensure_future(self._try(key, allowed))
             task.add_done_callback(lambda _: self._under_way.pop(key, None))
         task = self._under_way[key]
         self._wanted[task] += 1
@@ -272,7 +274,7 @@ class OpenAIEngine(StoredEngine):
                 self._limit(error, tries, halved)
                 pause = self._look_at(error, tries, body)
                 if pause is None:
-                    line = error_line(error, self._secret)
+                    line = error_line(error, self._secrets)
                     self.fail(key, line)
                     self._brake.ended(line)
                     if self._brake.count >= REFUSALS and not self.works:
@@ -346,7 +348,7 @@ class OpenAIEngine(StoredEngine):
             reply = await self._client.send("POST", "/chat/completions", content)
         if not 200 <= reply.status < 300:
             raise StatusError(reply.status, reply.headers, reply.json(), reply.location)
-        answer = read_reply(key, request, reply.json(), not self.take_all, self._secret)
+        answer = read_reply(key, request, reply.json(), not self.take_all, self._secrets)
         if self.take_all and (problem := eaten_problem(answer)):
             whole = answer.text or answer.partial
             return replace(answer, text=None, partial=whole, reason=problem, model=self.model)
@@ -378,7 +380,7 @@ class OpenAIEngine(StoredEngine):
             self._rename(name, error)
             return 0.0
         kind = error_kind(error)
-        line = error_line(error, self._secret)
+        line = error_line(error, self._secrets)
         asked = asked_seconds(_headers(error))
         if kind == "limit" and tries.waited + asked <= self.patience:
             return self._queue(tries, asked, line)
@@ -403,7 +405,8 @@ class OpenAIEngine(StoredEngine):
             return
         last, self._last = self._last, None
         if last is not None:
-            key, fitted = self.key(last), self._fitted(last, last.max_tokens)
+            key, last = self.key(last), longest_answer(last, self.extra)
+            fitted = self._fitted(last, last.max_tokens)
             body, most = self._body(fitted), most_spending(fitted)
             if self.budget.try_reserve(self.store.spent, self.model, most):
                 self._trying_last = True
@@ -424,7 +427,7 @@ class OpenAIEngine(StoredEngine):
             self._room = tries.most
             self._tell(
                 f"has a small context: this run asks for answers of up to {tries.most} tokens",
-                error_line(error, self._secret),
+                error_line(error, self._secrets),
             )
         return True
 
@@ -433,7 +436,7 @@ class OpenAIEngine(StoredEngine):
         if name not in self._names:
             self._names[name] = OTHER_NAMES[name]
             instead = f"sends {OTHER_NAMES[name]}" if OTHER_NAMES[name] else "leaves it out"
-            why = error_line(error, self._secret)
+            why = error_line(error, self._secrets)
             self._tell(f"does not take {name} and gets on without: this run {instead}", why)
 
     def _queue(self, tries: _Tries, asked: float, line: str) -> float:

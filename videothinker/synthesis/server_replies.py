@@ -10,13 +10,13 @@ import math
 import os
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.client import responses
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 from ..files import InputError
 from .budget import most_spending
@@ -25,7 +25,8 @@ from .engine import CUT_OFF, EATEN, Answer, EngineError, Request, token_count
 # %% auto #0
 __all__ = ['NO_KEY', 'NO_MONEY', 'OTHER_NAMES', 'OPENAI_KEY', 'ReplyError', 'StatusError', 'error_object', 'server_words',
            'whole_text', 'asked_seconds', 'pause_seconds', 'error_kind', 'is_overload', 'refused_field',
-           'context_is_small', 'read_reply', 'spoken', 'eaten_problem', 'error_line', 'api_address', 'api_key']
+           'context_is_small', 'read_reply', 'spoken', 'eaten_problem', 'error_line', 'api_address', 'secret_values',
+           'public_address', 'api_key']
 
 # %% ../../nbs/3_synthesis/06_server_replies.ipynb #seng-031
 NO_KEY = "none"  # what is sent to a server that asks for no key
@@ -95,13 +96,13 @@ def error_object(body: Any) -> dict[str, Any]:
     return {}
 
 
-def server_words(body: Any, secret: str = NO_KEY) -> str:
-    """What a server says about an error, on one line of plain characters and without the key.
+def server_words(body: Any, secrets: Collection[str] = ()) -> str:
+    """What a server says about an error, on one line of plain characters and without keys.
 
     Parameters
     ----------
     body : of its reply: JSON, or a text such as a page of HTML.
-    secret : the key; it is replaced by `***`.
+    secrets : keys; each is replaced by `***`.
     """
     error = error_object(body)
     said = next((error[key] for key in ("message", "detail", "msg") if error.get(key)), body)
@@ -109,18 +110,19 @@ def server_words(body: Any, secret: str = NO_KEY) -> str:
         said = "; ".join(f"{part.get('loc', '')}: {part.get('msg', part)}" for part in said)
     if not isinstance(said, str):
         said = json.dumps(said, default=str)
-    said = _without_key(said, secret)  # before anything is cut: half of it is not recognised
+    said = _without(secrets, said)  # before anything is cut: half of it is not recognised
     if said.lstrip().startswith("<"):
         said = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", " ", said, flags=re.S | re.I)
     printable = "".join(c if c.isprintable() else " " for c in whole_text(said[:4000]))
     return " ".join(printable.split())[:200]
 
 
-def _without_key(text: str, secret: str) -> str:
-    """A text in which `***` stands for the key, in JSON too."""
-    if secret == NO_KEY:
-        return text
-    return text.replace(secret, "***").replace(json.dumps(secret)[1:-1], "***")
+def _without(secrets: Collection[str], text: str) -> str:
+    """A text in which `***` stands for each key, in JSON and in addresses too."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        for written in (secret, json.dumps(secret)[1:-1], quote(secret, safe="")):
+            text = text.replace(written, "***")
+    return text
 
 
 def whole_text(text: str) -> str:
@@ -267,7 +269,7 @@ def context_is_small(error: Exception) -> bool:
 
 # %% ../../nbs/3_synthesis/06_server_replies.ipynb #seng-010
 def read_reply(
-    key: str, request: Request, reply: Any, strip: bool = True, secret: str = NO_KEY
+    key: str, request: Request, reply: Any, strip: bool = True, secrets: Collection[str] = ()
 ) -> Answer:
     """The `Answer` in a server's reply.
 
@@ -278,19 +280,19 @@ def read_reply(
     key, request : what was asked.
     reply : the JSON of a chat completion.
     strip : leave out blanks around the text.
-    secret : the key, which is left out of the server's words (`server_words`).
+    secrets : keys, which are left out of the server's words (`server_words`).
 
     Raises
     ------
     ReplyError : when the reply is none.
     """
-    choice = _first_choice(reply, secret)
+    choice = _first_choice(reply, secrets)
     message = choice.get("message")
     if not isinstance(message, dict):
-        raise ReplyError(f"not a chat completion: {server_words(reply, secret)}", reply)
+        raise ReplyError(f"not a chat completion: {server_words(reply, secrets)}", reply)
     whole = _text(message.get("content"))
     text = whole.strip()
-    reason = _useless(choice.get("finish_reason"), text, message, request.max_tokens, secret)
+    reason = _useless(choice.get("finish_reason"), text, message, request.max_tokens, secrets)
     usage = reply.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     prompt_tokens = token_count(usage.get("prompt_tokens"))
@@ -306,12 +308,12 @@ def read_reply(
         reason,
         prompt_tokens,
         completion_tokens,
-        partial=(text or _refusal(message, secret)) if reason else "",
+        partial=(text or _refusal(message, secrets)) if reason else "",
         thoughts=whole_text(_thoughts(message)),
     )
 
 
-def _first_choice(reply: Any, secret: str) -> dict[str, Any]:
+def _first_choice(reply: Any, secrets: Collection[str]) -> dict[str, Any]:
     """The first choice of a completion; ReplyError, with the server's words, if there is none."""
     choices = reply.get("choices") if isinstance(reply, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
@@ -319,9 +321,9 @@ def _first_choice(reply: Any, secret: str) -> dict[str, Any]:
         return choice
     errors = [x for x in (choice, reply) if isinstance(x, dict) and x.get("error")]
     if errors:
-        words = server_words(errors[0], secret)
+        words = server_words(errors[0], secrets)
         raise ReplyError(f"an error with status 200: {words}", errors[0])
-    raise ReplyError(f"not a chat completion: {server_words(reply, secret)}", reply)
+    raise ReplyError(f"not a chat completion: {server_words(reply, secrets)}", reply)
 
 # %% ../../nbs/3_synthesis/06_server_replies.ipynb #seng-042
 def _text(content: Any) -> str:
@@ -343,13 +345,15 @@ def _thoughts(message: dict[str, Any]) -> str:
     return next((text for text in texts if isinstance(text, str) and text.strip()), "")
 
 
-def _refusal(message: dict[str, Any], secret: str) -> str:
+def _refusal(message: dict[str, Any], secrets: Collection[str]) -> str:
     """The words in which a server says that its model refused; "" if it says none."""
     words = message.get("refusal")
-    return whole_text(_without_key(words, secret).strip()) if isinstance(words, str) else ""
+    return whole_text(_without(secrets, words).strip()) if isinstance(words, str) else ""
 
 
-def _useless(finish: Any, text: str, message: dict[str, Any], max_tokens: int, secret: str) -> str:
+def _useless(
+    finish: Any, text: str, message: dict[str, Any], max_tokens: int, secrets: Collection[str]
+) -> str:
     """Why a reply that was paid for cannot be used; "" if it can."""
     if finish == "length":
         if text:
@@ -360,7 +364,7 @@ def _useless(finish: Any, text: str, message: dict[str, Any], max_tokens: int, s
     if text:
         return ""
     if refusal := message.get("refusal"):
-        return f"refused: {server_words(refusal, secret)}"
+        return f"refused: {server_words(refusal, secrets)}"
     if message.get("tool_calls") or message.get("function_call"):
         return "a call of a tool in place of an answer"
     if _thoughts(message):
@@ -398,20 +402,20 @@ def eaten_problem(answer: Answer) -> str:
     )
 
 # %% ../../nbs/3_synthesis/06_server_replies.ipynb #seng-022
-def error_line(error: Exception, secret: str) -> str:
-    """One line about an error, without the key (some servers repeat it).
+def error_line(error: Exception, secrets: Collection[str]) -> str:
+    """One line about an error, without keys (some servers repeat it).
 
     Parameters
     ----------
     error : as for `error_kind`.
-    secret : the key; it is replaced by `***`.
+    secrets : keys; each is replaced by `***`.
     """
     status = getattr(error, "status_code", None)
     body = getattr(error, "body", None)
     said = str(error) if isinstance(error, ReplyError) or not body else body
-    text = server_words(said, secret) or "no whole reply in time"
+    text = server_words(said, secrets) or "no whole reply in time"
     name = f"HTTP {status}" if status else type(error).__name__
-    return f"{name}: {text}{_without_key(_redirection(error), secret)}"
+    return f"{name}: {text}{_without(secrets, _redirection(error))}"
 
 
 def _redirection(error: Exception) -> str:
@@ -445,6 +449,34 @@ def api_address(url: str) -> tuple[str, dict[str, str]]:
         )
     path = parts.path.rstrip("/").removesuffix("/chat/completions") or "/v1"
     return urlunsplit((parts.scheme, parts.netloc, path, "", "")), dict(parse_qsl(parts.query))
+
+
+_SECRET_NAMES = re.compile(r"key|token|secret|pass|auth|code|\bsig", re.IGNORECASE)
+
+
+def secret_values(query: Mapping[str, str]) -> list[str]:
+    """The keys among the fields of an address (`?key=…`, `?access_token=…`), by their names.
+
+    Parameters
+    ----------
+    query : of an address (`api_address`).
+    """
+    return [value for name, value in query.items() if value and _SECRET_NAMES.search(name)]
+
+
+def public_address(url: str) -> str:
+    """An address as it may stand in a file: without user, password and keys.
+
+    Parameters
+    ----------
+    url : of a server; one that is none is left as it is.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url
+    shown = _without(secret_values(dict(parse_qsl(parts.query))), parts.query)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=shown))
 
 # %% ../../nbs/3_synthesis/06_server_replies.ipynb #seng-013
 OPENAI_KEY = "OPENAI_API_KEY"

@@ -23,7 +23,7 @@ from .store import AnswerStore, Spending, total
 
 # %% auto #0
 __all__ = ['REFUSALS', 'WINDOW', 'OWN_PARAMETERS', 'Brake', 'Usage', 'short_number', 'StoredEngine', 'Backend', 'one_by_one',
-           'with_fields', 'refuse_unknown_fields', 'in_words', 'BatchEngine']
+           'with_fields', 'longest_answer', 'refuse_own_fields', 'refuse_unknown_fields', 'in_words', 'BatchEngine']
 
 # %% ../../nbs/3_synthesis/05_stored_engine.ipynb #stored-005
 REFUSALS = 10  # failures in a row, with one cause, after which nothing more is sent
@@ -364,6 +364,15 @@ class StoredEngine:
         key = self.key(request)
         return self.store.is_old(key) and self.known(key) is not None
 
+    def paid(self, request: Request) -> bool:
+        """Return True if an earlier run got a reply to this request, whether or not it counts.
+
+        Parameters
+        ----------
+        request : to this engine.
+        """
+        return self.store.is_old(self.key(request))
+
     def status(self) -> str:
         """How it goes, for a progress bar: answers per second, tokens, cost, failures."""
         seconds = max(time.monotonic() - self._opened, 1e-3)
@@ -460,6 +469,46 @@ def with_fields(request: Request, extra: Mapping[str, Any]) -> Request:
     fields = {name: value for name, value in merged.items() if value is not None}
     own = {name: fields.pop(name) for name in OWN_PARAMETERS if name in fields}
     return replace(request, fields=fields, **own)
+
+
+def longest_answer(request: Request, extra: Mapping[str, Any]) -> Request:
+    """The request with `max_tokens` as further fields of a server's request have it.
+
+    Parameters
+    ----------
+    request : that is to be sent; its own fields count where `extra` says nothing.
+    extra : fields of every request.
+    """
+    fields = {**request.fields, **extra}
+    for name in ("max_completion_tokens", "max_tokens"):
+        if isinstance(fields.get(name), int):
+            return replace(request, max_tokens=fields[name])
+    return request
+
+
+def refuse_own_fields(options: Mapping[str, Any]) -> None:
+    """Refuse further fields of a server's requests that an engine decides, or a ceiling needs.
+
+    Parameters
+    ----------
+    options : of a `StoredEngine`: `extra`, and the ceilings, for which the longest answer has to
+        be known.
+
+    Raises
+    ------
+    InputError : names the field.
+    """
+    extra = options.get("extra") or {}
+    budget = options.get("budget") or Budget(tokens=options.get("budget_tokens"))
+    for name in ("model", "messages", "stream", "n"):
+        if name in extra:
+            raise InputError(f"extra may not set {name!r}, which the engine decides; leave it out")
+    lengths = [extra[name] for name in ("max_tokens", "max_completion_tokens") if name in extra]
+    if lengths and lengths.count(None) == len(lengths) and (budget.tokens or budget.money):
+        raise InputError(
+            "extra leaves max_tokens out, so nobody knows how long an answer becomes; give a "
+            "number, or no ceiling for tokens and money"
+        )
 
 
 def refuse_unknown_fields(fields: Mapping[str, Any], backend: Any) -> None:

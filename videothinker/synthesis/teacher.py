@@ -31,12 +31,12 @@ from videothinker.synthesis.engine import (
     engine_status,
     no_answer_reason,
     of_an_earlier_run,
+    paid_before,
     stop_engine,
     worth_another_seed,
 )
 from .prompt_templates import PromptTemplate, load_prompts
 from .server_replies import spoken, whole_text
-from .stored_engine import StoredEngine
 from .synthesize import Proposal, Rejection, TeacherError, new_sample
 from ..trace import format_time, leak, parse_time, structure_problems
 from ..video.frames import VideoError
@@ -503,7 +503,7 @@ class Asker:
                 keys = [key for key in (prompt, self.repair.key) if key]
                 request = self._request(repaired, "+".join(keys), 1000 * seed + k)
             remembered = of_an_earlier_run(self.engine, request)
-            paid = remembered or _paid_before(self.engine, request)
+            paid = remembered or paid_before(self.engine, request)
             if paid and not remembered and not asks_again:
                 continue
             if imperfect and not paid and k >= self.tries and (not tries or k % self.tries == 0):
@@ -538,11 +538,6 @@ class Asker:
         if not shown.strip() or control_tokens(reply):
             return None
         return again(messages, shown, self.repair.text(reason=whole_text(reason)))
-
-
-def _paid_before(engine: Engine, request: Request) -> bool:
-    """Return True if an earlier run got a reply to a request, with a text or without."""
-    return isinstance(engine, StoredEngine) and engine.store.is_old(engine.key(request))
 
 
 def _without_control_tokens(reply: str) -> str:

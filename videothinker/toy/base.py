@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -52,8 +53,8 @@ from .world import Scene, draw_scene, named_rng
 # %% auto #0
 __all__ = ['PHASES', 'Task', 'caption_text', 'draw_sample', 'whole_checks', 'aloud_text', 'alike_pairs', 'check_task',
            'recite_task', 'draw_task', 'encode_task', 'batches_of', 'draw_second', 'SecondStream', 'append_row',
-           'train_vision', 'BaseTrainingPlan', 'BatchStream', 'token_sets', 'token_hits', 'base_step', 'cut_log',
-           'train_base']
+           'join_processes', 'process_share', 'sum_over_processes', 'train_vision', 'BaseTrainingPlan', 'BatchStream',
+           'token_sets', 'token_hits', 'base_step', 'cut_log', 'train_base']
 
 # %% ../../nbs/8_toy/05_base.ipynb #c08b-005
 @dataclass
@@ -248,7 +249,13 @@ def encode_task(task: Task, processor: Any) -> tuple[Prompt, list[int]]:
 
 # %% ../../nbs/8_toy/05_base.ipynb #c08b-019
 def batches_of(
-    kinds: Sequence[str], step: int, seed: int, stage: str, processor: Any, family: Family
+    kinds: Sequence[str],
+    step: int,
+    seed: int,
+    stage: str,
+    processor: Any,
+    family: Family,
+    share: tuple[int, int] = (0, 1),
 ) -> list[Batch]:
     """The rows of one training step, in batches of up to ten and of like length.
 
@@ -258,12 +265,16 @@ def batches_of(
     step, seed : all rows are a function of these two.
     stage : as for `draw_task`.
     processor, family : of the model.
+    share : (rank, ranks): of so many processes each has its part of the rows.
     """
+    rank, ranks = share
     rows = []
-    for i, kind in enumerate(kinds):
+    for i, kind in list(enumerate(kinds))[rank::ranks]:
         rng = named_rng("base", seed, step, i)
         task = draw_task(kind, rng, f"base-{seed}-{step}-{i}", stage)
         rows.append(encode_task(task, processor))
+    if not rows:
+        return []
     # padded to the longest of all, a third of the work would be padding
     rows.sort(key=lambda row: len(row[0]) + len(row[1]))
     size = math.ceil(len(rows) / math.ceil(len(rows) / 10))
@@ -312,20 +323,26 @@ class SecondStream(torch.utils.data.Dataset):
     batch : seconds of a step.
     seed : of what is drawn.
     processor : of the model; it says how large frames and patches are.
+    share : (rank, ranks): of so many processes each has its part of the seconds.
     """
 
-    def __init__(self, steps: int, batch: int, seed: int, processor: Any) -> None:
+    def __init__(
+        self, steps: int, batch: int, seed: int, processor: Any, share: tuple[int, int] = (0, 1)
+    ) -> None:
         self.steps, self.batch, self.seed = steps, batch, seed
-        self.processor = processor
+        self.processor, self.share = processor, share
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         torch.set_num_threads(1)
-        rng = named_rng("seconds", self.seed, step)
+        rank, ranks = self.share
         side = 2 * pixel_factor(self.processor)
-        drawn = [draw_second(rng, side) for _ in range(self.batch)]
+        drawn = [
+            draw_second(named_rng("seconds", self.seed, step, i), side)
+            for i in range(rank, self.batch, ranks)
+        ]
         encoded = [patchify(frames, self.processor) for frames, _ in drawn]
         return (
             torch.cat([patches for patches, _ in encoded]),  # [batch · patches, 3·2·p·p]
@@ -347,6 +364,37 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
         file.write(header + ",".join(map(str, row.values())) + "\n")
 
 # %% ../../nbs/8_toy/05_base.ipynb #stoy-base-022
+def join_processes() -> tuple[int, int]:
+    """Find the other processes of `run_in_processes`, if there are any; returns `process_share`."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    return process_share()
+
+
+def process_share() -> tuple[int, int]:
+    """(rank, ranks) of this process; (0, 1) where it is the only one."""
+    group = torch.distributed
+    if not (group.is_available() and group.is_initialized()):
+        return 0, 1
+    return group.get_rank(), group.get_world_size()
+
+
+def sum_over_processes(tensors: Sequence[Tensor]) -> None:
+    """Add up, in place, what each process has; all have to call it with the same shapes.
+
+    Parameters
+    ----------
+    tensors : such as gradients.
+    """
+    if process_share()[1] == 1:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    torch.distributed.all_reduce(flat)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
 def train_vision(
     model: Any,
     processor: Any,
@@ -378,7 +426,7 @@ def train_vision(
     parameters = [*visual.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     loader = torch.utils.data.DataLoader(
-        SecondStream(steps, batch, seed, processor),
+        SecondStream(steps, batch, seed, processor, process_share()),
         batch_size=None,
         num_workers=1,
         prefetch_factor=4,
@@ -389,19 +437,27 @@ def train_vision(
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1, (step + 1) / 50) * (0.05 + 0.95 * cosine)
         features = family.video_features(model, pixels, grids)  # [batch · 4, width]
-        pooled = features.view(batch, -1, width).mean(1)  # [batch, width]
+        pooled = features.view(len(labels), -1, width).mean(1)  # [batch, width]
         logits = [head(pooled) for head in heads]  # 3 × [batch, classes]
-        losses = [torch.nn.functional.cross_entropy(x, labels[:, i]) for i, x in enumerate(logits)]
+        losses = [
+            torch.nn.functional.cross_entropy(x, labels[:, i], reduction="sum") / batch
+            for i, x in enumerate(logits)
+        ]
         loss = torch.stack(losses).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        sum_over_processes([p.grad for p in parameters if p.grad is not None])
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        if (step + 1) % 20 == 0 and log is not None:
-            hits = [(x.argmax(-1) == labels[:, i]).float() for i, x in enumerate(logits)]
-            right = [round(float(hit.mean()), 4) for hit in hits]
-            row = {"step": step + 1, "loss": round(loss.item(), 4)}
-            row |= dict(zip(("colour", "shape", "motion"), right, strict=True))
+        if (step + 1) % 20 == 0:
+            hits = [(x.argmax(-1) == labels[:, i]).sum() / batch for i, x in enumerate(logits)]
+            sums = torch.stack([loss.detach(), *hits])
+            sum_over_processes([sums])
+            names = ("loss", "colour", "shape", "motion")
+            row = dict(zip(names, (round(x, 4) for x in sums.tolist()), strict=True))
+            row = {"step": step + 1} | row
+            if log is None or process_share()[0] > 0:
+                continue
             append_row(log, row | {"seconds": round(time.time() - begin, 1)})
 
 # %% ../../nbs/8_toy/05_base.ipynb #c08b-030
@@ -482,10 +538,17 @@ class BatchStream(torch.utils.data.Dataset):
     plan : steps and seed.
     processor : of the model.
     family : what is special about its prompts and tokens (`family.family_of`).
+    share : (rank, ranks): of so many processes each has its part of the rows.
     """
 
-    def __init__(self, plan: BaseTrainingPlan, processor: Any, family: Family) -> None:
-        self.plan, self.processor, self.family = plan, processor, family
+    def __init__(
+        self,
+        plan: BaseTrainingPlan,
+        processor: Any,
+        family: Family,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.plan, self.processor, self.family, self.share = plan, processor, family, share
 
     def __len__(self) -> int:
         return self.plan.steps + self.plan.check_steps
@@ -500,9 +563,8 @@ class BatchStream(torch.utils.data.Dataset):
 
     def _batches(self, counts: dict[str, int], step: int, stage: str) -> list[Batch]:
         kinds = [kind for kind, count in counts.items() for _ in range(count)]
-        if not kinds:
-            return []
-        return batches_of(kinds, step, self.plan.seed, stage, self.processor, self.family)
+        seed, family = self.plan.seed, self.family
+        return batches_of(kinds, step, seed, stage, self.processor, family, self.share)
 
 # %% ../../nbs/8_toy/05_base.ipynb #c08b-034
 def token_sets(processor: Any) -> dict[str, Tensor]:
@@ -553,12 +615,13 @@ def base_step(
 ) -> dict[str, float]:
     """Gradient of one step's batches.
 
-    Each of the two losses is a mean over all its tokens, however its rows are cut into batches.
-    Nothing is computed for padding, and no logits where nothing is learned.
+    Each of the two losses is a mean over all its tokens, however its rows are cut into batches or
+    shared out among processes. Nothing is computed for padding, and no logits where nothing is
+    learned.
 
     Parameters
     ----------
-    model : one that `attends_row_by_row`; its gradients are added to.
+    model : one that `attends_row_by_row`, without gradients.
     batches : of `BatchStream`: kind of rows → batches.
     sets : of `token_sets`.
 
@@ -567,26 +630,33 @@ def base_step(
     For `video` and `text` rows the loss, and the fraction of right next tokens per set (NaN where
     there are none).
     """
-    row: dict[str, float] = {}
     kinds = [*(kind for kind in sets if kind != "answer"), "named"]
-    for name, parts in batches.items():
-        tokens = sum(int(batch.completion_mask.sum()) for batch in parts)
-        total = 0.0
-        hits: list[dict[str, Tensor]] = []
+    own = [sum(int(batch.completion_mask.sum()) for batch in parts) for parts in batches.values()]
+    tokens = torch.tensor(own)  # of `video` and of `text` rows
+    sum_over_processes([tokens])
+    total = torch.zeros(len(batches), dtype=torch.float64)  # loss
+    right, asked = (torch.zeros(len(batches), len(kinds)) for _ in range(2))
+    for k, parts in enumerate(batches.values()):
         for batch in parts:
             inputs = without_padding(batch)
             labels = inputs.pop("labels")[0, 1:]  # [N - 1]
             learned = (labels != -100).nonzero().squeeze(1)  # [M] the tokens before them
             labels = labels[learned]
             logits = model(**inputs, use_cache=False, logits_to_keep=learned).logits[0]  # [M, V]
-            loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / tokens
+            loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / tokens[k]
             loss.backward()
-            total += loss.item()
-            hits.append(token_hits(logits[None], labels[None], sets))
-        row[f"loss_{name}"] = round(total, 4) if parts else math.nan
-        for kind in kinds:
-            right = torch.cat([hit[kind] for hit in hits] or [torch.zeros(0)]).float()
-            row[f"{name}_{kind}"] = round(right.mean().item(), 4)
+            total[k] += loss.item()
+            hits = token_hits(logits[None], labels[None], sets)
+            right[k] += torch.tensor([float(hits[kind].sum()) for kind in kinds])
+            asked[k] += torch.tensor([float(len(hits[kind])) for kind in kinds])
+    sum_over_processes([p.grad for p in model.parameters() if p.grad is not None])
+    sum_over_processes([total])
+    sum_over_processes([right, asked])
+    row: dict[str, float] = {}
+    for k, name in enumerate(batches):
+        row[f"loss_{name}"] = round(total[k].item(), 4) if tokens[k] else math.nan
+        for kind, share in zip(kinds, (right[k] / asked[k]).tolist(), strict=True):
+            row[f"{name}_{kind}"] = round(share, 4)
     return row
 
 # %% ../../nbs/8_toy/05_base.ipynb #c08b-041
@@ -613,6 +683,8 @@ def train_base(
 ) -> Any:
     """Train the tiny base from scratch; killed and started again, it goes on from its checkpoint.
 
+    Processes that `run_in_processes` started share out the rows of each step.
+
     Parameters
     ----------
     out : folder of model, processor, `state.pt` and `vision_log.csv`.
@@ -628,6 +700,7 @@ def train_base(
     ------
     InputError : when `out` holds the training of another plan.
     """
+    share = join_processes()
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     processor = build_processor(family)
@@ -638,7 +711,8 @@ def train_base(
     log_path = Path(log or out / "train_log.csv")
     if not state.exists():
         # of a start that did not come to a checkpoint
-        (out / "vision_log.csv").unlink(missing_ok=True)
+        if share[0] == 0:
+            (out / "vision_log.csv").unlink(missing_ok=True)
         vision_log = out / "vision_log.csv"
         train_vision(model, processor, plan.vision_steps, seed=plan.seed, log=vision_log)
     model.model.visual.requires_grad_(False)
@@ -649,10 +723,10 @@ def train_base(
         weight_decay=0.01,
     )
     start = _load_state(state, plan, model, optimizer) if state.exists() else 0
-    begin = time.time() - cut_log(log_path, start)
+    begin = time.time() - (cut_log(log_path, start) if share[0] == 0 else 0)
     steps = plan.steps + plan.check_steps
     stream = torch.utils.data.Subset(
-        BatchStream(plan, processor, family_of(model, processor)), range(start, steps)
+        BatchStream(plan, processor, family_of(model, processor), share), range(start, steps)
     )
     loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4)
     for step, batches in enumerate(loader, start):
@@ -664,12 +738,15 @@ def train_base(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        if share[0] > 0:  # rank 0 writes
+            continue
         if (step + 1) % 20 == 0:
             append_row(log_path, row | {"seconds": round(time.time() - begin, 1)})
         if (step + 1) % plan.save_every == 0 or step + 1 in (plan.steps, steps):
             _save_state(state, plan, model, optimizer, step + 1)
-    model.save_pretrained(out)
-    processor.save_pretrained(out)
+    if share[0] == 0:
+        model.save_pretrained(out)
+        processor.save_pretrained(out)
     return model.eval()
 
 # %% ../../nbs/8_toy/05_base.ipynb #stoy-base-025

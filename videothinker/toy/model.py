@@ -317,10 +317,10 @@ def scene_frames(scene: Scene, fps: float = 2.0, side: int = 56) -> np.ndarray:
     big = np.stack([render_frame(scene, t) for t in display_times(scene, fps)])  # [T, 112, 112, 3]
     k, rest = divmod(big.shape[1], side)
     if rest:
-        weights = area_weights(big.shape[1], side).astype(np.float32)  # [side, 112]
-        rows = np.einsum("ih,thwc->tiwc", weights, big.astype(np.float32), optimize=True)
-        small = np.einsum("jw,tiwc->tijc", weights, rows, optimize=True)
-        return np.asarray((small + 0.5).astype(np.uint8))
+        weights = torch.tensor(area_weights(big.shape[1], side), dtype=torch.float32)  # [side, 112]
+        rows = weights @ torch.from_numpy(big).float().flatten(2)  # [T, side, 112 · 3]
+        small = rows @ torch.kron(weights, torch.eye(3)).T  # [T, side, side · 3]
+        return (small + 0.5).byte().view(len(big), side, side, 3).numpy()
     # area average over k×k pixels, rounded
     total = sum(big[:, i::k, j::k].astype(np.uint16) for i in range(k) for j in range(k))
     return ((total + k * k // 2) // (k * k)).astype(np.uint8)  # [T, side, side, 3]
