@@ -21,6 +21,7 @@ ROWS = (  # recipe, GPUs, how accelerate divides the training
     ("qwen3-vl-4b/grpo", "8xH100-80G", "zero2"),
     ("qwen3-vl-8b/grpo-lora-80g", "1xA100-80G", "ddp"),
     ("qwen3-vl-8b/sft", "8xH100-80G", "zero2"),
+    ("qwen3-vl-8b/grpo", "8xH100-80G", "fsdp2"),
 )
 FAMILIES = {"qwen2.5-vl": "Qwen2.5-VL", "qwen3-vl": "Qwen3-VL"}
 HEAD = ("recipe", "GPUs", "tokens of a prompt", "memory of each GPU", "Tflop of a step on each")

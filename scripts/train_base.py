@@ -28,7 +28,10 @@ SIDES = {"qwen2.5-vl": 56, "qwen3-vl": 64}  # pixels of a frame: two by two toke
 def settings(family: str) -> dict[str, Any]:
     """How the tiny model of a family wants to be asked."""
     side = SIDES[family]
-    return {"style": "letter", "sampling": {"fps": 2, "max_frames": 48, "size": [side, side]}}
+    sampling = {"fps": 2, "max_frames": 48, "size": [side, side]}
+    if side != SIDES["qwen2.5-vl"]:
+        sampling["factor"] = side // 2
+    return {"style": "letter", "sampling": sampling}
 
 
 def publish(out: Path, to: Path, family: str = "qwen2.5-vl") -> list[str]:

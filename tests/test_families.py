@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -442,6 +443,23 @@ def test_think_tags_survive(kit: SimpleNamespace, tmp_path: Path) -> None:
     tags = tuple(tokenizer.convert_tokens_to_ids(t) for t in ("<think>", "</think>"))
     assert kit.family.think == (tags if kit.name == "qwen3_vl" else ())
     assert set(kit.family.think) <= set(encoded[0])
+
+
+def test_two_families_may_have_one_class_of_processors(
+    kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Qwen3-VL and Qwen3.5 have in transformers; what was loaded for a model is that model's."""
+    from videothinker.model import family
+
+    base = type(kit.family)
+    newer = type("Newer", (base,), {"model_type": "newer_vl"})
+    monkeypatch.setattr(family, "FAMILIES", {**family.known_families(), "newer_vl": newer})
+    assert processor_family(kit.processor) is base
+    unknown = copy(kit.processor)  # as from `AutoProcessor`
+    del unknown.family_type
+    assert processor_family(unknown) is base
+    unknown.family_type = "newer_vl"
+    assert processor_family(unknown) is newer
 
 
 def test_the_processor_says_the_family(kit: SimpleNamespace) -> None:

@@ -13,9 +13,11 @@ from unittest.mock import patch
 import pytest
 import torch
 from accelerate.utils import DynamoBackend
-from conftest import ROOT
+from conftest import ROOT, load_script
 from families import SIDES, save_third, save_tiny
 
+from videothinker.configs import TINY_BASES, base_model_path
+from videothinker.json_files import read_json
 from videothinker.model.encoder import Encoder, EncoderOptions
 from videothinker.model.family import family_of
 from videothinker.model.generate import Decoding, generate
@@ -302,6 +304,31 @@ def test_an_engine_says_what_our_own_loop_says(
     assert all(not r.error and r.text for r in own.values())
     shown = source.frames(questions[0])
     assert shown.pixels.shape[1] % 32 == 0  # sides of Qwen3-VL's, whatever the protocol says
+
+
+@pytest.mark.parametrize("family", TINY_BASES)
+def test_a_tiny_base_is_whole(family: str) -> None:
+    """What comes with the package is small, is what the script makes, and can be served."""
+    base = base_model_path(TINY_BASES[family])
+    files = {path.name: path.stat().st_size for path in base.iterdir()}
+    assert sum(files.values()) <= 15 * 2**20
+    logs = {"vision_log.csv", "train_log.csv"}
+    served = {"video_preprocessor_config.json", "chat_template.jinja", "README.md"}
+    assert files.keys() >= logs | served | {"videothinker.json", "model.safetensors"}
+    made = load_script("train_base")
+    assert read_json(base / "videothinker.json") == made.settings(family)
+    side = made.SIDES[family]
+    assert Settings.of(base).sampling.size == (side, side)
+    assert read_json(base / "config.json")["model_type"] == made.FAMILIES[family]
+
+
+def test_a_shortened_demo_says_so_in_every_family() -> None:
+    """Its model is too short-trained to learn the format, whatever family it is of."""
+    from videothinker.toy.demo import QUICK, caution_of, make_plan
+
+    for family in TINY_BASES:
+        assert caution_of(make_plan(1, quick=True, family=family)) == QUICK
+        assert caution_of(make_plan(1, family=family)) == ""
 
 
 def test_the_demo_takes_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ from videothinker.synthesis.synthesize import synthesize
 from videothinker.toy.teacher import ScriptedTeacher
 from videothinker.toy.world import WorldSize, make_world
 
-BASE = ROOT / "data" / "tiny-base"
+SIDES = {"tiny-base": 56, "tiny-qwen3-vl": 64}  # of frames, two by two tokens
 TESTS = Path(__file__).parent  # of `varied_reward`
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": f"{TESTS}:{ROOT}",
@@ -40,7 +40,7 @@ ENVIRONMENT = os.environ | {
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
 }
 COMMON = {
-    "num_train_epochs": 2,
+    "num_train_epochs": 3,
     "save_steps": 1,
     "learning_rate": 1e-2,
     "adam_epsilon": 1e-2,  # a large one: rounding is not blown up to a step's full size
@@ -58,7 +58,6 @@ STAGES: dict[str, dict[str, Any]] = {
         "style": "letter",
         "rewards": ["correct", "format", "varied_reward:varied"],
         "train": {
-            "num_train_epochs": 3,
             "num_generations": 2,
             "per_device_train_batch_size": 4,
             "gradient_accumulation_steps": 2,
@@ -68,7 +67,7 @@ STAGES: dict[str, dict[str, Any]] = {
         },
     },
 }  # eight rows, four of them a step: two steps an epoch
-STEPS = {"sft": 4, "grpo": 6}
+STEPS = 6
 KILLED_AT = 3  # in the second epoch
 COMPILE = """
 import os
@@ -76,6 +75,9 @@ from deepspeed.accelerator import get_accelerator
 get_accelerator().create_op_builder("ShareMemCommBuilder").load()
 os._exit(0)
 """
+
+
+QWEN3 = "tiny-qwen3-vl"
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,14 @@ class Case:
     killed: bool = False
     lora: bool = False
     bf16: bool = False  # arithmetic in 16 bits, as the packaged strategies have it on GPUs
+    base: str = "tiny-base"
     unsaved: bool = False  # and killed once more, between the last checkpoint and the saved model
     options: dict[str, Any] = field(default_factory=dict)  # to change in the strategy's file
 
     @property
     def name(self) -> str:
         """For test names and folders."""
-        parts = [self.stage, self.strategy]
+        parts = [self.stage, self.strategy, *["qwen3"] * (self.base == QWEN3)]
         parts += [name for name in ("killed", "lora", "bf16") if getattr(self, name)]
         return "-".join([*parts, *(str(v).lower() for v in self.options.values())])
 
@@ -102,14 +105,20 @@ class Case:
 SUITE = [
     Case("sft", "ddp"),
     Case("sft", "fsdp2", killed=True),
-    Case("sft", "fsdp2", bf16=True),
+    Case("sft", "fsdp2", bf16=True, base=QWEN3),
     Case("sft", "json"),
-    Case("sft", "zero3", killed=True),
+    Case("sft", "zero3", killed=True, base=QWEN3),
     Case("grpo", "zero2", killed=True),
     Case("grpo", "fsdp2", killed=True),
-    Case("grpo", "zero3", killed=True),
+    Case("grpo", "zero3", killed=True, base=QWEN3),
 ]
 FULL = [
+    Case("sft", "fsdp2", bf16=True),
+    Case("sft", "fsdp2", killed=True, base=QWEN3),
+    Case("sft", "zero3", killed=True),
+    Case("sft", "zero2", base=QWEN3),
+    Case("grpo", "zero3", killed=True),
+    *(Case("grpo", strategy, killed=True, base=QWEN3) for strategy in ("ddp", "zero2", "fsdp2")),
     Case("sft", "ddp", killed=True),
     Case("sft", "zero2", killed=True),
     Case("sft", "json", killed=True),
@@ -151,7 +160,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe_of(case: Case, folder: Path) -> Path:
     """Write the recipe of a case: the same rows in a step, however many processes there are."""
     values = json.loads(json.dumps(STAGES[case.stage])) | {"stage": case.stage}
-    values["sampling"] = {"fps": 2, "max_frames": 48, "size": [56, 56]}
+    side = SIDES[case.base]
+    values["sampling"] = {"fps": 2, "max_frames": 48, "size": [side, side], "factor": side // 2}
     values["train"]["gradient_accumulation_steps"] //= case.processes
     values["train"] = COMMON | values["train"] | {"bf16": case.bf16}
     if case.lora:
@@ -185,7 +195,7 @@ def launch(case: Case, world: Path, out: Path, kill_at: int | None = None) -> st
         "bash",
         ROOT / "scripts" / f"run_{case.stage}_video.sh",
         "--model",
-        BASE,
+        ROOT / "data" / case.base,
         "--out",
         out,
     ]
@@ -232,17 +242,16 @@ def train(case: Case, world: Path, folder: Path) -> Path:
         assert not (out / "model").exists()
     printed = launch(case, world, out)
     assert "videos/broken.mp4" in printed
-    steps = STEPS[case.stage]
-    assert not case.killed or f"goes on from step {KILLED_AT} of {steps}" in printed
+    assert not case.killed or f"goes on from step {KILLED_AT} of {STEPS}" in printed
     if case.unsaved:
         shutil.rmtree(out / "model")
-        assert f"had reached its last step, {steps} of {steps}" in launch(case, world, out)
+        assert f"had reached its last step, {STEPS} of {STEPS}" in launch(case, world, out)
     return out
 
 
 def history(case: Case, out: Path) -> list[dict[str, float]]:
     """What the trainer has logged in each step."""
-    last = out / "checkpoints" / f"checkpoint-{STEPS[case.stage]}"
+    last = out / "checkpoints" / f"checkpoint-{STEPS}"
     state = read_json(last / "trainer_state.json")
     return [entry for entry in state["log_history"] if "loss" in entry]
 
@@ -265,7 +274,7 @@ def alone(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder, done = tmp_path_factory.mktemp("alone"), {}
 
     def run(case: Case) -> Path:
-        single = Case(case.stage, "single", processes=1, lora=case.lora)
+        single = Case(case.stage, "single", processes=1, lora=case.lora, base=case.base)
         if single.name not in done:
             done[single.name] = train(single, world, folder)
         return done[single.name]
@@ -281,9 +290,9 @@ def test_two_processes_learn_what_one_learns(
         request.getfixturevalue("deepspeed")
     one, two = alone(case), train(case, world, tmp_path)
     logs = [[entry["step"] for entry in history(case, out)] for out in (one, two)]
-    assert logs == [list(range(1, STEPS[case.stage] + 1))] * 2
+    assert logs == [list(range(1, STEPS + 1))] * 2
     losses = [[entry["loss"] for entry in history(case, out)] for out in (one, two)]
-    start = load_file(BASE / "model.safetensors")
+    start = load_file(ROOT / "data" / case.base / "model.safetensors")
     weights = [load_file(out / "model" / "model.safetensors") for out in (one, two)]
     assert list(weights[1]) == list(weights[0]) == list(start)
     moved = max((w - start[n]).abs().max().item() for n, w in weights[0].items())

@@ -74,6 +74,7 @@ class Family:
     whole : vLLM takes a video as one, with the text between its runs of placeholders, from the
         token before the first; else it takes each run as a video.
     words : tokens of text beside the placeholders of a temporal patch, about, for the plan.
+    head_norms : queries and keys have norms of their own in each head, for the plan.
     video_token : id that stands in a prompt for each embedding of the video.
     pad_token, eos_token : ids that fill up a batch, and that end a reply.
     suppressed : ids that may never be sampled: placeholders and control tokens.
@@ -90,6 +91,7 @@ class Family:
     has_seconds: ClassVar[bool] = False
     whole: ClassVar[bool] = False
     words: ClassVar[int] = 0
+    head_norms: ClassVar[bool] = False
 
     video_token: int
     pad_token: int
@@ -360,7 +362,10 @@ def class_of(model: Any) -> type[Family]:
 
 
 def processor_family(processor: Any) -> type[Family]:
-    """The family whose videos a processor writes; by its class, or one that it is derived from.
+    """The family whose videos a processor writes.
+
+    Several families may have one class of processors. So `load_model` notes the model's family in
+    the processor; one from elsewhere is known by its class, or one that it is derived from.
 
     Parameters
     ----------
@@ -370,7 +375,13 @@ def processor_family(processor: Any) -> type[Family]:
     ------
     InputError : no family has such a processor.
     """
-    by_name = {cls.processor_type: cls for cls in known_families().values()}
+    families = known_families()
+    told = getattr(processor, "family_type", None)
+    if told in families:
+        return families[told]
+    by_name: dict[str, type[Family]] = {}
+    for cls in families.values():
+        by_name.setdefault(cls.processor_type, cls)
     names = [cls.__name__ for cls in type(processor).__mro__]
     for name in names:
         if name in by_name:

@@ -269,6 +269,7 @@ def load_model(
             module.support_avx512bf16_for_cpu = False
     model = keep_frequencies(fast_patches(model.eval()))
     processor = AutoProcessor.from_pretrained(path, revision=revision)
+    processor.family_type = family.model_type  # see `processor_family`
     return model, tell_times(processor, Settings.of(path, revision).times)
 
 # %% ../../nbs/4_model/04_loading.ipynb #c08-019

@@ -20,9 +20,9 @@ from ..prompts import STYLES
 from ..schema import Sample
 
 # %% auto #0
-__all__ = ['BASE_LICENCES', 'CARD', 'SERVE', 'STAGES', 'NO_FIGURES', 'Licence', 'base_licence', 'model_name', 'original_base',
-           'serving_section', 'data_line', 'front_matter', 'card_text', 'write_model_card', 'figures_table',
-           'add_figures']
+__all__ = ['BASE_LICENCES', 'CARD', 'SHORT_CLIPS', 'SERVE', 'STAGES', 'NO_FIGURES', 'Licence', 'base_licence', 'model_name',
+           'original_base', 'serving_section', 'data_line', 'front_matter', 'card_text', 'write_model_card',
+           'figures_table', 'add_figures']
 
 # %% ../../nbs/4_model/12_model_card.ipynb #mcard-005
 @dataclass(frozen=True)
@@ -82,6 +82,11 @@ def original_base(model: str | os.PathLike[str]) -> str:
     return model_name(model) if Path(model).is_dir() else str(model)
 
 # %% ../../nbs/4_model/12_model_card.ipynb #mcard-011
+SHORT_CLIPS = """
+The limit is one for all frames of a video together, here for {frames} frames. Those of a shorter
+clip are shown larger than in training, unless its request has a limit of its own, {pixels} times
+its frames: `"longest_edge"` of the same `"size"`, in `mm_processor_kwargs` of `extra_body`.
+"""
 SERVE = """## Serving
 
 With vLLM (`pip install 'videothinker[train,vllm]'`):
@@ -90,7 +95,7 @@ With vLLM (`pip install 'videothinker[train,vllm]'`):
 vllm serve {model} --allowed-local-media-path /videos --limit-mm-per-prompt '{{"video": 1}}' \\
     --media-io-kwargs '{frames}'{pixels}
 ```
-
+{note}
 or with transformers, which reads 32 frames of every video, and its sound, for which it needs FFmpeg
 (`pip install 'transformers[serving]' requests torchcodec`):
 
@@ -136,16 +141,19 @@ def serving_section(
     video: dict[str, Any] = {"num_frames": sampling.get("n_frames", -1)}
     if sampling.get("fps"):
         video["fps"] = sampling["fps"]
-    pixels, limit = "", {}
+    pixels, limit, note = "", {}, ""
     if sampling.get("max_pixels"):
         frames = sampling.get("n_frames") or sampling.get("max_frames") or 0
         limit = family_class(family, model).server_limit(sampling["max_pixels"], frames)
     if limit:
         pixels = f" \\\n    --mm-processor-kwargs '{dumps(limit)}'"
+        if "size" in limit and not sampling.get("n_frames"):
+            note = SHORT_CLIPS.format(frames=frames, pixels=sampling["max_pixels"])
     return SERVE.format(
         model=model,
         frames=dumps({"video": video}),
         pixels=pixels,
+        note=note,
         style=style,
         system=STYLES[style].system,
         ask=STYLES[style].ask,

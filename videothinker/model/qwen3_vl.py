@@ -45,7 +45,7 @@ class Qwen3VL(Family):
 
     Attributes
     ----------
-    model_type, processor_type, title, whole, words : as `Family` describes them.
+    model_type, processor_type, title, whole, words, head_norms : as `Family` describes them.
     """
 
     model_type: ClassVar[str] = "qwen3_vl"
@@ -53,6 +53,7 @@ class Qwen3VL(Family):
     title: ClassVar[str] = "Qwen3-VL"
     whole: ClassVar[bool] = True
     words: ClassVar[int] = 9  # `<`, a number of about four tokens, ` seconds`, `>`, the wrapper
+    head_norms: ClassVar[bool] = True
 
     @classmethod
     def constants(cls, config: Any, tokenizer: Any) -> dict[str, Any]:

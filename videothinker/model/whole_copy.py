@@ -162,14 +162,20 @@ class WeightParts:
     weights : name → weight, the same on all processes, in one piece or (as transformers loads a
         model in a launch with ZeRO-3) divided; they may be dropped afterwards.
     dtype : in which they are kept; None for as they are.
+    device : on which they are kept; None for where the weights are.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
         self.size = distributed.get_world_size()
         self.parts: dict[str, Tensor] = {}
         for name, weight in weights.items():
             with whole_weight(weight) as whole:
-                self.parts[name] = self._own(whole.to(dtype or whole.dtype))
+                self.parts[name] = self._own(whole.to(dtype or whole.dtype)).to(device)
 
     def _own(self, weight: Tensor) -> Tensor:
         """This process's part; all are of one length."""

@@ -747,6 +747,7 @@ def train_base(
     if share[0] == 0:
         model.save_pretrained(out)
         processor.save_pretrained(out)
+        processor.video_processor.save_pretrained(out)  # where vLLM looks for its class
     return model.eval()
 
 # %% ../../nbs/8_toy/05_base.ipynb #stoy-base-025

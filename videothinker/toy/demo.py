@@ -136,7 +136,9 @@ QUICK = (
 
 def caution_of(plan: DemoPlan) -> str:
     """What has to be said before the figures of a plan; "" for one that is not the quick one."""
-    return QUICK if plan == make_plan(plan.seed, quick=True) else ""
+    families = [family for family, base in TINY_BASES.items() if base == plan.base]
+    quick = [make_plan(plan.seed, True, family) for family in families]
+    return QUICK if plan in quick else ""
 
 
 def planted_weaknesses(plan: DemoPlan) -> list[str]:

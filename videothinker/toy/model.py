@@ -190,7 +190,9 @@ def build_processor(family: str = "qwen2_5_vl") -> Any:
     images = tf.Qwen2VLImageProcessor(size=size, **toy.pixels)
     videos = getattr(tf, toy.video_processor)(size=size, do_sample_frames=False, **toy.pixels)
     tokenizer = build_tokenizer(toy.think)
-    return getattr(tf, toy.processor)(images, tokenizer, videos, chat_template=CHAT_TEMPLATE)
+    made = getattr(tf, toy.processor)(images, tokenizer, videos, chat_template=CHAT_TEMPLATE)
+    made.family_type = family  # see `processor_family`
+    return made
 
 # %% ../../nbs/8_toy/04_model.ipynb #c08a-012
 def build_config(tokenizer: Any, family: str = "qwen2_5_vl") -> Any:

@@ -448,6 +448,8 @@ class VideoGRPOTrainer(Trainer):
         self.reference_parts: WeightParts | None = None
         if divides_weights(self.accelerator):
             self._copy_whole()
+        elif self.reference is not None:
+            self.reference.to(self.accelerator.device)
         add_group_forward(self.policy, self.family, args)
         self.features = None
         if args.freeze_vision:
@@ -464,7 +466,7 @@ class VideoGRPOTrainer(Trainer):
         if self.reference is not None:
             trained, weights = self.whole.trained(), self.reference.named_parameters()
             own = {name: weight for name, weight in weights if name in trained}
-            self.reference_parts = WeightParts(own, dtype)
+            self.reference_parts = WeightParts(own, dtype, self.accelerator.device)
             self.reference = None
 
     @property
@@ -881,7 +883,8 @@ def train_grpo(job: TrainingJob) -> dict[str, Any]:
 
         model = get_peft_model(model, lora_config(recipe.peft, args.freeze_vision, args.seed))
     elif args.beta:
-        reference, _ = load_model(job.model, revision=recipe.revision)
+        # not yet on the GPU, where of a divided one a part alone has room
+        reference, _ = load_model(job.model, device="cpu", revision=recipe.revision)
         reference.requires_grad_(False)
     callbacks = [checkpoint_mark(setup.settings), exact_buffers(model), *job.callbacks]
     trainer = VideoGRPOTrainer(

@@ -302,7 +302,8 @@ def layer_activations(shape: Shape, width: int, stream: int) -> float:
     """Bytes that autograd keeps of one token in one layer.
 
     Of each of the two norms the input in 32 bits, what comes of it, and the output; queries, what
-    was read, and the four of the MLP (see the chapter on the shared prefix).
+    was read, and the four of the MLP (see the chapter on the shared prefix). Where heads have
+    norms of their own, their input in 32 bits and what comes of it, too.
 
     Parameters
     ----------
@@ -310,6 +311,8 @@ def layer_activations(shape: Shape, width: int, stream: int) -> float:
     width, stream : bytes of a number in matrix products and in the residual stream (`widths`).
     """
     norms = 2 * shape.hidden * (4 + stream + width)
+    if shape.family.head_norms:
+        norms += (shape.heads + shape.keys) * (4 + width)
     return norms + width * (3 * shape.hidden + 2 * shape.heads + 2 * shape.keys + 4 * shape.inner)
 
 
