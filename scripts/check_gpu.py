@@ -800,12 +800,17 @@ class Row:
     figures: dict[str, Any] = field(default_factory=dict)
 
 
+def has_time(check: Check, until: float) -> bool:
+    """Return True if a check would be done in time."""
+    return until - time.time() >= check.seconds
+
+
 def guarded(check: Check, place: Place) -> Row:
     """The row of a check, whatever happens in it."""
     missing = [name for name in check.needs if importlib.util.find_spec(name) is None]
     if missing:
         return Row(check.name, "not run", f"needs {', '.join(missing)}")
-    if place.until - time.time() < check.seconds:
+    if not has_time(check, place.until):
         return Row(check.name, "not run", "no time left")
     try:
         figures = check.run(place)
@@ -864,6 +869,10 @@ def supervise(
     """Rows as they come from a process; another one begins after a row that ended it."""
     waiting = {check.name: check for check in checks}
     while waiting:
+        if machine and not any(has_time(check, until) for check in waiting.values()):
+            # another process would say no more, after its imports
+            yield from (Row(name, "not run", "no time left") for name in waiting)
+            return
         before = len(waiting)
         with tempfile.TemporaryFile("w+", errors="replace") as words:
             command = [sys.executable, sys.argv[0], "--serve", *waiting, "--until", str(until)]

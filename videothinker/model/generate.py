@@ -423,7 +423,8 @@ def generate(
 ) -> list[list[Completion]]:
     """Sample `n` completions of every prompt; each prompt is encoded and prefilled once.
 
-    The draw is a pure function of model, prompt and seed, whatever else is in the batch.
+    The draw is a pure function of model, prompt and seed, whatever else is in the batch: exactly
+    on a CPU, on a GPU as far as its products do not depend on a batch's size.
 
     Parameters
     ----------
