@@ -84,12 +84,10 @@ def base_model_path(name: str = TINY_BASE) -> Path:
         if (place / "config.json").is_file():
             return place
     family = next(family for family, base in TINY_BASES.items() if base == name)
-    train = f"train it in a clone: python scripts/train_base.py --family {family}"
-    if name == TINY_BASE:
-        train = f"install from a wheel or from a clone, or {train}"
-    else:
-        train = f"none comes with the package yet; {train}"
-    raise FileNotFoundError(f"{places[1]}: the tiny base model is missing; {train}")
+    raise FileNotFoundError(
+        f"{places[1]}: the tiny base model is missing; install from a wheel or from a clone, or "
+        f"train it in a clone: python scripts/train_base.py --family {family}"
+    )
 
 
 def model_path(name: str | os.PathLike[str]) -> str:

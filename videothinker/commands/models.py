@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .data import VIDEOS_HELP, checked_roots, positive, positive_seconds
-from ..configs import TINY_BASE, model_path
+from ..configs import TINY_BASE, TINY_BASES, model_path
 from ..files import InputError, UserError, check_writable
 
 # %% auto #0
@@ -85,17 +85,10 @@ def parity_models(args: argparse.Namespace) -> Iterator[tuple[str, Any, Any]]:
     args : the flags of `parity`.
     """
     from videothinker.model.loading import load_model
-    from videothinker.toy.model import TOYS, build_model, build_processor
 
-    path = model_path(args.model or TINY_BASE)
-    yield (
-        str(args.model or TINY_BASE),
-        *load_model(path, "float32", args.device, None, args.revision),
-    )
-    if not args.model:
-        for family in list(TOYS)[1:]:
-            processor = build_processor(family)
-            yield f"a tiny {family}, untrained", build_model(processor).eval(), processor
+    for name in [args.model] if args.model else TINY_BASES.values():
+        path = model_path(name)
+        yield str(name), *load_model(path, "float32", args.device, None, args.revision)
 
 
 def run_parity(args: argparse.Namespace) -> None:
