@@ -214,10 +214,10 @@ class HeldJournal(Journal):
         super().__init__(path)
         self.writes, self.may_write = threading.Event(), threading.Event()
 
-    def append(self, *entries: Any) -> None:
+    def append(self, *entries: Any, synced: bool = True) -> None:
         self.writes.set()
         assert self.may_write.wait(60)
-        super().append(*entries)
+        super().append(*entries, synced=synced)
 
 
 def held_store(path: Path) -> tuple[AnswerStore, HeldJournal]:

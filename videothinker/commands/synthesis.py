@@ -201,7 +201,14 @@ def make_engine(args: argparse.Namespace, role: str, accounts: Accounts) -> Any:
 
     recipe = BackendRecipe(args.ray_backend, model, path)
     cluster = {"workers": args.ray_workers, "address": args.ray_address, "gpus": args.ray_gpus}
+    cluster["engines"] = _engines_on_ray(args)
     return ray_engine(recipe, model, accounts.store, cluster, **options)
+
+
+def _engines_on_ray(args: argparse.Namespace) -> int:
+    """How many models the flags put on a cluster, which they share."""
+    roles = ["reader"] if getattr(args, "check_only", False) else ["teacher", "reader"]
+    return sum(_is_named(args, role) and engine_kind(args, role) == "ray" for role in roles)
 
 
 def _served_engine(args: argparse.Namespace, role: str, store: Any, options: dict[str, Any]) -> Any:
@@ -818,7 +825,7 @@ def add_ray_flags(add: Any) -> None:
     add("--ray-backend", choices=kinds, default="transformers", help=backend)
     address = "of the Ray cluster; local starts one here (default: the one of this machine)"
     add("--ray-address", default="auto", help=address)
-    workers = "workers on the cluster (default: as many as there is room for)"
+    workers = "workers on the cluster for each model (default: as many as there is room for)"
     add("--ray-workers", type=not_negative, default=0, help=workers)
     add("--ray-gpus", type=float, default=0, help="GPUs that a worker needs")
 
