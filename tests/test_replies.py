@@ -26,6 +26,7 @@ from urllib.parse import quote, urlencode
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from yarl import URL
 
 from videothinker.files import InputError, UserError
 from videothinker.journal import read_journal
@@ -36,7 +37,7 @@ from videothinker.synthesis.budget import Budget
 from videothinker.synthesis.dry_run import DryRunEngine
 from videothinker.synthesis.engine import EngineError, FunctionEngine, Request, chat, read_answers
 from videothinker.synthesis.openai_engine import OpenAIEngine
-from videothinker.synthesis.server_replies import StatusError, error_line
+from videothinker.synthesis.server_replies import StatusError, error_line, public_address
 from videothinker.synthesis.store import total
 from videothinker.synthesis.stored_engine import REFUSALS
 from videothinker.synthesis.synthesize import TeacherError
@@ -483,6 +484,57 @@ def test_a_key_in_the_address_is_taken_out(
         assert engine.complete(ask("q")) == [None]
         assert engine.errors[-1][1] == "HTTP 400: *** *** *** *** 2026-01-01"
     assert CANARY not in (tmp_path / "c.jsonl").read_text()
+
+
+@pytest.mark.parametrize("written", ["{}", "{quoted}", "{as_sent}", "{json}"])
+@pytest.mark.parametrize("sent", ["?sig=ab/cd%2Bef%3Dgh", "?jwt=x&jwt=ab%2fcd%2bef%3dgh&pwd=y"])
+def test_a_key_in_the_address_is_taken_out_however_it_is_written(
+    server: Server, sent: str, written: str
+) -> None:
+    """Each program that passes an address on escapes other characters of it."""
+    key = "ab/cd+ef=gh"
+    forms = {
+        "quoted": quote(key, safe="").lower(),
+        "as_sent": str(URL("http://a").update_query({"k": key})).partition("k=")[2],
+        "json": json.dumps(key).replace("/", "\\/"),
+    }
+    assert forms["as_sent"] == "ab/cd%2Bef%3Dgh"
+    server.reply = lambda n, body: problem(400, f"no: {written.format(key, **forms)} x y")
+    with OpenAIEngine(server.url + sent, "toy", None) as engine:
+        assert engine.complete(ask("q")) == [None]
+        assert engine.errors[-1][1].replace('"', "") == "HTTP 400: no: *** x y"
+
+
+@pytest.mark.parametrize("user", ["tok-en%2Fword", "me:tok-en%2Fword", "tok-en%2Fword:x"])
+def test_a_user_is_a_key_for_some_servers(server: Server, user: str) -> None:
+    server.reply = lambda n, body: problem(401, "tok-en/word, tok-en%2Fword, me")
+    with OpenAIEngine(server.url.replace("//", f"//{user}@"), "toy", None) as engine:
+        assert engine.complete(ask("q")) == [None]
+        assert engine.errors[-1][1].startswith("HTTP 401: ***, ***, me")
+
+
+def test_a_short_value_is_left_in_the_words_of_a_server(server: Server) -> None:
+    server.reply = lambda n, body: problem(400, "11 images are too many: use_auth is true")
+    with OpenAIEngine(f"{server.url}?code=1&use_auth=true", "toy", None) as engine:
+        assert engine.complete(ask("q")) == [None]
+        assert engine.errors[-1][1] == "HTTP 400: 11 images are too many: use_auth is true"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"htp://me:{CANARY}@a.b/v1",
+        f"https://me:{CANARY}@[::1/v1",
+        f"me:{CANARY}@a.b:8000",
+        f"https://a.b:x/v1?key={CANARY}",
+        f"https://{CANARY}@a.b/v1?x= y",
+    ],
+)
+def test_an_address_that_is_none_is_told_without_keys(url: str) -> None:
+    with pytest.raises(InputError, match="is no address of a server") as refused:
+        OpenAIEngine(url, "toy", None)
+    assert not any(piece in str(refused.value) for piece in pieces(CANARY)), refused.value
+    assert CANARY not in public_address(url)
 
 
 def pieces(key: str, length: int = 6) -> set[str]:

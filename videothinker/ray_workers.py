@@ -88,6 +88,7 @@ class RayWorkers:
 
     worker_class: type = Worker  # what runs on the cluster
     _open: ClassVar[weakref.WeakSet[RayWorkers]] = weakref.WeakSet()  # of this process
+    _taken: Mapping[str, float]  # what its workers need, all together
 
     def __init__(
         self,

@@ -173,9 +173,10 @@ def make_engine(args: argparse.Namespace, role: str, accounts: Accounts) -> Any:
     kind = engine_kind(args, role)
     model = getattr(args, f"{role}_model")
     if not model:
-        raise InputError(
-            f"which model of {getattr(args, f'{role}_url') or kind}? give --{role}-model"
-        )
+        from videothinker.synthesis.server_replies import public_address
+
+        place = public_address(getattr(args, f"{role}_url") or "") or kind
+        raise InputError(f"which model of {place}? give --{role}-model")
     options = {
         "budget": accounts.budget,
         "extra": args.reader_extra if role == "reader" else args.extra,
