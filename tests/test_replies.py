@@ -368,6 +368,12 @@ def test_the_budget_knows_a_length_of_the_user(server: Server, tmp_path: Path) -
         ({"messages": []}, "extra may not set 'messages'"),
         ({"max_tokens": None}, "extra leaves max_tokens out"),
         ({"max_tokens": None, "max_completion_tokens": None}, "extra leaves max_tokens out"),
+        ({"max_tokens": -1}, "max_tokens is -1; it is a whole number above 0"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens is 0; it is"),
+        ({"max_tokens": True}, "max_tokens is True; it is"),
+        ({"max_tokens": 9000.0}, "max_tokens is 9000.0; it is"),
+        ({"max_tokens": "9000"}, "max_tokens is '9000'; it is"),
+        ({"max_tokens": 9, "max_completion_tokens": 9}, "leave one of them out"),
     ],
 )
 def test_fields_that_a_ceiling_needs_are_refused(
@@ -377,6 +383,8 @@ def test_fields_that_a_ceiling_needs_are_refused(
     for make, options in itertools.product(engines, ({"budget_tokens": 9}, {"budget": Budget(9)})):
         with pytest.raises(InputError, match=said):
             make(server.url, "toy", None, tmp_path / "c.jsonl", extra=extra, **options)
+        with pytest.raises(InputError, match=said):
+            DryRunEngine("toy", extra=extra, **options)
     unlimited = {"max_tokens": None, "max_completion_tokens": 8}
     for free, ceiling in ((unlimited, 9), ({"max_tokens": None}, None)):
         engine_at(server, extra=free, budget_tokens=ceiling).close()
@@ -657,6 +665,63 @@ def test_a_length_of_the_user_is_not_changed(server: Server) -> None:
     server.reply = lambda n, body: problem(400, "maximum context length is 4096 tokens")
     with engine_at(server, extra={"max_tokens": 9000}) as engine:
         assert engine.complete(ask("q")) == [None] and len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("fields", [{"max_tokens": 9000}, {"max_completion_tokens": 9000}])
+def test_a_length_of_one_request_is_the_user_s_too(server: Server, fields: dict[str, Any]) -> None:
+    """It is neither halved, for ever, nor cut to what other requests have room for."""
+    server.reply = lambda n, body: (
+        completion("fine")
+        if max(body.get(name, 0) for name in ("max_tokens", "max_completion_tokens")) < 3000
+        else problem(400, "maximum context length is 4096 tokens")
+    )
+    [plain], [own] = ask("plain"), ask("own", fields=fields)
+    with engine_at(server) as engine:
+        assert engine.complete([replace(plain, max_tokens=8000)]) == ["fine"]
+        batch = asyncio.run_coroutine_threadsafe(engine._batch([own]), engine._loop)
+        assert batch.result(timeout=20) == [None] and "HTTP 400" in engine.reason(own)
+    assert [body.get("max_tokens") for body in server.bodies[:3]] == [8000, 4000, 2000]
+    assert {**server.bodies[-1], **fields} == server.bodies[-1] and len(server.bodies) == 4
+
+
+@pytest.mark.parametrize(
+    "fields, refused", [({"temperature": 0.5}, "temperature"), ({"max_tokens": 9}, "max_tokens")]
+)
+def test_a_field_of_one_request_that_the_server_refuses_is_not_sent_for_ever(
+    server: Server, fields: dict[str, Any], refused: str
+) -> None:
+    server.reply = lambda n, body: problem(400, f"Unsupported parameter: '{refused}'")
+    with engine_at(server) as engine:
+        batch = asyncio.run_coroutine_threadsafe(
+            engine._batch(ask("q", fields=fields)), engine._loop
+        )
+        assert batch.result(timeout=20) == [None] and len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("value", [-1, 0, True, 9000.0, "9000"])
+def test_a_length_of_one_request_that_is_none_is_refused(server: Server, value: Any) -> None:
+    with engine_at(server) as engine, pytest.raises(InputError, match="max_tokens is .* above 0"):
+        engine.complete(ask("q", fields={"max_tokens": value}))
+    assert not server.bodies and engine.budget.reserved == 0
+
+
+def test_one_length_is_sent(server: Server, tmp_path: Path) -> None:
+    """OpenAI refuses a request that has both."""
+    for fields, extra, length in (
+        ({}, {"max_completion_tokens": 99}, {"max_completion_tokens": 99}),
+        ({"max_tokens": 9000}, {"max_completion_tokens": 99}, {"max_completion_tokens": 99}),
+        ({"max_completion_tokens": 99}, {}, {"max_completion_tokens": 99}),
+        ({"max_tokens": 9000}, {"max_completion_tokens": None}, {"max_tokens": 9000}),
+        ({}, {"max_tokens": None}, {}),
+    ):
+        [request] = ask("q", fields=fields)
+        with engine_at(server, extra=extra) as engine:
+            assert engine.complete([request]) == ["fine"]
+        cache = tmp_path / "c.jsonl"
+        with BatchAPIEngine(server.url, "toy", "TOY_KEY", cache, extra=extra) as engine:
+            lines = [server.bodies.pop(), json.loads(engine._line("k", request))["body"]]
+        for body in lines:
+            assert {name: n for name, n in body.items() if "tokens" in name} == length, body
 
 
 def test_an_answer_cut_off_in_a_small_context_is_asked_again(
