@@ -774,7 +774,10 @@ def add_server_flags(parser: argparse.ArgumentParser) -> Any:
     add("--temperature", type=temperature, default=0.7, help="of the teacher")
     longest = "longest reply of the teacher, in tokens, its thoughts included"
     add("--max-tokens", type=positive, default=8192, help=longest)
-    dry_run = "send and write nothing; say how many requests it would take, and what they cost"
+    dry_run = (
+        "send and write nothing; say how many requests the next step takes, and what they cost at "
+        "most; those that follow from replies still to come are not counted"
+    )
     add("--dry-run", action="store_true", help=dry_run)
     preview = "do N samples only, and write a page that shows them (OUT.preview.html), no rows"
     add("--preview", type=positive, metavar="N", help=preview)
