@@ -160,7 +160,8 @@ def test_what_the_lists_name_is_there() -> None:
         assert (ROOT / place).exists(), place
     for kind, reason in ELSEWHERE.items():
         for place in re.findall(r"tests/\w+\.py", reason):  # it speaks of what it is said to run
-            assert Path(kind.split()[-1]).stem in (ROOT / place).read_text(), kind
+            name, text = Path(kind.split()[-1]).stem, (ROOT / place).read_text()
+            assert name in text or re.sub("sft|grpo", "{stage}", name) in text, kind
     for command in SHOWN:
         for word in command.words:
             if word.startswith("scripts/"):
