@@ -143,7 +143,7 @@ class Endpoint:
         self.slots = asyncio.Semaphore(script.slots)
         self.counts: Counter[str] = Counter()
         self.came: Counter[str] = Counter()  # requests by their marks
-        self.answered: Counter[str] = Counter()  # by their keys
+        self.answered: dict[str, list[float]] = {}  # when each key was, each time
         self.last: dict[str, float] = {}  # when one came the last time, by its key
         self.files: list[bytes] = []
         self.batches: list[dict[str, Any]] = []
@@ -169,8 +169,7 @@ class Endpoint:
             await asyncio.sleep(self.script.latency)
         self.write(transport, fault, say(body, mark))
         if not fault and not transport.is_closing():
-            self.counts["answered"] += 1
-            self.answered[key_of(body)] += 1
+            self.note_answer(body)
 
     def take(self, body: dict[str, Any]) -> tuple[str, str]:
         """Count a request that came; its mark, and what goes wrong with it."""
@@ -181,6 +180,11 @@ class Endpoint:
         self.counts["came"] += 1
         self.counts[fault] += bool(fault)
         return mark, fault
+
+    def note_answer(self, body: dict[str, Any]) -> None:
+        """Count a request whose answer was sent."""
+        self.counts["answered"] += 1
+        self.answered.setdefault(key_of(body), []).append(time.time())
 
     def batch_api(self, method: str, path: str, content: bytes) -> Any:
         """What the batch API replies: an object, or the bytes of a file."""
@@ -207,8 +211,7 @@ class Endpoint:
         mark, fault = self.take(asked["body"])
         response = {"status_code": 500, "body": {"error": {"message": "not now"}}}
         if not fault:
-            self.counts["answered"] += 1
-            self.answered[key_of(asked["body"])] += 1
+            self.note_answer(asked["body"])
             body = json.loads(completion(say(asked["body"], mark)))
             response = {"status_code": 200, "body": body}
         return json.dumps({"custom_id": asked["custom_id"], "response": response}).encode() + b"\n"
@@ -236,11 +239,15 @@ class Endpoint:
             transport.write(http("200 OK", completion(text)))
 
     def report(self, path: str) -> Any:
-        """What is asked for by GET: `/counts`, or `/last`, when each key came the last time."""
-        if path == "/last":
-            return self.last
-        twice = sum(n - 1 for n in self.answered.values() if n > 1)
-        return {**self.counts, "twice": twice, "requests": len(self.came)}
+        """What is asked for by GET.
+
+        `/counts`; `/last`, when each key came the last time; `/answered`, when each was answered.
+        """
+        if path in ("/last", "/answered"):
+            return getattr(self, path[1:])
+        twice = sum(len(moments) - 1 for moments in self.answered.values())
+        counts = {"twice": twice, "requests": len(self.came), "under_way": len(self.tasks)}
+        return {**self.counts, **counts}
 
 
 class Connection(asyncio.Protocol):

@@ -6,8 +6,10 @@
 
 Without a model the reader is the toy world's symbolic one, which is never wrong. Prints a table of
 the kinds, and one of the controls on correct traces: the reader with the trace, without it, with
-another sample's, and with the letters masked, its options rotated. Writes OUT/NAME.json; answers
-of a model are kept in OUT/answers.jsonl, so that a killed run goes on.
+another sample's, and with the letters masked, its options rotated. A reply without a text (cut off,
+or empty) counts as a rejection in the table of the kinds; in the controls it leaves its sample out
+(`failed`). Writes OUT/NAME.json; answers of a model are kept in OUT/answers.jsonl, so that a killed
+run goes on.
 """
 
 from __future__ import annotations

@@ -7,18 +7,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chat_server import CANARY, ChatServer, requests_of
 
 from videothinker.files import InputError
-from videothinker.journal import read_journal
-from videothinker.synthesis.engine import EngineError, Request, chat, read_answers
+from videothinker.journal import Journal, read_journal
+from videothinker.synthesis.engine import Answer, EngineError, Request, chat, read_answers
 from videothinker.synthesis.openai_engine import OpenAIEngine
+from videothinker.synthesis.store import AnswerStore
 
 N, CONCURRENCY = 60, 4
 CLIENT = """
@@ -202,3 +205,78 @@ def test_interrupted_batch_sends_nothing_more(server: ChatServer, tmp_path: Path
         sent = len(server.seen)
         time.sleep(0.5)
         assert len(server.seen) <= sent + 2 < 40  # those under way
+
+
+class HeldJournal(Journal):
+    """A journal whose disk writes nothing until it is let."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.writes, self.may_write = threading.Event(), threading.Event()
+
+    def append(self, *entries: Any, synced: bool = True) -> None:
+        self.writes.set()
+        assert self.may_write.wait(60)
+        super().append(*entries, synced=synced)
+
+
+def held_store(path: Path) -> tuple[AnswerStore, HeldJournal]:
+    """A store, and its journal."""
+    store = AnswerStore(path)
+    assert store._journal is not None
+    store._journal.close()
+    journal = store._journal = HeldJournal(path)
+    return store, journal
+
+
+def test_an_answer_nobody_waits_for_is_written_down_and_so_are_those_after_it(
+    tmp_path: Path,
+) -> None:
+    store, journal = held_store(tmp_path / "a.jsonl")
+    with store:
+        given_up = store.put(Answer("k1", "yes"))
+        assert journal.writes.wait(60) and given_up.cancel()
+        beside_it = store.put(Answer("k2", "yes"))
+        journal.may_write.set()
+        beside_it.result(timeout=20)
+        store.put(Answer("k3", "yes")).result(timeout=60)
+        assert store.get("k1") == Answer("k1", "yes")
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_cancelled_promise_does_not_hide_what_the_disk_did(tmp_path: Path) -> None:
+    store, journal = held_store(tmp_path / "a.jsonl")
+    with store:
+        given_up = store.put(Answer("k1", "yes"))
+        assert journal.writes.wait(60) and given_up.cancel()
+        journal.append = full_disk  # type: ignore[method-assign]
+        others = [store.put(Answer(key, "yes")) for key in ("k2", "k3")]
+        assert others[0].cancel()
+        journal.may_write.set()
+        with pytest.raises(OSError, match="No space left"):
+            others[1].result(timeout=20)
+
+
+def full_disk(*_: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_an_engine_goes_on_after_a_batch_that_was_interrupted_while_the_disk_wrote(
+    server: ChatServer, tmp_path: Path
+) -> None:
+    store, journal = held_store(tmp_path / "a.jsonl")
+    with store, OpenAIEngine(server.url, "toy", "TOY_KEY", store) as engine:
+        batch = asyncio.run_coroutine_threadsafe(engine._batch(requests_of("q")), engine._loop)
+        assert journal.writes.wait(60)  # the answer has come
+        batch.cancel()  # what `complete` does when Ctrl-C interrupts it
+        deadline = time.monotonic() + 60
+        while engine._under_way and time.monotonic() < deadline:
+            time.sleep(0.005)
+        journal.may_write.set()
+        while not len(store) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        more = engine._batch(requests_of("r", "q"))
+        again = asyncio.run_coroutine_threadsafe(more, engine._loop)
+        assert again.result(timeout=20) == ["R", "Q"]
+    assert server.seen == {"q": 1, "r": 1}
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 2

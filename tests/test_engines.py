@@ -133,17 +133,17 @@ def cluster() -> Iterator[Any]:
     yield from ray_cluster(4)
 
 
-def served_backend(url: str) -> Callable[[], Any]:
+def served_backend(url: str, name: str = "toy") -> Callable[[], Any]:
     """Makes a backend for a worker elsewhere that asks the same server."""
 
     def make() -> Any:
         from videothinker.synthesis.openai_engine import OpenAIEngine
 
         class Backend:
-            model = "toy"
+            model = name
 
             def answer(self, requests: Any) -> Any:
-                with OpenAIEngine(url, "toy", None) as engine:
+                with OpenAIEngine(url, name, None) as engine:
                     for place, request in enumerate(requests):
                         yield place, engine.ask(request)
 
@@ -172,6 +172,74 @@ def test_the_engine_is_changed_in_the_middle_and_nothing_is_paid_twice(
         assert engine.complete(requests) == [f"Q{i}" for i in range(60)]
         assert engine.usage.sent == 20
     assert set(server.seen.values()) == {1} and len(on_disk(path)) == 60
+
+
+def served_recipe(url: str) -> Callable[[str, str, str], Any]:
+    """In place of `BackendRecipe`: workers ask a server, and need no model of their own."""
+    return lambda kind, model, path: served_backend(url, model)
+
+
+def limited(events: Callable[..., Any]) -> Callable[..., Any]:
+    """The wait for workers with less patience: who waits for room waits in vain."""
+
+    def wait(workers: Any, running: Any) -> Any:
+        workers.patience = 60.0
+        return events(workers, running)
+
+    return wait
+
+
+def two_models_on_ray(server: ChatServer, folder: Path, *flags: str) -> list[str]:
+    """`synthesize` with a teacher and a blind reader, both on the cluster."""
+    from test_synthesis import star_rows
+
+    from videothinker.schema import write_rows
+
+    write_rows(folder / "rows.jsonl", star_rows(3))
+    argv = ["synthesize", "--qa", folder / "rows.jsonl", "--out", folder / "out.jsonl"]
+    argv += ["--engine", "ray", "--teacher-model", "teacher", "--reader-model", "reader"]
+    return [*map(str, argv), "--blind-times", "1", "--tries", "1", *flags]
+
+
+@pytest.mark.parametrize("flags", [[], ["--ray-workers", "2"], ["--ray-workers", "3"]])
+def test_a_teacher_and_a_reader_share_a_cluster(
+    cluster: Any,
+    server: ChatServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+) -> None:
+    """Neither takes the whole: both answer."""
+    from videothinker.commands.main import main
+    from videothinker.ray_workers import RayWorkers
+
+    monkeypatch.setattr(
+        "videothinker.synthesis.ray_engine.BackendRecipe", served_recipe(server.url)
+    )
+    monkeypatch.setattr(RayWorkers, "_events", limited(RayWorkers._events))
+    main(two_models_on_ray(server, tmp_path, *flags))
+    models = {answer.model for answer in on_disk(tmp_path / "out.jsonl.answers").values()}
+    assert models == {"teacher", "reader"}
+
+
+def test_a_model_that_the_cluster_has_no_room_for_is_refused_at_once(
+    cluster: Any, server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from videothinker.commands.main import main
+
+    monkeypatch.setattr(
+        "videothinker.synthesis.ray_engine.BackendRecipe", served_recipe(server.url)
+    )
+    began = time.monotonic()
+    for flags, words in (
+        (["--ray-workers", "4"], "full of workers for another model"),
+        (["--ray-gpus", "1"], "no room for a worker with 1 CPUs and 1 GPUs for each of 2 models"),
+    ):
+        with pytest.raises(SystemExit):
+            main(two_models_on_ray(server, tmp_path, *flags))
+        said = capsys.readouterr().err
+        assert words in said and ("--ray-workers" in said) == ("--ray-workers" in flags), said
+    assert time.monotonic() - began < 60 and not server.seen
 
 
 def test_a_request_that_kills_its_worker_costs_itself_alone(cluster: Any, tmp_path: Path) -> None:

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from videothinker.commands.main import main
+from videothinker.journal import read_journal
 from videothinker.schema import Clip, Sample, read_rows, write_captions, write_rows
-from videothinker.synthesis.engine import Request, chat
-from videothinker.synthesis.judging import EngineReader
+from videothinker.synthesis.engine import Request, chat, read_answers
+from videothinker.synthesis.judging import EngineReader, judge
 from videothinker.synthesis.openai_engine import OpenAIEngine
 from videothinker.synthesis.synthesize import split_trace
 from videothinker.synthesis.transformers_engine import transformers_engine
 from videothinker.toy.hindsight_trial import make_trials
+from videothinker.toy.teacher import SymbolicReader
 from videothinker.toy.world import draw_scene
-from videothinker.trace import parse_trace
 
 MODEL = os.environ.get("VT_LANGUAGE_MODEL", "")
 pytestmark = [
@@ -53,6 +57,45 @@ def run(
     return call
 
 
+class CountingProxy(ThreadingHTTPServer):
+    """Hands requests on to a server, one after the other, and counts them."""
+
+    def __init__(self, server: str) -> None:
+        super().__init__(("127.0.0.1", 0), _HandOn)
+        self.server_url = server
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+        self.asked = 0
+
+
+class _HandOn(BaseHTTPRequestHandler):
+    server: CountingProxy
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        self.server.asked += 1
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        place = self.server.server_url.removesuffix("/v1") + self.path
+        headers = {"Content-Type": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(place, content, headers)) as reply:
+            body = reply.read()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def counted(transformers_server: str) -> Iterator[CountingProxy]:
+    """The server of a language model, behind a proxy that counts."""
+    with CountingProxy(transformers_server) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield proxy
+        proxy.shutdown()
+
+
 def traced(n: int) -> list[Sample]:
     """Toy rows with a correct trace."""
     trials = [trial for trial in make_trials(10 * n) if not trial.kind]
@@ -79,9 +122,12 @@ def test_a_server_and_this_process_say_the_same(transformers_server: str) -> Non
 
 
 def test_a_reader_behind_a_server_judges(
-    transformers_server: str, tmp_path: Path, run: Callable[..., tuple[int, str]]
+    counted: CountingProxy, tmp_path: Path, run: Callable[..., tuple[int, str]]
 ) -> None:
-    """Every row gets a verdict with a reason, and a second run asks the server nothing."""
+    """Every row gets a verdict with a reason, and a second run asks the server nothing.
+
+    But for replies without a text that do not last, such as empty ones.
+    """
     write_rows(tmp_path / "rows.jsonl", traced(6))
     command: list[Any] = [
         "curate",
@@ -90,15 +136,18 @@ def test_a_reader_behind_a_server_judges(
         "--out",
         tmp_path / "out.jsonl",
     ]
-    command += ["--check-only", "--reader-url", transformers_server, "--reader-model", MODEL]
+    command += ["--check-only", "--reader-url", counted.url, "--reader-model", MODEL]
     command += ["--reader-max-tokens", 64, "--concurrency", 1, "--api-key-env", "CANARY_KEY"]
     code, words = run(*command)
     assert code in (0, 2, 3), words
     answers = tmp_path / "out.jsonl.answers"
     paid = answers.read_text().splitlines()
-    assert 1 <= len(paid) <= 6
+    assert 1 <= len(paid) <= 6 and counted.asked == len(paid)
+    fleeting = [a for a in read_answers(read_journal(answers)).values() if not a.lasting]
+    assert len(fleeting) < len(paid), "nothing is left that a second run need not ask"
     (tmp_path / "out.jsonl.journal").unlink()  # the verdicts are lost, what was paid for is not
     run(*command)
+    assert counted.asked == len(paid) + len(fleeting)
     kept = [line for line in paid if json.loads(line)["text"] is not None]
     assert [line for line in answers.read_text().splitlines() if line in kept] == kept
     for path in tmp_path.rglob("*"):
@@ -130,12 +179,16 @@ def test_replies_that_break_the_rules_end_in_reasons(
 
 
 def test_it_reads_badly_and_says_so(transformers_server: str) -> None:
-    """What the reader answers is one of the letters or nothing, whatever the model writes."""
+    """Of correct traces, which the symbolic reader follows one and all, it rejects most."""
+    rows = traced(8)
+    texts = [f"{row.process} {row.solution}" for row in rows]
     with OpenAIEngine(
         transformers_server, MODEL, api_key_env=None, concurrency=1, take_all=True
     ) as engine:
         reader = EngineReader(engine, max_tokens=64)
-        for row in traced(4):
-            segments = parse_trace(f"{row.process} {row.solution}").segments
-            letter = reader.answer(row.problem, row.options, segments)
-            assert letter is None or letter in row.letters
+        reasons = [judge(row, text, reader).reason for row, text in zip(rows, texts, strict=True)]
+    symbolic = SymbolicReader()
+    assert not any(judge(r, t, symbolic).reason for r, t in zip(rows, texts, strict=True))
+    rejected = [reason for reason in reasons if reason]
+    assert len(rejected) > len(rows) / 2, reasons
+    assert all(reason.startswith("reader:") for reason in rejected), reasons

@@ -26,6 +26,7 @@ from urllib.parse import quote, urlencode
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from yarl import URL
 
 from videothinker.files import InputError, UserError
 from videothinker.journal import read_journal
@@ -36,7 +37,7 @@ from videothinker.synthesis.budget import Budget
 from videothinker.synthesis.dry_run import DryRunEngine
 from videothinker.synthesis.engine import EngineError, FunctionEngine, Request, chat, read_answers
 from videothinker.synthesis.openai_engine import OpenAIEngine
-from videothinker.synthesis.server_replies import StatusError, error_line
+from videothinker.synthesis.server_replies import StatusError, error_line, public_address
 from videothinker.synthesis.store import total
 from videothinker.synthesis.stored_engine import REFUSALS
 from videothinker.synthesis.synthesize import TeacherError
@@ -367,6 +368,12 @@ def test_the_budget_knows_a_length_of_the_user(server: Server, tmp_path: Path) -
         ({"messages": []}, "extra may not set 'messages'"),
         ({"max_tokens": None}, "extra leaves max_tokens out"),
         ({"max_tokens": None, "max_completion_tokens": None}, "extra leaves max_tokens out"),
+        ({"max_tokens": -1}, "max_tokens is -1; it is a whole number above 0"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens is 0; it is"),
+        ({"max_tokens": True}, "max_tokens is True; it is"),
+        ({"max_tokens": 9000.0}, "max_tokens is 9000.0; it is"),
+        ({"max_tokens": "9000"}, "max_tokens is '9000'; it is"),
+        ({"max_tokens": 9, "max_completion_tokens": 9}, "leave one of them out"),
     ],
 )
 def test_fields_that_a_ceiling_needs_are_refused(
@@ -376,6 +383,8 @@ def test_fields_that_a_ceiling_needs_are_refused(
     for make, options in itertools.product(engines, ({"budget_tokens": 9}, {"budget": Budget(9)})):
         with pytest.raises(InputError, match=said):
             make(server.url, "toy", None, tmp_path / "c.jsonl", extra=extra, **options)
+        with pytest.raises(InputError, match=said):
+            DryRunEngine("toy", extra=extra, **options)
     unlimited = {"max_tokens": None, "max_completion_tokens": 8}
     for free, ceiling in ((unlimited, 9), ({"max_tokens": None}, None)):
         engine_at(server, extra=free, budget_tokens=ceiling).close()
@@ -483,6 +492,57 @@ def test_a_key_in_the_address_is_taken_out(
         assert engine.complete(ask("q")) == [None]
         assert engine.errors[-1][1] == "HTTP 400: *** *** *** *** 2026-01-01"
     assert CANARY not in (tmp_path / "c.jsonl").read_text()
+
+
+@pytest.mark.parametrize("written", ["{}", "{quoted}", "{as_sent}", "{json}"])
+@pytest.mark.parametrize("sent", ["?sig=ab/cd%2Bef%3Dgh", "?jwt=x&jwt=ab%2fcd%2bef%3dgh&pwd=y"])
+def test_a_key_in_the_address_is_taken_out_however_it_is_written(
+    server: Server, sent: str, written: str
+) -> None:
+    """Each program that passes an address on escapes other characters of it."""
+    key = "ab/cd+ef=gh"
+    forms = {
+        "quoted": quote(key, safe="").lower(),
+        "as_sent": str(URL("http://a").update_query({"k": key})).partition("k=")[2],
+        "json": json.dumps(key).replace("/", "\\/"),
+    }
+    assert forms["as_sent"] == "ab/cd%2Bef%3Dgh"
+    server.reply = lambda n, body: problem(400, f"no: {written.format(key, **forms)} x y")
+    with OpenAIEngine(server.url + sent, "toy", None) as engine:
+        assert engine.complete(ask("q")) == [None]
+        assert engine.errors[-1][1].replace('"', "") == "HTTP 400: no: *** x y"
+
+
+@pytest.mark.parametrize("user", ["tok-en%2Fword", "me:tok-en%2Fword", "tok-en%2Fword:x"])
+def test_a_user_is_a_key_for_some_servers(server: Server, user: str) -> None:
+    server.reply = lambda n, body: problem(401, "tok-en/word, tok-en%2Fword, me")
+    with OpenAIEngine(server.url.replace("//", f"//{user}@"), "toy", None) as engine:
+        assert engine.complete(ask("q")) == [None]
+        assert engine.errors[-1][1].startswith("HTTP 401: ***, ***, me")
+
+
+def test_a_short_value_is_left_in_the_words_of_a_server(server: Server) -> None:
+    server.reply = lambda n, body: problem(400, "11 images are too many: use_auth is true")
+    with OpenAIEngine(f"{server.url}?code=1&use_auth=true", "toy", None) as engine:
+        assert engine.complete(ask("q")) == [None]
+        assert engine.errors[-1][1] == "HTTP 400: 11 images are too many: use_auth is true"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"htp://me:{CANARY}@a.b/v1",
+        f"https://me:{CANARY}@[::1/v1",
+        f"me:{CANARY}@a.b:8000",
+        f"https://a.b:x/v1?key={CANARY}",
+        f"https://{CANARY}@a.b/v1?x= y",
+    ],
+)
+def test_an_address_that_is_none_is_told_without_keys(url: str) -> None:
+    with pytest.raises(InputError, match="is no address of a server") as refused:
+        OpenAIEngine(url, "toy", None)
+    assert not any(piece in str(refused.value) for piece in pieces(CANARY)), refused.value
+    assert CANARY not in public_address(url)
 
 
 def pieces(key: str, length: int = 6) -> set[str]:
@@ -605,6 +665,63 @@ def test_a_length_of_the_user_is_not_changed(server: Server) -> None:
     server.reply = lambda n, body: problem(400, "maximum context length is 4096 tokens")
     with engine_at(server, extra={"max_tokens": 9000}) as engine:
         assert engine.complete(ask("q")) == [None] and len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("fields", [{"max_tokens": 9000}, {"max_completion_tokens": 9000}])
+def test_a_length_of_one_request_is_the_user_s_too(server: Server, fields: dict[str, Any]) -> None:
+    """It is neither halved, for ever, nor cut to what other requests have room for."""
+    server.reply = lambda n, body: (
+        completion("fine")
+        if max(body.get(name, 0) for name in ("max_tokens", "max_completion_tokens")) < 3000
+        else problem(400, "maximum context length is 4096 tokens")
+    )
+    [plain], [own] = ask("plain"), ask("own", fields=fields)
+    with engine_at(server) as engine:
+        assert engine.complete([replace(plain, max_tokens=8000)]) == ["fine"]
+        batch = asyncio.run_coroutine_threadsafe(engine._batch([own]), engine._loop)
+        assert batch.result(timeout=20) == [None] and "HTTP 400" in engine.reason(own)
+    assert [body.get("max_tokens") for body in server.bodies[:3]] == [8000, 4000, 2000]
+    assert {**server.bodies[-1], **fields} == server.bodies[-1] and len(server.bodies) == 4
+
+
+@pytest.mark.parametrize(
+    "fields, refused", [({"temperature": 0.5}, "temperature"), ({"max_tokens": 9}, "max_tokens")]
+)
+def test_a_field_of_one_request_that_the_server_refuses_is_not_sent_for_ever(
+    server: Server, fields: dict[str, Any], refused: str
+) -> None:
+    server.reply = lambda n, body: problem(400, f"Unsupported parameter: '{refused}'")
+    with engine_at(server) as engine:
+        batch = asyncio.run_coroutine_threadsafe(
+            engine._batch(ask("q", fields=fields)), engine._loop
+        )
+        assert batch.result(timeout=20) == [None] and len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("value", [-1, 0, True, 9000.0, "9000"])
+def test_a_length_of_one_request_that_is_none_is_refused(server: Server, value: Any) -> None:
+    with engine_at(server) as engine, pytest.raises(InputError, match="max_tokens is .* above 0"):
+        engine.complete(ask("q", fields={"max_tokens": value}))
+    assert not server.bodies and engine.budget.reserved == 0
+
+
+def test_one_length_is_sent(server: Server, tmp_path: Path) -> None:
+    """OpenAI refuses a request that has both."""
+    for fields, extra, length in (
+        ({}, {"max_completion_tokens": 99}, {"max_completion_tokens": 99}),
+        ({"max_tokens": 9000}, {"max_completion_tokens": 99}, {"max_completion_tokens": 99}),
+        ({"max_completion_tokens": 99}, {}, {"max_completion_tokens": 99}),
+        ({"max_tokens": 9000}, {"max_completion_tokens": None}, {"max_tokens": 9000}),
+        ({}, {"max_tokens": None}, {}),
+    ):
+        [request] = ask("q", fields=fields)
+        with engine_at(server, extra=extra) as engine:
+            assert engine.complete([request]) == ["fine"]
+        cache = tmp_path / "c.jsonl"
+        with BatchAPIEngine(server.url, "toy", "TOY_KEY", cache, extra=extra) as engine:
+            lines = [server.bodies.pop(), json.loads(engine._line("k", request))["body"]]
+        for body in lines:
+            assert {name: n for name, n in body.items() if "tokens" in name} == length, body
 
 
 def test_an_answer_cut_off_in_a_small_context_is_asked_again(

@@ -120,7 +120,7 @@ ELSEWHERE = {
     "jupyter": "opens a browser: tests/test_hosts.py starts it",
     "vllm": "needs a GPU: tests/test_vllm.py says what of it is tested",
     "pip": "needs the network",
-    "transformers": "serves a model of 7B: tests/test_engine.py serves a small one",
+    "transformers": "serves a model of 7B: tests/test_video_engines.py serves a small one",
     "ray": "starts a cluster: tests/test_video_engines.py starts a local one",
     "accelerate": "needs GPUs",
     "ruff": "is a step of .ci/run",
@@ -158,6 +158,10 @@ def test_every_command_is_in_a_list() -> None:
 def test_what_the_lists_name_is_there() -> None:
     for place in [*PARSED.values(), *re.findall(r"tests/\w+\.py", " ".join(ELSEWHERE.values()))]:
         assert (ROOT / place).exists(), place
+    for kind, reason in ELSEWHERE.items():
+        for place in re.findall(r"tests/\w+\.py", reason):  # it speaks of what it is said to run
+            name, text = Path(kind.split()[-1]).stem, (ROOT / place).read_text()
+            assert name in text or re.sub("sft|grpo", "{stage}", name) in text, kind
     for command in SHOWN:
         for word in command.words:
             if word.startswith("scripts/"):

@@ -102,6 +102,15 @@ def test_synthesize_refuses_without_a_teacher(folder: Path, run: Any) -> None:
     assert set(folder.iterdir()) == before
 
 
+def test_a_model_that_is_not_named_is_asked_for_without_the_keys_of_its_address(
+    folder: Path, run: Any
+) -> None:
+    argv = ["synthesize", "--qa", folder / "star.jsonl", "--out", folder / "out.jsonl"]
+    code, text = run(*argv, "--teacher-url", "https://me:hunter2@a.b/v1?key=canary")
+    assert code == 2 and "hunter2" not in text and "canary" not in text
+    one_line(text, "synthesize", "https://a.b/v1", "give --teacher-model")
+
+
 @pytest.mark.parametrize(
     "flags, words",
     [

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from conftest import ROOT, load_script
 
 
@@ -26,7 +29,31 @@ def test_faults_kills_and_another_engine_leave_the_rows_of_a_good_day(tmp_path: 
     clean, faulty = json.loads(figures.read_text())
     assert clean["rows"] == faulty["rows"] > 200 and clean["faults"] == clean["twice"] == 0
     assert clean["came"] == clean["requests"] == faulty["requests"]
-    assert faulty["faults"] > 30 and faulty["asked_again"] == 0
+    assert faulty["faults"] > 30 and faulty["asked_again"] == faulty["without_kill"] == 0
+    for run in (clean, faulty):
+        rate = run["answers_per_second"]
+        assert run["requests"] <= rate * run["seconds"] + 0.5 < run["came"] + 1
+        assert run["share"] == pytest.approx(rate * 0.05 / 64) and 0 < run["share"] < 1
+
+
+def test_what_is_paid_for_twice_is_found_at_any_moment(tmp_path: Path) -> None:
+    """Also after the last kill, by a start that ends of itself."""
+    script = load_script("try_synthesis")
+    store = tmp_path / "rows.jsonl.answers"
+    answered = {"a": [1.0, 5.0], "b": [1.0, 2.0], "c": [6.0], "d": [7.0, 8.0]}
+    asked = {"answered": answered, "last": {key: moments[-1] for key, moments in answered.items()}}
+    pipeline = script.Pipeline(tmp_path, SimpleNamespace(get=asked.get), None, killed=[3.0, 3.5])
+    assert pipeline.asked_again() == 0
+    assert pipeline.answered_again() == (2, 1)  # a kill explains that of a, and of no other
+    store.write_text('{"key": "c", "text": "yes"}\n{"key": "d", "text": null}\n{"key": "b", "te')
+    pipeline.note_stored()  # a start has ended
+    asked["last"] |= {"c": time.time() + 9, "d": time.time() + 9}
+    assert pipeline.asked_again() == 1
+    figures = [300, 9.0, 2, 2, 900, 999, 99, 3]
+    for found, right in (((0, 64, 0), True), ((0, 65, 0), False), ((1, 1, 0), False)):
+        result = script.Result("with faults", *figures, *found, 100.0, 0.08)
+        assert result.is_right(64) is right
+    assert not script.Result("with faults", *figures, 0, 0, 1, 100.0, 0.08).is_right(64)
 
 
 def test_an_engine_that_meets_faults_asks_for_nothing_twice(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import logging
 import math
 import os
+import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from .files import InputError, MissingLibrary
 
@@ -62,13 +64,16 @@ class RayWorkers:
     Parameters
     ----------
     make : makes a worker's engine; any function that can be pickled.
-    workers : how many; 0 for as many as the cluster has room for.
+    workers : how many; 0 for as many as the cluster has room for (see `engines`).
     address : of a running cluster ("auto" for the one that this machine belongs to); "local"
         starts one on this machine for as long as the workers are wanted.
     batch_size : items that a worker is given at a time.
     max_tries : after so many deaths or errors with an item in hand the item is an error.
     cpus, gpus : that a worker needs.
     patience : seconds without any result while no worker is ready, after which the run ends.
+    engines : how many such groups of workers this process has at a time, this one among them: with
+        `workers=0` each gets an equal part of the room, and a cluster that is started here has room
+        for all.
 
     Attributes
     ----------
@@ -77,10 +82,13 @@ class RayWorkers:
     Raises
     ------
     MissingLibrary : when Ray is not installed.
-    InputError : there is no such cluster, or it has no room for a worker.
+    InputError : there is no such cluster, or it has no room for a worker, or this process's other
+        workers leave none.
     """
 
     worker_class: type = Worker  # what runs on the cluster
+    _open: ClassVar[weakref.WeakSet[RayWorkers]] = weakref.WeakSet()  # of this process
+    _taken: Mapping[str, float]  # what its workers need, all together
 
     def __init__(
         self,
@@ -92,6 +100,7 @@ class RayWorkers:
         cpus: float = 1,
         gpus: float = 0,
         patience: float = 1800.0,
+        engines: int = 1,
     ) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
@@ -105,15 +114,35 @@ class RayWorkers:
         self._ray = ray
         self._began = not ray.is_initialized()
         if self._began:
-            connect(ray, address, max(1, workers) * math.ceil(cpus))
-        workers = workers or _room(ray, cpus, gpus)
-        self._made = ray.put(make)
-        self._class = ray.remote(num_cpus=cpus, num_gpus=gpus)(self.worker_class)
+            self._open.clear()
+            connect(ray, address, engines * max(1, workers) * math.ceil(cpus))
         self._starting: dict[Any, Any] = {}  # promise that it is ready → worker
         self._idle: list[Any] = []
         self._failed_starts = 0
+        try:
+            workers = self._number(workers, {"CPU": cpus, "GPU": gpus}, engines)
+        except InputError:
+            self.close()
+            raise
+        self._made = ray.put(make)
+        self._class = ray.remote(num_cpus=cpus, num_gpus=gpus)(self.worker_class)
         for _ in range(workers):
             self._start()
+
+    def _number(self, workers: int, needs: Mapping[str, float], engines: int) -> int:
+        """How many workers to start; what they need is noted, for the next to know."""
+        taken = {name: sum(other._taken[name] for other in self._open) for name in needs}
+        left = _left(self._ray.cluster_resources(), taken)
+        if workers == 0:
+            workers = _room(self._ray, needs, engines, taken)
+        elif any(taken.values()) and not _fitting(left, needs):
+            raise InputError(
+                "the cluster is full of workers for another model of this command; give fewer to "
+                f"each (--ray-workers; it is {workers})"
+            )
+        self._taken = {name: workers * need for name, need in needs.items()}
+        self._open.add(self)
+        return workers
 
     def _start(self) -> None:
         """Begin to start a worker."""
@@ -227,6 +256,7 @@ class RayWorkers:
 
     def close(self) -> None:
         """End the workers, and the cluster if it was started for them."""
+        self._open.discard(self)
         if not self._ray.is_initialized():
             return
         for worker in [*self._starting.values(), *self._idle]:
@@ -276,16 +306,39 @@ def connect(ray: Any, address: str, cpus: int) -> None:
                 raise
 
 
-def _room(ray: Any, cpus: float, gpus: float) -> int:
-    """How many workers the cluster has room for."""
+def _room(
+    ray: Any, needs: Mapping[str, float], engines: int = 1, taken: Mapping[str, float] | None = None
+) -> int:
+    """How many workers each of so many engines gets, of what is free or `taken` by one of them."""
+    share = {name: need * engines for name, need in needs.items()}
     have = ray.cluster_resources()
-    room = [have.get(name, 0) // n for name, n in (("CPU", cpus), ("GPU", gpus)) if n]
-    if not room or min(room) < 1:
+    for _ in range(20):  # what has just ended counts as there for a moment
+        free = {name: ray.available_resources().get(name, 0) for name in have}
+        own = {name: min(n, free[name] + (taken or {}).get(name, 0)) for name, n in have.items()}
+        if _fitting(own, share) == _fitting(have, share):
+            break
+        time.sleep(0.1)
+    room = min(_fitting(own, share), _fitting(_left(have, taken or {}), needs))
+    if room < 1:
+        each = f" for each of {engines} models" if engines > 1 else ""
         raise InputError(
-            f"the cluster has no room for a worker with {cpus:g} CPUs and {gpus:g} GPUs; it has "
-            f"{have.get('CPU', 0):g} and {have.get('GPU', 0):g}"
+            f"the cluster has no room for a worker with {needs['CPU']:g} CPUs and "
+            f"{needs['GPU']:g} GPUs{each}; it has {have.get('CPU', 0):g} and "
+            f"{have.get('GPU', 0):g}, of which {own.get('CPU', 0):g} and {own.get('GPU', 0):g} "
+            "are free for them"
         )
-    return int(min(room))
+    return room
+
+
+def _fitting(have: Mapping[str, float], needs: Mapping[str, float]) -> int:
+    """How many workers fit in; quantities are rounded to what Ray counts in, ten-thousandths."""
+    counts = [round(have.get(k, 0) * 10**4) // round(n * 10**4) for k, n in needs.items() if n]
+    return min(counts, default=0)
+
+
+def _left(have: Mapping[str, float], taken: Mapping[str, float]) -> dict[str, float]:
+    """What of a cluster this process has not given to workers yet."""
+    return {name: n - taken.get(name, 0) for name, n in have.items()}
 
 
 def _cause(error: Exception) -> str:

@@ -173,9 +173,10 @@ def make_engine(args: argparse.Namespace, role: str, accounts: Accounts) -> Any:
     kind = engine_kind(args, role)
     model = getattr(args, f"{role}_model")
     if not model:
-        raise InputError(
-            f"which model of {getattr(args, f'{role}_url') or kind}? give --{role}-model"
-        )
+        from videothinker.synthesis.server_replies import public_address
+
+        place = public_address(getattr(args, f"{role}_url") or "") or kind
+        raise InputError(f"which model of {place}? give --{role}-model")
     options = {
         "budget": accounts.budget,
         "extra": args.reader_extra if role == "reader" else args.extra,
@@ -201,7 +202,14 @@ def make_engine(args: argparse.Namespace, role: str, accounts: Accounts) -> Any:
 
     recipe = BackendRecipe(args.ray_backend, model, path)
     cluster = {"workers": args.ray_workers, "address": args.ray_address, "gpus": args.ray_gpus}
+    cluster["engines"] = _engines_on_ray(args)
     return ray_engine(recipe, model, accounts.store, cluster, **options)
+
+
+def _engines_on_ray(args: argparse.Namespace) -> int:
+    """How many models the flags put on a cluster, which they share."""
+    roles = ["reader"] if getattr(args, "check_only", False) else ["teacher", "reader"]
+    return sum(_is_named(args, role) and engine_kind(args, role) == "ray" for role in roles)
 
 
 def _served_engine(args: argparse.Namespace, role: str, store: Any, options: dict[str, Any]) -> Any:
@@ -766,7 +774,10 @@ def add_server_flags(parser: argparse.ArgumentParser) -> Any:
     add("--temperature", type=temperature, default=0.7, help="of the teacher")
     longest = "longest reply of the teacher, in tokens, its thoughts included"
     add("--max-tokens", type=positive, default=8192, help=longest)
-    dry_run = "send and write nothing; say how many requests it would take, and what they cost"
+    dry_run = (
+        "send and write nothing; say how many requests the next step takes, and what they cost at "
+        "most; those that follow from replies still to come are not counted"
+    )
     add("--dry-run", action="store_true", help=dry_run)
     preview = "do N samples only, and write a page that shows them (OUT.preview.html), no rows"
     add("--preview", type=positive, metavar="N", help=preview)
@@ -818,7 +829,7 @@ def add_ray_flags(add: Any) -> None:
     add("--ray-backend", choices=kinds, default="transformers", help=backend)
     address = "of the Ray cluster; local starts one here (default: the one of this machine)"
     add("--ray-address", default="auto", help=address)
-    workers = "workers on the cluster (default: as many as there is room for)"
+    workers = "workers on the cluster for each model (default: as many as there is room for)"
     add("--ray-workers", type=not_negative, default=0, help=workers)
     add("--ray-gpus", type=float, default=0, help="GPUs that a worker needs")
 

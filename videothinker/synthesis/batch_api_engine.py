@@ -37,6 +37,7 @@ from videothinker.synthesis.stored_engine import (
     StoredEngine,
     longest_answer,
     refuse_own_fields,
+    sent_fields,
 )
 
 # %% auto #0
@@ -269,13 +270,8 @@ class BatchAPIEngine(StoredEngine):
         body: dict[str, Any] = {
             "model": self.model,
             "messages": list(request.messages),
-            "temperature": request.temperature,
-            "max_tokens": request.max_tokens,
-            "seed": request.seed,
-            **request.fields,
-            **self.extra,
+            **sent_fields(request, self.extra),
         }
-        body = {name: value for name, value in body.items() if value is not None}
         line = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
         return json.dumps(line).encode() + b"\n"
 

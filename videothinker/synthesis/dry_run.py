@@ -15,7 +15,7 @@ from .budget import Budget, most_spending
 from .engine import Request
 from .judging import EngineReader, ReaderError
 from .store import AnswerStore, Spending
-from .stored_engine import StoredEngine, longest_answer
+from .stored_engine import StoredEngine, longest_answer, refuse_own_fields
 
 # %% auto #0
 __all__ = ['NOT_SENT', 'Forecast', 'DryRunEngine', 'DryRunReader']
@@ -76,9 +76,14 @@ class DryRunEngine(StoredEngine):
     ----------
     to_send : key → the most that the request may cost.
     found : keys of the requests that the store answers.
+
+    Raises
+    ------
+    InputError : for fields that the engine of a server would refuse (`refuse_own_fields`).
     """
 
     def __init__(self, model: str, cache: AnswerStore | None = None, **options: Any) -> None:
+        refuse_own_fields(options)
         super().__init__(model, cache, **options)
         self.to_send: dict[str, Spending] = {}
         self.found: set[str] = set()

@@ -9,7 +9,7 @@ import io
 import json
 import ssl
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message as Headers
@@ -106,12 +106,13 @@ class HTTPClient:
     base_url : what the paths of requests are appended to. Its user and password are sent where
         there is no key.
     key : sent with every request; `NO_KEY` where the server needs none.
-    query : appended to every address.
+    query : fields (name, value) that are appended to every address.
 
     Attributes
     ----------
-    secrets : what the server knows the client by: the key, or user and password as they are sent,
-        and keys in the query (`secret_values`).
+    secrets : what the server knows the client by: the key, or user and password as they are and as
+        they are sent, and keys in the query (`secret_values`). Of a user's name of fewer than
+        `SHORTEST_KEY` characters nothing is known.
 
     Raises
     ------
@@ -119,17 +120,18 @@ class HTTPClient:
     """
 
     def __init__(
-        self, base_url: str, key: str = NO_KEY, query: Mapping[str, str] | None = None
+        self, base_url: str, key: str = NO_KEY, query: Sequence[tuple[str, str]] = ()
     ) -> None:
         url = URL(base_url)
         self._proxy = environment_proxy(url.scheme, url.host or "")
         self._root = url.with_user(None)
-        self._query = dict(query or {})
+        self._query = list(query)
         authorization = f"Bearer {key}"
         if url.user and key == NO_KEY:
             authorization = aiohttp.encode_basic_auth(url.user, url.password or "")
         sent = authorization.partition(" ")[2]
-        known = [sent, url.password, *secret_values(self._query)]
+        user = secret_values([("token", url.user or "")])  # for some servers it is the key
+        known = [sent, url.password, *user, *secret_values(self._query)]
         self.secrets = [secret for secret in known if secret and secret != NO_KEY]
         self._headers = {
             "Accept": "application/json",

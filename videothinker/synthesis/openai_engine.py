@@ -45,10 +45,13 @@ from videothinker.synthesis.server_replies import (
 )
 from .store import AnswerStore, Spending
 from videothinker.synthesis.stored_engine import (
+    LENGTHS,
     REFUSALS,
     StoredEngine,
     longest_answer,
+    own_lengths,
     refuse_own_fields,
+    sent_fields,
 )
 
 # %% auto #0
@@ -153,8 +156,7 @@ class OpenAIEngine(StoredEngine):
         self._client = HTTPClient(self.base_url, api_key(api_key_env, self.host), query)
         self._secrets = self._client.secrets
         super().__init__(model, cache, **options)
-        # fields of the body that this server calls otherwise
-        self._names = {"max_tokens": "max_completion_tokens"} if self._newer_name else {}
+        self._names: dict[str, str] = {}  # of the body's fields that this server calls otherwise
         # the longest answer, in tokens, that the context had room for, and the most to ask for else
         self._longest, self._room = 0, math.inf
         self._last: Request | None = None  # of a batch that may begin badly
@@ -174,10 +176,6 @@ class OpenAIEngine(StoredEngine):
             self._loop.call_later(self.budget.seconds, self._brake.pull, over)
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="engine")
         self._thread.start()
-
-    @property
-    def _newer_name(self) -> bool:
-        return "max_completion_tokens" in self.extra
 
     def _check_settings(self) -> None:
         lowest = {"concurrency": 1, "retries": 0, "timeout": 1e-3, "pause": 0, "patience": 0}
@@ -272,7 +270,7 @@ class OpenAIEngine(StoredEngine):
                 return paid
             except Exception as error:
                 self._limit(error, tries, halved)
-                pause = self._look_at(error, tries, body)
+                pause = self._look_at(error, tries, fitted, body)
                 if pause is None:
                     line = error_line(error, self._secrets)
                     self.fail(key, line)
@@ -285,7 +283,12 @@ class OpenAIEngine(StoredEngine):
         return None
 
     def _fitted(self, request: Request, most: int) -> Request:
-        """The request, with no longer an answer than has room in the server's context."""
+        """The request, with no longer an answer than has room in the server's context.
+
+        A length of the user's own is sent as it is.
+        """
+        if own_lengths(request, self.extra):
+            return request
         room = max(self._room, self._longest)
         return replace(request, max_tokens=int(min(request.max_tokens, most, room)))
 
@@ -305,15 +308,8 @@ class OpenAIEngine(StoredEngine):
 
     def _body(self, request: Request) -> dict[str, Any]:
         """What is sent: the request, under the names that this server knows."""
-        fields: dict[str, Any] = {
-            "temperature": request.temperature,
-            "max_tokens": request.max_tokens,
-            "seed": request.seed,
-        }
-        named = {self._names.get(name, name): value for name, value in fields.items()}
-        body = {"model": self.model, "messages": _whole(list(request.messages)), **named}
-        body |= dict(request.fields) | self.extra
-        return {name: value for name, value in body.items() if name and value is not None}
+        body = {"model": self.model, "messages": _whole(list(request.messages))}
+        return body | sent_fields(request, self.extra, self._names)
 
     async def _send(
         self, key: str, request: Request, body: dict[str, Any], most: Spending, wanted: int
@@ -371,12 +367,16 @@ class OpenAIEngine(StoredEngine):
         else:
             tries.signs = 0
 
-    def _look_at(self, error: Exception, tries: _Tries, body: dict[str, Any]) -> float | None:
+    def _look_at(
+        self, error: Exception, tries: _Tries, request: Request, body: dict[str, Any]
+    ) -> float | None:
         """Seconds to wait before the next attempt; None if there should be none."""
-        if context_is_small(error) and self._shorten(error, tries, body):
-            return 0.0
+        users = {**request.fields, **self.extra}  # are sent as they are, or not at all
+        if context_is_small(error) and not users.keys() & set(LENGTHS):
+            if self._shorten(error, tries, body):
+                return 0.0
         name = refused_field(error)
-        if name in body and name not in self.extra:
+        if name in body and name not in users:
             self._rename(name, error)
             return 0.0
         kind = error_kind(error)
@@ -417,10 +417,9 @@ class OpenAIEngine(StoredEngine):
             self._brake.give_up(line)
 
     def _shorten(self, error: Exception, tries: _Tries, body: dict[str, Any]) -> bool:
-        """Ask for half as long an answer; False if it is short, or the user's own length."""
-        name = self._names.get("max_tokens", "max_tokens")
-        sent = body.get(name, 0)
-        if name in self.extra or sent <= LEAST_ANSWER:
+        """Ask for half as long an answer; False if it is short."""
+        sent = body.get(self._names.get("max_tokens", "max_tokens"), 0)
+        if sent <= LEAST_ANSWER:
             return False
         tries.most = max(sent // 2, LEAST_ANSWER)
         if sent > self._longest and tries.most < self._room:  # else this one's prompt is long

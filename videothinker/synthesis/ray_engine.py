@@ -75,7 +75,7 @@ class RayBackend:
     make : makes a worker's backend: a `BackendRecipe`, or any function that can be pickled.
     model : name of the model; part of the keys of its answers.
     options : of `RayWorkers`: `workers`, `address` ("auto" for the cluster that this machine
-        belongs to), `batch_size` of a worker, `cpus`, `gpus`, `max_tries`, `patience`.
+        belongs to), `batch_size` of a worker, `cpus`, `gpus`, `max_tries`, `patience`, `engines`.
 
     Raises
     ------

@@ -5,26 +5,28 @@
 # %% ../../nbs/3_synthesis/06_server_replies.ipynb #srep-002
 from __future__ import annotations
 
+import html
 import json
 import math
 import os
 import random
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from http.client import responses
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from ..files import InputError
 from .budget import most_spending
 from .engine import CUT_OFF, EATEN, Answer, EngineError, Request, token_count
 
 # %% auto #0
-__all__ = ['NO_KEY', 'NO_MONEY', 'OTHER_NAMES', 'OPENAI_KEY', 'ReplyError', 'StatusError', 'error_object', 'server_words',
-           'whole_text', 'asked_seconds', 'pause_seconds', 'error_kind', 'is_overload', 'refused_field',
+__all__ = ['NO_KEY', 'NO_MONEY', 'OTHER_NAMES', 'SHORTEST_KEY', 'OPENAI_KEY', 'ReplyError', 'StatusError', 'error_object',
+           'server_words', 'whole_text', 'asked_seconds', 'pause_seconds', 'error_kind', 'is_overload', 'refused_field',
            'context_is_small', 'read_reply', 'spoken', 'eaten_problem', 'error_line', 'api_address', 'secret_values',
            'public_address', 'api_key']
 
@@ -118,11 +120,25 @@ def server_words(body: Any, secrets: Collection[str] = ()) -> str:
 
 
 def _without(secrets: Collection[str], text: str) -> str:
-    """A text in which `***` stands for each key, in JSON and in addresses too."""
+    """A text in which `***` stands for each key, in JSON, HTML and addresses too."""
     for secret in sorted(secrets, key=len, reverse=True):
-        for written in (secret, json.dumps(secret)[1:-1], quote(secret, safe="")):
-            text = text.replace(written, "***")
+        text = _written(secret).sub("***", text)
     return text
+
+
+@cache
+def _written(secret: str) -> re.Pattern[str]:
+    """Finds a text whose characters are written as they are or escaped, each in its own way."""
+    return re.compile("".join(map(_character, secret)))
+
+
+def _character(character: str) -> str:
+    """A pattern for one character: itself, or as JSON, HTML and addresses have it."""
+    plain = {character, json.dumps(character)[1:-1], html.escape(character)}
+    plain |= {" ": {"+"}, "/": {"\\/"}}.get(character, set())
+    bytes_ = "".join(f"%{byte:02x}" for byte in character.encode(errors="replace"))
+    longest_first = sorted(map(re.escape, plain), key=len, reverse=True)
+    return f"(?:{'|'.join(longest_first)}|(?i:{bytes_}))"
 
 
 def whole_text(text: str) -> str:
@@ -427,8 +443,8 @@ def _redirection(error: Exception) -> str:
     return f" (redirected to {there.scheme}://{there.hostname}{there.path}; give that address)"
 
 # %% ../../nbs/3_synthesis/06_server_replies.ipynb #seng-045
-def api_address(url: str) -> tuple[str, dict[str, str]]:
-    """The address of an API as the client wants it, and the query it brings along.
+def api_address(url: str) -> tuple[str, list[tuple[str, str]]]:
+    """The address of an API as the client wants it, and the fields of the query it brings along.
 
     Parameters
     ----------
@@ -445,23 +461,29 @@ def api_address(url: str) -> tuple[str, dict[str, str]]:
         usable = False
     if not usable or any(c.isspace() or not c.isprintable() for c in url.strip()):
         raise InputError(
-            f"{url!r} is no address of a server; write it like http://localhost:8000/v1"
+            f"{_without_keys(url)!r} is no address of a server; write it like "
+            "http://localhost:8000/v1"
         )
     path = parts.path.rstrip("/").removesuffix("/chat/completions") or "/v1"
-    return urlunsplit((parts.scheme, parts.netloc, path, "", "")), dict(parse_qsl(parts.query))
+    address = urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+    return address, parse_qsl(parts.query, keep_blank_values=True)
 
 
-_SECRET_NAMES = re.compile(r"key|token|secret|pass|auth|code|\bsig", re.IGNORECASE)
+_SECRET_NAMES = re.compile(
+    r"key|token|secret|pass|pwd|auth|code|jwt|cred|(?<![a-z])(sig|sas(?![a-z]))", re.IGNORECASE
+)
+SHORTEST_KEY = 6  # characters; a shorter value (`?code=1`) is a part of too many words
 
 
-def secret_values(query: Mapping[str, str]) -> list[str]:
+def secret_values(query: Sequence[tuple[str, str]]) -> list[str]:
     """The keys among the fields of an address (`?key=…`, `?access_token=…`), by their names.
 
     Parameters
     ----------
-    query : of an address (`api_address`).
+    query : of an address (`api_address`). Values of fewer than `SHORTEST_KEY` characters are none.
     """
-    return [value for name, value in query.items() if value and _SECRET_NAMES.search(name)]
+    named = [value for name, value in query if _SECRET_NAMES.search(name)]
+    return [value for value in named if len(value) >= SHORTEST_KEY]
 
 
 def public_address(url: str) -> str:
@@ -469,14 +491,34 @@ def public_address(url: str) -> str:
 
     Parameters
     ----------
-    url : of a server; one that is none is left as it is.
+    url : of a server; of one that is none, what may be a user, a password or a key is left out.
     """
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(url.strip())
     except ValueError:
-        return url
-    shown = _without(secret_values(dict(parse_qsl(parts.query))), parts.query)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=shown))
+        return _without_keys(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        return _without_keys(url)
+    netloc = parts.netloc.rpartition("@")[2]
+    query = _public_query(parts.query)
+    return urlunsplit(parts._replace(netloc=netloc, query=query, fragment=""))
+
+
+def _public_query(query: str) -> str:
+    """A query with `***` in place of each key, however short."""
+    fields = parse_qsl(query, keep_blank_values=True)
+    shown = [
+        (name, "***" if value and _SECRET_NAMES.search(name) else value) for name, value in fields
+    ]
+    return urlencode(shown, safe="*/:@,", quote_via=quote)
+
+
+def _without_keys(text: str) -> str:
+    """What somebody gave for an address, without what may be a user, a password or a key."""
+    before, at, rest = text.rpartition("@")
+    scheme, slashes, _ = before.partition("://") if "://" in before else ("", "", "")
+    place, mark, query = rest.partition("?")
+    return f"{scheme}{slashes}{'***@' * bool(at)}{place}{mark}{_public_query(query)}"
 
 # %% ../../nbs/3_synthesis/06_server_replies.ipynb #seng-013
 OPENAI_KEY = "OPENAI_API_KEY"

@@ -151,7 +151,8 @@ class AnswerStore:
         Returns
         -------
         A promise that is kept when the answer is on disk; from then on `get` gives it. It raises
-        what the disk did (`OSError`).
+        what the disk did (`OSError`). An answer whose promise is cancelled is written down all the
+        same: it is paid for.
 
         Raises
         ------
@@ -191,11 +192,13 @@ class AnswerStore:
         except Exception as error:
             self._error = error
         for answer, promise in group:
+            wanted = promise.set_running_or_notify_cancel()  # who waited may have given up
             if self._error is None:
                 self._old.discard(answer.key)
                 self._take(answer)
-                promise.set_result(None)
-            else:
+                if wanted:
+                    promise.set_result(None)
+            elif wanted:
                 promise.set_exception(self._error)
 
     def close(self) -> None:

@@ -22,8 +22,9 @@ from .engine import EATEN, SMALL_CONTEXT, Answer, EngineError, Request
 from .store import AnswerStore, Spending, total
 
 # %% auto #0
-__all__ = ['REFUSALS', 'WINDOW', 'OWN_PARAMETERS', 'Brake', 'Usage', 'short_number', 'StoredEngine', 'Backend', 'one_by_one',
-           'with_fields', 'longest_answer', 'refuse_own_fields', 'refuse_unknown_fields', 'in_words', 'BatchEngine']
+__all__ = ['REFUSALS', 'WINDOW', 'OWN_PARAMETERS', 'LENGTHS', 'Brake', 'Usage', 'short_number', 'StoredEngine', 'Backend',
+           'one_by_one', 'with_fields', 'longest_answer', 'own_lengths', 'sent_fields', 'refuse_lengths',
+           'refuse_own_fields', 'refuse_unknown_fields', 'in_words', 'BatchEngine']
 
 # %% ../../nbs/3_synthesis/05_stored_engine.ipynb #stored-005
 REFUSALS = 10  # failures in a row, with one cause, after which nothing more is sent
@@ -408,6 +409,7 @@ class StoredEngine:
 
 # %% ../../nbs/3_synthesis/05_stored_engine.ipynb #stored-015
 OWN_PARAMETERS = ("temperature", "max_tokens", "seed")  # of a `Request`, as fields are named
+LENGTHS = ("max_completion_tokens", "max_tokens")  # what servers call the longest answer
 
 
 class Backend(Protocol):
@@ -464,8 +466,13 @@ def with_fields(request: Request, extra: Mapping[str, Any]) -> Request:
     ----------
     request : whose `fields` may name its own parameters, such as `temperature`.
     extra : fields of every request; they come before its own.
+
+    Raises
+    ------
+    InputError : for a length that is none.
     """
     merged = {**request.fields, **extra}
+    refuse_lengths(merged)
     fields = {name: value for name, value in merged.items() if value is not None}
     own = {name: fields.pop(name) for name in OWN_PARAMETERS if name in fields}
     return replace(request, fields=fields, **own)
@@ -478,12 +485,83 @@ def longest_answer(request: Request, extra: Mapping[str, Any]) -> Request:
     ----------
     request : that is to be sent; its own fields count where `extra` says nothing.
     extra : fields of every request.
+
+    Raises
+    ------
+    InputError : for a length that is none.
     """
-    fields = {**request.fields, **extra}
-    for name in ("max_completion_tokens", "max_tokens"):
-        if isinstance(fields.get(name), int):
-            return replace(request, max_tokens=fields[name])
-    return request
+    given = [value for value in own_lengths(request, extra).values() if value is not None]
+    return replace(request, max_tokens=given[0]) if given else request
+
+
+def own_lengths(request: Request, extra: Mapping[str, Any]) -> dict[str, int | None]:
+    """The length of an answer that further fields set, under its name; {} if they set none.
+
+    Parameters
+    ----------
+    request : that is to be sent.
+    extra : fields of every request; a length there comes before one of the request's own.
+
+    Returns
+    -------
+    One name and its number, or names that are null: then no length is to be sent.
+
+    Raises
+    ------
+    InputError : for a length that is none.
+    """
+    merged = {**request.fields, **extra}
+    refuse_lengths(merged)
+    lengths = {name: merged[name] for name in LENGTHS if name in merged}
+    given = [name for name, value in lengths.items() if value is not None]
+    if not given:
+        return lengths
+    first = next((name for name in given if name in extra), given[0])
+    return {first: lengths[first]}
+
+
+def sent_fields(
+    request: Request, extra: Mapping[str, Any], names: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The fields of a request's body beside the model and the messages.
+
+    Parameters
+    ----------
+    request : that is to be sent.
+    extra : fields of every request; they come before its own, and null leaves one out.
+    names : what a server calls the request's own parameters; "" for one that it does not take.
+
+    Raises
+    ------
+    InputError : for a length that is none.
+    """
+    lengths = own_lengths(request, extra)
+    own = {name: getattr(request, name) for name in OWN_PARAMETERS}
+    if lengths:
+        del own["max_tokens"]
+    named = {(names or {}).get(name, name): value for name, value in own.items()}
+    further = {**request.fields, **extra}
+    further = {name: value for name, value in further.items() if name not in LENGTHS}
+    body = named | further | lengths
+    return {name: value for name, value in body.items() if name and value is not None}
+
+
+def refuse_lengths(fields: Mapping[str, Any]) -> None:
+    """Refuse a longest answer that is no number of tokens: it is reckoned with before it is sent.
+
+    Parameters
+    ----------
+    fields : further fields of a request.
+
+    Raises
+    ------
+    InputError : names the field.
+    """
+    for name in LENGTHS:
+        value = fields.get(name)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (whole and value > 0):
+            raise InputError(f"{name} is {value!r}; it is a whole number above 0, or null")
 
 
 def refuse_own_fields(options: Mapping[str, Any]) -> None:
@@ -503,7 +581,10 @@ def refuse_own_fields(options: Mapping[str, Any]) -> None:
     for name in ("model", "messages", "stream", "n"):
         if name in extra:
             raise InputError(f"extra may not set {name!r}, which the engine decides; leave it out")
-    lengths = [extra[name] for name in ("max_tokens", "max_completion_tokens") if name in extra]
+    refuse_lengths(extra)
+    lengths = [extra[name] for name in LENGTHS if name in extra]
+    if len(lengths) == 2 and None not in lengths:
+        raise InputError("extra has max_tokens and max_completion_tokens; leave one of them out")
     if lengths and lengths.count(None) == len(lengths) and (budget.tokens or budget.money):
         raise InputError(
             "extra leaves max_tokens out, so nobody knows how long an answer becomes; give a "
@@ -582,6 +663,7 @@ class BatchEngine(StoredEngine):
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size!r}; it is at least 1")
         refuse_unknown_fields(options.get("extra") or {}, backend)
+        refuse_lengths(options.get("extra") or {})
         super().__init__(backend.model, cache, **options)
         self.backend = backend
         self.batch_size = batch_size
