@@ -270,7 +270,8 @@ def told_times(asked: Asked, ids: Tensor, grid: Tensor, seconds: Sequence[float]
     seconds : between the patches of each video.
     """
     if asked.writes_times:
-        written = asked.family.read_times(asked.processor.tokenizer.decode(ids))
+        reader = Family if asked.has_times_as_text else asked.family
+        written = reader.read_times(asked.processor.tokenizer.decode(ids))
         return torch.tensor(written, dtype=torch.float64)
     pairs = zip(grid[:, 0].tolist(), seconds, strict=True)
     return torch.cat([torch.arange(t, dtype=torch.float64) * s for t, s in pairs])
