@@ -41,10 +41,10 @@ from ..video.frames import Frames, Sampling
 __all__ = ['QUESTION', 'OPTIONS', 'TOKENS', 'JPEG_QUALITY', 'WAYS', 'OF_A_ROW', 'QUANTITIES', 'TOLERANCE', 'OWNERS', 'RULES',
            'Case', 'parity_cases', 'Asked', 'Shown', 'told_times', 'times_error', 'own_attention', 'processed',
            'plain_pass', 'completion_scores', 'tower_features', 'spelt_out_runs', 'report_positions',
-           'processed_moments', 'seen_by_processor', 'seen', 'told_to_processor', 'by_transformers', 'by_protocol',
-           'collated', 'batch_features', 'by_sft', 'by_rollout', 'by_update', 'by_evaluation', 'received_prompt',
-           'by_vllm', 'sent_pictures', 'sent_text', 'by_images', 'by_video', 'has_part', 'Difference',
-           'largest_difference', 'cell_of', 'rule_of', 'parity_of', 'parity_table', 'parity_lines']
+           'processed_moments', 'seen', 'told_to_processor', 'by_transformers', 'by_protocol', 'collated',
+           'batch_features', 'by_sft', 'by_rollout', 'by_update', 'by_evaluation', 'received_prompt', 'by_vllm',
+           'sent_pictures', 'sent_text', 'by_images', 'by_video', 'has_part', 'Difference', 'largest_difference',
+           'cell_of', 'rule_of', 'parity_of', 'parity_table', 'parity_lines']
 
 # %% ../../nbs/5_training/19_parity.ipynb #parity-005
 @dataclass(frozen=True)
@@ -495,16 +495,6 @@ def processed_moments(asked: Asked, clips: Sequence[Frames], text: str) -> dict[
     }
 
 
-def seen_by_processor(asked: Asked, clips: Sequence[Frames], times: Sequence[Any]) -> Shown:
-    """What the processor and a plain forward pass make of frames and the times they are told.
-
-    Parameters
-    ----------
-    asked, clips, times : as for `processed`.
-    """
-    return seen(asked, processed(asked, clips, times))
-
-
 def seen(asked: Asked, inputs: Mapping[str, Any]) -> Shown:
     """What a plain forward pass makes of the processor's output.
 
@@ -581,7 +571,7 @@ def by_protocol(asked: Asked) -> Shown:
         pictures.append(np.asarray(Image.open(file)))
     numbers = np.unique(clip.times, return_inverse=True)[1].tolist()  # [T]
     shown = replace(clip, pixels=np.stack(pictures))
-    return seen_by_processor(asked, [shown], [(clip.fps, numbers)])
+    return seen(asked, processed(asked, [shown], [(clip.fps, numbers)]))
 
 # %% ../../nbs/5_training/19_parity.ipynb #parity-013
 class _FixedTarget(TraceCollator):
@@ -914,7 +904,8 @@ def cell_of(
     if field == "error":
         size = None if shown.error is None else float(shown.error.abs().max())
         by_rate = rule_of(way) == "protocol" or not asked.writes_times
-        is_owned = by_rate and size is not None and size <= asked.rate_error + TOLERANCE[quantity]
+        rounded = TOLERANCE[quantity if asked.writes_times else "times"]
+        is_owned = by_rate and size is not None and size <= asked.rate_error + rounded
         return Difference(asked.case.name, quantity, way, size, "b" if is_owned else "")
     size, to_rule = (largest_difference(getattr(shown, field), getattr(s, field)) for s in sides)
     follows = to_rule is not None and to_rule <= TOLERANCE.get(quantity, 0.0)
