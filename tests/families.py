@@ -14,6 +14,7 @@ from transformers import (
     AutoProcessor,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLModel,
     Qwen2_5_VLProcessor,
 )
 
@@ -63,12 +64,28 @@ class ThirdConfig(Qwen2_5_VLConfig):
     model_type = "third_vl"
 
 
+class ThirdCore(Qwen2_5_VLModel):
+    config_class = ThirdConfig
+
+    def get_rope_index(self, input_ids: Tensor, *args: Any, **options: Any) -> tuple[Tensor, ...]:
+        places = torch.arange(input_ids.shape[1]).expand(3, *input_ids.shape)
+        return places, torch.zeros(len(input_ids), 1)
+
+
 class ThirdModel(Qwen2_5_VLForConditionalGeneration):
     config_class = ThirdConfig
 
+    def __init__(self, config: ThirdConfig) -> None:
+        super().__init__(config)
+        self.model = ThirdCore(config)
+        self.post_init()
+
 
 class ThirdProcessor(Qwen2_5_VLProcessor):
-    pass
+    def replace_video_token(self, video_inputs: dict, video_idx: int, **options: Any) -> str:
+        t, h, w = video_inputs["video_grid_thw"][video_idx].tolist()
+        tokens = self.video_token * (h * w // self.video_processor.merge_size**2)
+        return "".join(f" {i} :{tokens}" for i in range(t))
 
 
 @register
@@ -102,11 +119,9 @@ AutoConfig.register("third_vl", ThirdConfig)
 AutoProcessor.register(ThirdConfig, ThirdProcessor)
 
 
-def save_third(folder: Path) -> str:
-    """An untrained tiny model of the third family as a folder."""
-    from videothinker.model.loading import Settings, save_model
+def build_third() -> tuple[Any, Any]:
+    """An untrained tiny model of the third family, and its processor."""
     from videothinker.toy.model import build_config, build_processor
-    from videothinker.video.frames import Sampling
 
     own = build_processor()
     processor = ThirdProcessor(
@@ -117,6 +132,15 @@ def save_third(folder: Path) -> str:
     del config["model_type"]
     model = ThirdModel(ThirdConfig(**config))
     model.generation_config.eos_token_id = own.tokenizer.eos_token_id
+    return model, processor
+
+
+def save_third(folder: Path) -> str:
+    """An untrained tiny model of the third family as a folder."""
+    from videothinker.model.loading import Settings, save_model
+    from videothinker.video.frames import Sampling
+
+    model, processor = build_third()
     settings = Settings("short", Sampling(fps=2, max_frames=48, size=(56, 56)))
     save_model(model, processor, folder, settings)
     return str(folder)

@@ -365,6 +365,7 @@ def test_times_as_text_are_videos_of_one_moment(kit: SimpleNamespace) -> None:
     tell_times(kit.processor, "own")
     pairs = clip.times.reshape(-1, 2)
     words = text.replace(PLACE, "".join(seconds_text(pair) + PLACE for pair in pairs))
+    assert kit.family.read_times(words) == [0.0, 1.3, 4.7] and not kit.family.read_times(text)
     stills = [
         Frames(clip.pixels[2 * i : 2 * i + 2], pair, clip.duration) for i, pair in enumerate(pairs)
     ]

@@ -120,7 +120,7 @@ def run_parity(args: argparse.Namespace) -> None:
         for title, model, processor in parity_models(args):
             cells = parity_table(model, processor, parity_cases(constant, variable))
             print(title, "", *parity_lines(cells), "", sep="\n")
-            faults += [cell for cell in cells if not cell.is_equal and not cell.owner]
+            faults += [cell for cell in cells if cell.is_fault]
     if faults:
         first = faults[0]
         raise InputError(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import import_module
@@ -22,9 +23,9 @@ from ..prompts import TIMES
 from ..video.frames import Frames
 
 # %% auto #0
-__all__ = ['VIDEO', 'VIDEO_PLACE', 'JUST_ABOVE', 'FAMILIES', 'OWN', 'GROUP', 'AnyFamily', 'Prompt', 'Family', 'patch_weights',
-           'merger_weights', 'register', 'known_families', 'family_class', 'family_of', 'class_of', 'processor_family',
-           'pixel_factor', 'check_family', 'tell_times', 'seconds_text', 'encode_video']
+__all__ = ['VIDEO', 'VIDEO_PLACE', 'SECONDS_TEXT', 'JUST_ABOVE', 'FAMILIES', 'OWN', 'GROUP', 'AnyFamily', 'Prompt', 'Family',
+           'patch_weights', 'merger_weights', 'register', 'known_families', 'family_class', 'family_of', 'class_of',
+           'processor_family', 'pixel_factor', 'check_family', 'tell_times', 'seconds_text', 'encode_video']
 
 # %% ../../nbs/4_model/01_family.ipynb #family-05
 @dataclass
@@ -57,6 +58,7 @@ class Prompt:
 # %% ../../nbs/4_model/01_family.ipynb #family-07
 VIDEO = "<|video_pad|>"  # stands in a rendered conversation where a video goes
 VIDEO_PLACE = f"<|vision_start|>{VIDEO}<|vision_end|>"  # as chat templates write it
+SECONDS_TEXT = re.compile(r"<([\d.]+) seconds>")  # as `seconds_text` writes it
 JUST_ABOVE = 1 + 1e-9  # factor of seconds: 30 · 0.1 is 2.9999…, and would be cut to 2
 
 
@@ -171,6 +173,20 @@ class Family:
         """
         t, h, w = grid
         return VIDEO * (t * h * w // merge**2)
+
+    @classmethod
+    def read_times(cls, text: str) -> list[float]:
+        """Times that a conversation tells in words, in their order; what `video_text` wrote.
+
+        Parameters
+        ----------
+        text : the conversation, or a part of it.
+
+        Returns
+        -------
+        Seconds, one for each temporal patch; none where a family has no times in its text.
+        """
+        return [float(seconds) for seconds in SECONDS_TEXT.findall(text)]
 
     @classmethod
     def server_limit(cls, max_pixels: int, frames: int) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from .family import JUST_ABOVE, Family, Prompt
 from .generate import Decoding
 
 # %% auto #0
-__all__ = ['Place', 'told_grids', 'placeholders', 'engine_tensors', 'engine_input', 'wire_features', 'engine_sampling']
+__all__ = ['Place', 'told_grids', 'placeholders', 'engine_tensors', 'EngineRequest', 'engine_request', 'engine_input',
+           'wire_features', 'engine_sampling']
 
 # %% ../../nbs/4_model/13_vllm_input.ipynb #c11b-007
 @dataclass(frozen=True)
@@ -95,6 +96,36 @@ def engine_tensors(prompt: Prompt, family: Family) -> dict[str, Tensor]:
     return tensors
 
 
+@dataclass(frozen=True)
+class EngineRequest:
+    """All that an engine is handed of a prompt, in no class of vLLM's.
+
+    Attributes
+    ----------
+    ids : of the prompt's tokens.
+    places : where its videos stand; none without video.
+    tensors : of `engine_tensors`.
+    lengths : features of each video that the engine is told of.
+    """
+
+    ids: list[int]
+    places: list[Place]
+    tensors: dict[str, Tensor]
+    lengths: list[int]
+
+
+def engine_request(prompt: Prompt, family: Family) -> EngineRequest:
+    """What an engine is handed of a prompt; vLLM need not be installed.
+
+    Parameters
+    ----------
+    prompt, family : as for `engine_tensors`.
+    """
+    places, tensors = placeholders(prompt, family), engine_tensors(prompt, family)
+    lengths = (tensors["video_grid_thw"].prod(-1) // family.merge**2).tolist() if places else []
+    return EngineRequest(prompt.input_ids.tolist(), places, tensors, lengths)
+
+
 def engine_input(prompt: Prompt, family: Family) -> Any:
     """A prompt in the form in which vLLM's front end hands it to its engine.
 
@@ -114,19 +145,16 @@ def engine_input(prompt: Prompt, family: Family) -> Any:
         PlaceholderRange,
     )
 
-    ids = prompt.input_ids.tolist()
-    places = placeholders(prompt, family)
-    if not places:
-        return tokens_input(ids)
-    tensors = engine_tensors(prompt, family)
-    grids = tensors["video_grid_thw"]
-    lengths = (grids.prod(-1) // family.merge**2).tolist()  # of the features
+    request = engine_request(prompt, family)
+    if not request.places:
+        return tokens_input(request.ids)
+    tensors, lengths = request.tensors, request.lengths
     layout = {name: MultiModalFieldConfig.batched("video", keep_on_cpu=True) for name in tensors}
     layout["video_embeds"] = MultiModalFieldConfig.flat_from_sizes("video", torch.tensor(lengths))
     items = MultiModalKwargsItems.from_hf_inputs(BatchFeature(tensors), layout)
-    ranges = [PlaceholderRange(place.first, place.length, place.mask) for place in places]
+    ranges = [PlaceholderRange(place.first, place.length, place.mask) for place in request.places]
     hashes = _video_hashes(tensors, lengths)
-    return mm_input(ids, items, {"video": hashes}, {"video": ranges})
+    return mm_input(request.ids, items, {"video": hashes}, {"video": ranges})
 
 
 def _video_hashes(tensors: Mapping[str, Tensor], lengths: Sequence[int]) -> list[str]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +26,25 @@ from ..evaluation.served_engine import served_request
 from ..evaluation.video_engine import HFEngine
 from ..model.batch import collate
 from ..model.encoder import Encoder, EncoderOptions
-from ..model.family import Family, Prompt, encode_video, family_of
+from ..model.family import VIDEO, Family, Prompt, encode_video, family_of
 from ..model.generate import Completion, Decoding, generate
-from ..model.padding_free import attends_row_by_row, without_padding
+from ..model.padding_free import ROW_BY_ROW, attends_row_by_row, without_padding
 from ..model.shared_prefix import group_logps, prompt_positions
 from ..model.vision_cache import FeatureCache, with_features
-from ..model.vllm_input import engine_tensors
+from ..model.vllm_input import EngineRequest, engine_request
 from ..prompts import build_messages
 from ..schema import Sample
 from .sft import TraceCollator
 from ..video.frames import Frames, Sampling
 
 # %% auto #0
-__all__ = ['QUESTION', 'OPTIONS', 'TOKENS', 'WAYS', 'OF_A_ROW', 'QUANTITIES', 'TOLERANCE', 'OWNERS', 'Case', 'parity_cases',
-           'Asked', 'Shown', 'told_times', 'processed', 'plain_pass', 'completion_scores', 'seen_by_processor',
-           'by_transformers', 'by_sft', 'by_rollout', 'by_update', 'by_evaluation', 'by_vllm', 'sent_pictures',
-           'by_images', 'by_video', 'Difference', 'largest_difference', 'owner_of', 'parity_of', 'parity_table',
-           'parity_lines']
+__all__ = ['QUESTION', 'OPTIONS', 'TOKENS', 'JPEG_QUALITY', 'WAYS', 'OF_A_ROW', 'QUANTITIES', 'TOLERANCE', 'OWNERS', 'RULES',
+           'Case', 'parity_cases', 'Asked', 'Shown', 'told_times', 'times_error', 'own_attention', 'processed',
+           'plain_pass', 'completion_scores', 'tower_features', 'spelt_out_runs', 'report_positions',
+           'processed_moments', 'seen', 'told_to_processor', 'by_transformers', 'by_protocol', 'collated',
+           'batch_features', 'by_sft', 'by_rollout', 'by_update', 'by_evaluation', 'received_prompt', 'by_vllm',
+           'sent_pictures', 'sent_text', 'by_images', 'by_video', 'has_part', 'Difference', 'largest_difference',
+           'cell_of', 'rule_of', 'parity_of', 'parity_table', 'parity_lines']
 
 # %% ../../nbs/5_training/19_parity.ipynb #parity-005
 @dataclass(frozen=True)
@@ -135,13 +139,25 @@ class Asked:
         messages[-1]["content"][:0] = [{"type": "video"}] * (len(self.case.videos) - 1)
         return str(self.processor.apply_chat_template(messages, add_generation_prompt=True))
 
+    @property
+    def has_times_as_text(self) -> bool:
+        """The model is told times as text, whatever its family does (see `tell_times`)."""
+        return getattr(self.processor, "told_times", "own") == "text"
+
+    @property
+    def writes_times(self) -> bool:
+        """Times are in the prompt's text, if anywhere."""
+        return self.has_times_as_text or not self.family.has_seconds
+
+    def encoded(self) -> Prompt:
+        """As a training encodes it."""
+        if self.has_two:
+            return encode_video(self.processor, self.text, *self.clips)
+        return self.encoder(self.row)
+
     def prompt(self) -> Prompt:
         """As a training encodes it, with features of the videos."""
-        if self.has_two:
-            prompt = encode_video(self.processor, self.text, *self.clips)
-        else:
-            prompt = self.encoder(self.row)
-        return with_features(self.model, [prompt])[0]
+        return with_features(self.model, [self.encoded()])[0]
 
     @cached_property
     def completion(self) -> Completion:
@@ -152,11 +168,17 @@ class Asked:
 
     @property
     def rate_error(self) -> float:
-        """Seconds by which one rate misses the frames' own times, at most."""
+        """Seconds by which the even steps that were asked for miss the frames' own times, at most.
+
+        Worked out from the times, not from the rate that comes with the frames.
+        """
+        rate = self.case.sampling.fps
         errors = []
         for clip in self.clips:
-            times = np.unique(clip.times)
-            errors.append(np.abs(times - times[0] - np.arange(len(times)) / clip.fps).max())
+            times = np.unique(clip.times)  # without those that repeat the last
+            has_all = rate and clip.duration * rate - len(clip.times) < 2  # no limit was met
+            step = 1 / rate if rate and has_all else clip.duration / len(times)
+            errors.append(np.abs(times - times[0] - np.arange(len(times)) * step).max())
         return float(max(errors))
 
     @cached_property
@@ -177,7 +199,7 @@ class Asked:
         for clip in self.clips:
             first = clip.times[::size]  # [t]
             last = np.append(clip.times, clip.times[-1])[size - 1 :: size][: len(first)]
-            times.append(first if self.family.has_seconds else (first + last) / 2)
+            times.append((first + last) / 2 if self.writes_times else first)
         return torch.from_numpy(np.concatenate(times))
 
 # %% ../../nbs/5_training/19_parity.ipynb #parity-009
@@ -188,7 +210,7 @@ class Shown:
     Attributes
     ----------
     ids : of the prompt's tokens [P].
-    times : that the model is told of the temporal patches, seconds [Σt].
+    times : that the model is told of the temporal patches, seconds [Σt]; empty if it is told none.
     pixels : flattened patches [N, patch].
     features : of the tower [tokens, (1 + levels) · H].
     grid : of the runs of placeholders, in patches [R, 3].
@@ -233,11 +255,8 @@ class Shown:
             family.runs(prompt.grid),
             positions,
             torch.as_tensor(logps),
-            times - asked.true_times,
+            times_error(times, asked.true_times),
         )
-
-
-_TIME = re.compile(r"<([\d.]+) seconds>")
 
 
 def told_times(asked: Asked, ids: Tensor, grid: Tensor, seconds: Sequence[float]) -> Tensor:
@@ -250,14 +269,48 @@ def told_times(asked: Asked, ids: Tensor, grid: Tensor, seconds: Sequence[float]
     grid : of the videos [V, 3].
     seconds : between the patches of each video.
     """
-    if not asked.family.has_seconds:
-        written = _TIME.findall(asked.processor.tokenizer.decode(ids))
-        return torch.tensor([float(text) for text in written], dtype=torch.float64)
+    if asked.writes_times:
+        reader = Family if asked.has_times_as_text else asked.family
+        written = reader.read_times(asked.processor.tokenizer.decode(ids))
+        return torch.tensor(written, dtype=torch.float64)
     pairs = zip(grid[:, 0].tolist(), seconds, strict=True)
     return torch.cat([torch.arange(t, dtype=torch.float64) * s for t, s in pairs])
 
+
+def times_error(times: Tensor, true: Tensor) -> Tensor | None:
+    """By what told times miss the true ones [n]; None if none are told, inf if not as many.
+
+    Parameters
+    ----------
+    times, true : seconds.
+    """
+    if not len(times):
+        return None
+    return times - true if len(times) == len(true) else torch.tensor([torch.inf])
+
 # %% ../../nbs/5_training/19_parity.ipynb #parity-011
-def processed(asked: Asked, clips: Sequence[Frames], times: Sequence[Any]) -> Any:
+@contextmanager
+def own_attention(model: Any) -> Iterator[None]:
+    """Have a model's text layers in the attention of transformers; at the end in what they had.
+
+    Parameters
+    ----------
+    model : loaded; SFT may have it `attend_row_by_row`, here or in the block.
+    """
+    text = model.config.get_text_config()
+    before = text._attn_implementation
+    if before == ROW_BY_ROW:
+        model.set_attn_implementation({"text_config": "sdpa"})
+    try:
+        yield
+    finally:
+        if text._attn_implementation != before:
+            model.set_attn_implementation({"text_config": before})
+
+
+def processed(
+    asked: Asked, clips: Sequence[Frames], times: Sequence[Any], text: str | None = None
+) -> Mapping[str, Any]:
     """What the model's own processor makes of the conversation.
 
     Parameters
@@ -265,24 +318,31 @@ def processed(asked: Asked, clips: Sequence[Frames], times: Sequence[Any]) -> An
     asked : the question.
     clips : whose pixels are shown.
     times : of each clip, its frames a second and the numbers of its frames at that rate.
+    text : the conversation, if it is not that of the question.
     """
     from transformers.video_utils import VideoMetadata
 
+    text = asked.text if text is None else text
+    if asked.has_times_as_text:
+        return processed_moments(asked, clips, text)
     metadata = [
         VideoMetadata(total_num_frames=len(indices), fps=fps, frames_indices=list(indices))
         for fps, indices in times
     ]
-    return asked.processor(
-        text=[asked.text],
+    inputs: Mapping[str, Any] = asked.processor(
+        text=[text],
         videos=[torch.from_numpy(c.pixels).permute(0, 3, 1, 2) for c in clips],  # [T, 3, H, W]
         video_metadata=metadata,
         do_sample_frames=False,
         do_resize=False,
         return_tensors="pt",
     )
+    return inputs
 
 
-def plain_pass(asked: Asked, inputs: Any, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def plain_pass(
+    asked: Asked, inputs: Mapping[str, Any], positions: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Positions and log-probabilities by transformers: [3, P + C] and [C].
 
     Parameters
@@ -324,25 +384,151 @@ def completion_scores(asked: Asked, logits: Tensor) -> Tensor:
     before = logits[-len(ids) - 1 : -1].float().index_fill(-1, banned, -torch.inf)  # [C, V]
     return before.log_softmax(-1).gather(-1, ids[:, None]).squeeze(-1)
 
-
-def seen_by_processor(asked: Asked, clips: Sequence[Frames], times: Sequence[Any]) -> Shown:
-    """What the processor and a plain forward pass make of frames and the times they are told.
+# %% ../../nbs/5_training/19_parity.ipynb #parity-022
+def tower_features(model: Any, pixels: Tensor, grid: Tensor) -> Tensor:
+    """What the vision tower returns, its levels side by side. [tokens, (1 + levels) · H]
 
     Parameters
     ----------
-    asked, clips, times : as for `processed`.
+    model : loaded.
+    pixels : flattened patches [N, patch].
+    grid : of the videos [V, 3].
     """
-    inputs = processed(asked, clips, times)
-    ids, grid, pixels = (
-        inputs[name] for name in ("input_ids", "video_grid_thw", "pixel_values_videos")
-    )
+    tower = model.model.visual
+    out = tower(pixels.to(tower.device, tower.dtype), grid_thw=grid.to(tower.device))
+    return torch.cat([out.pooler_output, *getattr(out, "deepstack_features", ())], -1)
+
+
+def spelt_out_runs(model: Any, ids: Tensor, grid: Tensor) -> Tensor:
+    """Grids of the runs of placeholders, as they stand in a prompt. [R, 3]
+
+    Parameters
+    ----------
+    model : whose configuration is read.
+    ids : of the prompt [P].
+    grid : of the videos [V, 3].
+    """
+    merge = model.config.vision_config.spatial_merge_size
+    is_video = (ids == model.config.video_token_id).tolist()
+    videos = iter(grid.tolist())
+    runs, left = [], 0  # placeholders of the video that are still to come
+    for length in (len(list(run)) for is_run, run in groupby(is_video) if is_run):
+        if not left:
+            t, h, w = next(videos)
+            left = t * h * w // merge**2
+        runs.append([length * merge**2 // (h * w), h, w])
+        left -= length
+    return torch.tensor(runs)
+
+
+def report_positions(model: Any, ids: Tensor, grid: Tensor, seconds: Sequence[float]) -> Tensor:
+    """Positions by the technical report of Qwen2.5-VL, token by token. [3, L]
+
+    Parameters
+    ----------
+    model : whose configuration is read.
+    ids : of prompt and completion [L].
+    grid : of the videos [V, 3].
+    seconds : between the patches of each video, as the processor has them, in 32 bits.
+    """
+    config = model.config.vision_config
+    merge, rate = config.spatial_merge_size, config.tokens_per_second
+    videos = iter(zip(grid.tolist(), seconds, strict=True))
+    positions: list[tuple[int, int, int]] = []
+    free = 0  # the first position behind all that came before
+    patches: Iterator[tuple[int, int, int]] = iter(())
+    for token in ids.tolist():
+        place = None
+        if token == model.config.video_token_id and (place := next(patches, None)) is None:
+            (t, h, w), step = next(videos)
+            start = free
+            patches = iter(
+                [
+                    (start + int(i * step * rate + 1e-4), start + row, start + column)
+                    for i in range(t)
+                    for row in range(h // merge)
+                    for column in range(w // merge)
+                ]
+            )
+            place = next(patches)
+        positions.append(place or (free, free, free))
+        free = max(free, *(axis + 1 for axis in positions[-1]))
+    return torch.tensor(positions).T
+
+
+def processed_moments(asked: Asked, clips: Sequence[Frames], text: str) -> dict[str, Tensor]:
+    """What processors make of a conversation that tells the times of its frames as text.
+
+    Each temporal patch is a video of one moment, behind its time.
+
+    Parameters
+    ----------
+    asked : the question.
+    clips : the videos.
+    text : the conversation, with a place for each video.
+    """
+    videos, tokenizer = asked.processor.video_processor, asked.processor.tokenizer
+    size = videos.temporal_patch_size
+    pixels, grids = [], []
+    for clip in clips:
+        written = ""
+        for first in range(0, len(clip.times), size):
+            frames = torch.from_numpy(clip.pixels[first : first + size]).permute(0, 3, 1, 2)
+            out = videos(
+                videos=[frames], do_sample_frames=False, do_resize=False, return_tensors="pt"
+            )
+            pixels.append(out["pixel_values_videos"])
+            grids.append(out["video_grid_thw"])
+            times = clip.times[first : first + size]
+            tokens = int(grids[-1].prod()) // videos.merge_size**2
+            place = asked.family.video_place.replace(VIDEO, "\0" * tokens)
+            written += f"<{(times[0] + times[-1]) / 2:.1f} seconds>{place}"
+        text = text.replace(asked.family.video_place, written, 1)
+    ids = tokenizer(text.replace("\0", VIDEO), add_special_tokens=False, return_tensors="pt")
+    is_video = ids["input_ids"] == asked.model.config.video_token_id
+    return {
+        "input_ids": ids["input_ids"],
+        "mm_token_type_ids": 2 * is_video.int(),
+        "pixel_values_videos": torch.cat(pixels),
+        "video_grid_thw": torch.cat(grids),
+        "second_per_grid_ts": torch.ones(len(grids)),  # of one patch: none is between two
+    }
+
+
+def seen(asked: Asked, inputs: Mapping[str, Any]) -> Shown:
+    """What a plain forward pass makes of the processor's output.
+
+    Parameters
+    ----------
+    asked : the question.
+    inputs : of `processed`.
+    """
+    [ids], grid = inputs["input_ids"], inputs["video_grid_thw"]
     seconds = [float(s) for s in inputs.get("second_per_grid_ts", ())]
-    device = asked.model.device
-    features = asked.family.video_features(asked.model, pixels.to(device), grid.to(device))
+    told = told_times(asked, ids, grid, seconds)
     positions, logps = plain_pass(asked, inputs)
-    told = told_times(asked, ids[0], grid, seconds)
-    runs, error = asked.family.runs(grid), told - asked.true_times
-    return Shown(ids[0], told, pixels, features, runs, positions, logps, error)
+    return Shown(
+        ids,
+        told,
+        inputs["pixel_values_videos"],
+        tower_features(asked.model, inputs["pixel_values_videos"], grid),
+        spelt_out_runs(asked.model, ids, grid),
+        positions,
+        logps,
+        times_error(told, asked.true_times),
+    )
+
+
+def told_to_processor(asked: Asked) -> list[Any]:
+    """The true times of each clip, in the form in which its processor can be told them.
+
+    Parameters
+    ----------
+    asked : the question.
+    """
+    if asked.family.has_seconds:
+        return [(clip.fps, range(len(clip.times))) for clip in asked.clips]
+    return [(1.0, clip.times.tolist()) for clip in asked.clips]  # number / rate is a frame's time
 
 
 def by_transformers(asked: Asked) -> tuple[Shown, Shown]:
@@ -352,18 +538,40 @@ def by_transformers(asked: Asked) -> tuple[Shown, Shown]:
     ----------
     asked : the question.
     """
-    if asked.family.has_seconds:
-        times = [(clip.fps, range(len(clip.times))) for clip in asked.clips]
-    else:  # number / rate is the time of a frame
-        times = [(1.0, clip.times.tolist()) for clip in asked.clips]
-    shown = seen_by_processor(asked, asked.clips, times)
-    inputs = processed(asked, asked.clips, times)
-    frames = asked.processor.video_processor.temporal_patch_size
-    seconds = tuple(frames / clip.fps for clip in asked.clips)
+    inputs = processed(asked, asked.clips, told_to_processor(asked))
+    shown = seen(asked, inputs)
+    if not asked.family.has_seconds:
+        return shown, shown
     ids = torch.cat([inputs["input_ids"][0], torch.tensor(asked.completion.ids)])
-    prompt = Prompt(ids, None, inputs["video_grid_thw"], seconds)
-    positions, logps = plain_pass(asked, inputs, asked.family.positions(ids, prompt))
+    seconds = [float(s) for s in inputs["second_per_grid_ts"]]
+    report = report_positions(asked.model, ids, inputs["video_grid_thw"], seconds)
+    positions, logps = plain_pass(asked, inputs, report)
     return shown, replace(shown, positions=positions, logps=logps)
+
+
+JPEG_QUALITY = 95  # of the frames of a video
+
+
+def by_protocol(asked: Asked) -> Shown:
+    """What transformers makes of the most that a request with a video can say.
+
+    Its frames are JPEGs, and one rate gives their times.
+
+    Parameters
+    ----------
+    asked : the question, about one video.
+    """
+    from PIL import Image
+
+    [clip] = asked.clips
+    pictures = []
+    for pixels in clip.pixels:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        pictures.append(np.asarray(Image.open(file)))
+    numbers = np.unique(clip.times, return_inverse=True)[1].tolist()  # [T]
+    shown = replace(clip, pixels=np.stack(pictures))
+    return seen(asked, processed(asked, [shown], [(clip.fps, numbers)]))
 
 # %% ../../nbs/5_training/19_parity.ipynb #parity-013
 class _FixedTarget(TraceCollator):
@@ -375,35 +583,67 @@ class _FixedTarget(TraceCollator):
         return list(self.completion)
 
 
+def collated(asked: Asked, in_one: bool, is_frozen: bool = True) -> dict[str, Any]:
+    """A batch of SFT, with the row in it twice: arguments of the forward, and `labels`.
+
+    Parameters
+    ----------
+    asked : the question.
+    in_one : all rows in one, without padding.
+    is_frozen : the tower; its features are in the batch then, else pixels and grid are.
+    """
+    ids = asked.completion.ids
+    if asked.has_two:
+        prompt = asked.prompt() if is_frozen else asked.encoded()
+        batch = collate([prompt] * 2, [ids] * 2, asked.family)
+        return without_padding(batch) if in_one else batch.model_inputs() | {"labels": batch.labels}
+    features = FeatureCache(asked.model, None) if is_frozen else None
+    collator = _FixedTarget([asked.row], asked.encoder, asked.family, features, in_one)
+    collator.completion = ids
+    return collator([{"index": 0}] * 2)
+
+
+def batch_features(inputs: Mapping[str, Any]) -> Tensor:
+    """The features of the last row of a batch. [tokens, (1 + levels) · H]
+
+    Parameters
+    ----------
+    inputs : arguments of the forward, of rows with features.
+    """
+    output = inputs["mm_encoder_outputs"]["video"]
+    levels = [level[-1] for level in output.deepstack_features]
+    return torch.cat([output.pooler_output[-1], *levels], -1)
+
+
 def by_sft(asked: Asked) -> Shown:
     """The collator of SFT, with cached features, and the forward pass that its loss is made of.
 
     The row is in a batch twice, without padding where SFT has none; the second one is looked at.
+    Pixels and grid are those of a batch for a tower that is trained, which has no features.
 
     Parameters
     ----------
     asked : the question.
     """
-    ids, prompt = asked.completion.ids, asked.prompt()
-    in_one = attends_row_by_row(asked.model)
-    if asked.has_two:
-        batch = collate([prompt] * 2, [ids] * 2, asked.family)
-        inputs = without_padding(batch) if in_one else batch.model_inputs()
-    else:
-        features = FeatureCache(asked.model, None)
-        collator = _FixedTarget([asked.row], asked.encoder, asked.family, features, in_one)
-        collator.completion = ids
-        inputs = collator([{"index": 0}] * 2)
-    labels = inputs.pop("labels", None)
-    own = (0, slice(-inputs["row_lengths"][-1], None)) if in_one else (1, slice(None))
-    device = asked.model.device
-    placed = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    logits = asked.model(**placed, use_cache=False).logits[own]
+    ids = asked.completion.ids
+    with own_attention(asked.model):
+        in_one = attends_row_by_row(asked.model)
+        inputs, raw = collated(asked, in_one), collated(asked, in_one, is_frozen=False)
+        labels = inputs.pop("labels")
+        own = (0, slice(-inputs["row_lengths"][-1], None)) if in_one else (1, slice(None))
+        device = asked.model.device
+        placed = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+        logits = asked.model(**placed, use_cache=False).logits[own]
+    assert labels[own][-len(ids) :].tolist() == ids
+    prompt = replace(
+        asked.prompt(),
+        input_ids=inputs["input_ids"][own][: -len(ids)],
+        pixels=raw["pixel_values_videos"].chunk(2)[1],
+        grid=raw["video_grid_thw"].chunk(2)[1],
+        features=batch_features(inputs),
+    )
     positions = inputs["position_ids"][:, own[0], own[1]]
-    shown = Shown.of(asked, prompt, completion_scores(asked, logits), positions)
-    is_completion = slice(-len(ids), None)
-    assert labels is None or labels[own][is_completion].tolist() == ids
-    return replace(shown, ids=inputs["input_ids"][own][: -len(ids)])
+    return Shown.of(asked, prompt, completion_scores(asked, logits), positions)
 
 
 def by_rollout(asked: Asked) -> Shown:
@@ -442,23 +682,42 @@ def by_evaluation(asked: Asked) -> Shown:
     return Shown.of(asked, prompt, logps)
 
 
+def received_prompt(request: EngineRequest, family: Family) -> Prompt:
+    """A prompt as an engine has it: features go where the request says, whatever the ids are.
+
+    Parameters
+    ----------
+    request : as `engine_request` returns it.
+    family : the model's constants.
+    """
+    ids = torch.tensor(request.ids)
+    is_video = torch.zeros(len(ids), dtype=torch.bool)
+    for place in request.places:
+        its_own = torch.ones(place.length, dtype=torch.bool) if place.mask is None else place.mask
+        is_video[place.first : place.first + place.length] = its_own
+    ids[ids == family.video_token] = family.pad_token
+    ids[is_video] = family.video_token
+    tensors = request.tensors
+    seconds = tensors["second_per_grid_ts"].tolist() if family.has_seconds else ()
+    features = torch.cat(tensors["video_embeds"].split(request.lengths))
+    return Prompt(ids, None, tensors["video_grid_thw"], tuple(seconds), features)
+
+
 def by_vllm(asked: Asked) -> Shown:
-    """What vLLM's engine is sent: token ids, features, grids, seconds (see `model.vllm_input`).
+    """What vLLM's engine is sent (see `model.vllm_input`), for which vLLM need not be installed.
 
     Parameters
     ----------
     asked : the question.
     """
-    prompt = asked.prompt()
-    sent = engine_tensors(prompt, asked.family)
-    seconds = sent["second_per_grid_ts"].tolist() if asked.family.has_seconds else ()
-    received = Prompt(
-        prompt.input_ids, None, sent["video_grid_thw"], tuple(seconds), sent["video_embeds"]
-    )
-    logps, _ = group_logps(asked.model, received, [asked.completion.ids], asked.family)
-    return Shown.of(asked, received, logps)
+    prompt = received_prompt(engine_request(asked.prompt(), asked.family), asked.family)
+    logps, _ = group_logps(asked.model, prompt, [asked.completion.ids], asked.family)
+    return Shown.of(asked, prompt, logps)
 
 # %% ../../nbs/5_training/19_parity.ipynb #parity-015
+_TIME = re.compile(r"<([\d.]+) seconds>")  # of a picture
+
+
 def sent_pictures(url: str) -> np.ndarray:
     """The pictures in a `data:` address, one or several. [T, H, W, 3] uint8
 
@@ -472,6 +731,24 @@ def sent_pictures(url: str) -> np.ndarray:
     return np.stack([np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files])
 
 
+def sent_text(asked: Asked, messages: Sequence[Mapping[str, Any]]) -> str:
+    """The conversation of a request, with one place for its video or for all of its pictures.
+
+    Parameters
+    ----------
+    asked : the question.
+    messages : of the request.
+    """
+    turns = []
+    for message in messages:
+        content = message["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        words = [p for p in parts if p["type"] == "text" and not _TIME.fullmatch(p["text"])]
+        video = [{"type": "video"}] if any("_url" in p["type"] for p in parts) else []
+        turns.append({"role": message["role"], "content": [*video, *words]})
+    return str(asked.processor.apply_chat_template(turns, add_generation_prompt=True))
+
+
 def by_images(asked: Asked) -> Shown:
     """What a server is sent as pictures with their times.
 
@@ -479,14 +756,17 @@ def by_images(asked: Asked) -> Shown:
     ----------
     asked : the question.
     """
-    parts = served_request(asked.question, asked.clips[0], "images").messages[-1]["content"]
+    messages = served_request(asked.question, asked.clips[0], "images").messages
+    parts = messages[-1]["content"]
     urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
     texts = [part["text"] for part in parts if part["type"] == "text"]
     times = [float(match[1]) for text in texts if (match := _TIME.fullmatch(text))]
     shown = replace(asked.clips[0], pixels=np.concatenate([sent_pictures(url) for url in urls]))
-    patches = encode_video(asked.processor, asked.text, shown).pixels
-    error = torch.tensor(times, dtype=torch.float64) - torch.from_numpy(shown.times)
-    return Shown(pixels=patches, error=error)
+    text = sent_text(asked, messages)
+    inputs = processed(asked, [shown], told_to_processor(asked), text)
+    told = torch.tensor(times, dtype=torch.float64)
+    error = times_error(told, torch.from_numpy(shown.times))
+    return Shown(inputs["input_ids"][0], pixels=inputs["pixel_values_videos"], error=error)
 
 
 def by_video(asked: Asked) -> Shown:
@@ -500,7 +780,8 @@ def by_video(asked: Asked) -> Shown:
     [url] = [p["video_url"]["url"] for p in request.messages[-1]["content"] if "video_url" in p]
     told = request.fields["media_io_kwargs"]["video"]
     shown = replace(asked.clips[0], pixels=sent_pictures(url))
-    return seen_by_processor(asked, [shown], [(told["fps"], told["frames_indices"])])
+    times = [(told["fps"], told["frames_indices"])]
+    return seen(asked, processed(asked, [shown], times, sent_text(asked, request.messages)))
 
 
 WAYS: dict[str, Callable[[Asked], Shown]] = {
@@ -513,6 +794,19 @@ WAYS: dict[str, Callable[[Asked], Shown]] = {
     "video": by_video,
 }
 OF_A_ROW = ("evaluation", "images", "video")  # ways that a row takes, which has one video
+
+
+def has_part(asked: Asked, way: str) -> bool:
+    """Whether a question can go this way.
+
+    Parameters
+    ----------
+    asked : the question.
+    way : a key of `WAYS`.
+    """
+    if way == "video" and asked.has_times_as_text:  # a server's processor tells them its own way
+        return False
+    return way not in OF_A_ROW or not asked.has_two
 
 # %% ../../nbs/5_training/19_parity.ipynb #parity-017
 QUANTITIES = {  # what is compared → the field of `Shown`
@@ -530,6 +824,17 @@ OWNERS = {
     "a": "transformers 5's: text behind a video begins after its width, not after its last second",
     "b": "the family's, or the protocol's: one rate for all frames of a video",
     "c": "the protocol's: a video goes as JPEGs",
+}
+RULES = {  # what may differ by a rule, and by whose
+    "report": {"positions": "a", "log-probs": "a"},
+    "protocol": {
+        "token ids": "b",  # where times are text
+        "times": "b",
+        "positions": "b",  # where that text is of another length
+        "pixels": "c",
+        "features": "c",
+        "log-probs": "c",
+    },
 }
 
 
@@ -555,6 +860,11 @@ class Difference:
         """Within the tolerance, or without a part."""
         return self.size is None or self.size <= TOLERANCE.get(self.quantity, 0.0)
 
+    @property
+    def is_fault(self) -> bool:
+        """A difference that nobody owns."""
+        return not self.is_equal and not self.owner
+
     def __str__(self) -> str:
         if self.size is None:
             return "–"
@@ -569,43 +879,48 @@ def largest_difference(one: Tensor | None, other: Tensor | None) -> float | None
 
     Parameters
     ----------
-    one, other : of any kinds of numbers.
+    one, other : of any kinds of numbers; None, or both empty, for what is missing.
     """
-    if one is None or other is None:
+    if one is None or other is None or one.numel() == other.numel() == 0:
         return None
     if one.shape != other.shape:
         return float("inf")
     return float((one.detach().cpu().double() - other.detach().cpu().double()).abs().max())
 
 
-def owner_of(
-    way: str, quantity: str, asked: Asked, size: float | None, to_report: float | None
-) -> str:
-    """Whose a difference is, a key of `OWNERS`; "" if nobody is known for it.
+def cell_of(
+    asked: Asked, quantity: str, way: str, shown: Shown, sides: Sequence[Shown]
+) -> Difference:
+    """One cell of the table.
 
     Parameters
     ----------
-    way, quantity : which cell.
     asked : the question.
-    size : of the difference.
-    to_report : of the difference from the pass with the report's positions.
+    quantity, way : which cell.
+    shown : what the way makes of the question.
+    sides : what transformers makes of it, and what it makes of it by the rule of `rule_of`.
     """
-    if size is None:
-        return ""
-    has_seconds = asked.family.has_seconds
-    follows_report = to_report is not None and to_report <= TOLERANCE.get(quantity, 0.0)
-    if has_seconds and quantity in ("positions", "log-probs") and follows_report:
-        return "a"
-    missed = asked.rate_error + TOLERANCE["times, true"]  # two of these are rounded to a tenth
-    if quantity == "times, true" and (has_seconds or way == "video") and size <= missed:
-        return "b"
-    if way == "video" and quantity == "times" and size <= 2 * missed:
-        return "b"
-    if way == "video" and quantity == "token ids" and asked.rate_error > 0.01:
-        return "b"  # the times are text
-    if way == "video" and quantity in ("pixels", "features", "log-probs"):
-        return "c"
-    return ""
+    field = QUANTITIES[quantity]
+    if field == "error":
+        size = None if shown.error is None else float(shown.error.abs().max())
+        by_rate = rule_of(way) == "protocol" or not asked.writes_times
+        rounded = TOLERANCE[quantity if asked.writes_times else "times"]
+        is_owned = by_rate and size is not None and size <= asked.rate_error + rounded
+        return Difference(asked.case.name, quantity, way, size, "b" if is_owned else "")
+    size, to_rule = (largest_difference(getattr(shown, field), getattr(s, field)) for s in sides)
+    follows = to_rule is not None and to_rule <= TOLERANCE.get(quantity, 0.0)
+    owner = RULES[rule_of(way)].get(quantity, "") if follows else ""
+    return Difference(asked.case.name, quantity, way, size, owner)
+
+
+def rule_of(way: str) -> str:
+    """By whose rule a way may differ from transformers, a key of `RULES`.
+
+    Parameters
+    ----------
+    way : a key of `WAYS`.
+    """
+    return "protocol" if way == "video" else "report"
 
 
 def parity_of(asked: Asked) -> list[Difference]:
@@ -615,27 +930,18 @@ def parity_of(asked: Asked) -> list[Difference]:
     ----------
     asked : the question about it.
     """
-    with torch.no_grad():
+    with torch.no_grad(), own_attention(asked.model):
         theirs, report = by_transformers(asked)
+        protocol = by_protocol(asked) if has_part(asked, "video") else theirs
         ways = {
-            name: Shown() if asked.has_two and name in OF_A_ROW else way(asked)
-            for name, way in WAYS.items()
+            name: way(asked) if has_part(asked, name) else Shown() for name, way in WAYS.items()
         }
-    cells = []
-    for quantity, attribute in QUANTITIES.items():
-        for name, shown in ways.items():
-            if quantity == "times, true":
-                reference = None if shown.error is None else torch.zeros_like(shown.error)
-                size = largest_difference(shown.error, reference)
-                to_report = size
-            else:
-                size, to_report = (
-                    largest_difference(getattr(shown, attribute), getattr(side, attribute))
-                    for side in (theirs, report)
-                )
-            owner = owner_of(name, quantity, asked, size, to_report)
-            cells.append(Difference(asked.case.name, quantity, name, size, owner))
-    return cells
+    rules = {"report": report, "protocol": protocol}
+    return [
+        cell_of(asked, quantity, name, shown, (theirs, rules[rule_of(name)]))
+        for quantity in QUANTITIES
+        for name, shown in ways.items()
+    ]
 
 
 def parity_table(model: Any, processor: Any, cases: Sequence[Case]) -> list[Difference]:
