@@ -7,7 +7,7 @@
 OUT (default runs/tiny-base, of Qwen3-VL runs/tiny-qwen3-vl) keeps the checkpoint: killed and
 started again, the training goes on. DIR is data/tiny-base or data/tiny-qwen3-vl.
 Its recipe and seed are `videothinker.toy.base.BaseTrainingPlan`; nbs/8_toy/05_base.ipynb explains
-them. About 90 minutes on two cores.
+them. One and a half to two hours on two cores.
 """
 
 from __future__ import annotations
