@@ -132,10 +132,11 @@ class RayWorkers:
     def _number(self, workers: int, needs: Mapping[str, float], engines: int) -> int:
         """How many workers to start; what they need is noted, for the next to know."""
         taken = {name: sum(other._taken[name] for other in self._open) for name in needs}
-        left = _left(self._ray.cluster_resources(), taken)
         if workers == 0:
             workers = _room(self._ray, needs, engines, taken)
-        elif any(taken.values()) and not _fitting(left, needs):
+        elif any(taken.values()) and not _fitting(
+            _left(self._ray.cluster_resources(), taken), needs
+        ):
             raise InputError(
                 "the cluster is full of workers for another model of this command; give fewer to "
                 f"each (--ray-workers; it is {workers})"
