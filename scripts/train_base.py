@@ -152,6 +152,8 @@ def main(argv: list[str] | None = None) -> None:
         "--measure", action="store_true", help="train nothing: measure the model that is in --to"
     )
     args = parser.parse_args(argv)
+    if args.processes < 1:
+        parser.error(f"--processes {args.processes}: at least one has to train")
 
     from videothinker.model.loading import load_model
     from videothinker.toy.base import BaseTrainingPlan
@@ -167,7 +169,10 @@ def main(argv: list[str] | None = None) -> None:
         if args.steps:
             return
         print("\n".join(publish(out, to, args.family)))
-    model, processor = load_model(to)
+    try:
+        model, processor = load_model(to)
+    except FileNotFoundError as error:
+        parser.error(str(error))
     for split, clips in (("test", 150), ("ood", 60)):
         for kind, row in measure(model, processor, test_questions(split, clips)).items():
             shares = ", ".join(f"{k} {row[k]:.1%}" for k in ("phrase", "letter", "chance"))

@@ -453,12 +453,11 @@ def train_vision(
             hits = [(x.argmax(-1) == labels[:, i]).sum() / batch for i, x in enumerate(logits)]
             sums = torch.stack([loss.detach(), *hits])
             sum_over_processes([sums])
-            names = ("loss", "colour", "shape", "motion")
-            row = dict(zip(names, (round(x, 4) for x in sums.tolist()), strict=True))
-            row = {"step": step + 1} | row
-            if log is None or process_share()[0] > 0:
-                continue
-            append_row(log, row | {"seconds": round(time.time() - begin, 1)})
+            if log is not None and process_share()[0] == 0:
+                names = ("loss", "colour", "shape", "motion")
+                shares = dict(zip(names, (round(x, 4) for x in sums.tolist()), strict=True))
+                seconds = round(time.time() - begin, 1)
+                append_row(log, {"step": step + 1, **shares, "seconds": seconds})
 
 # %% ../../nbs/8_toy/05_base.ipynb #c08b-030
 # until which step, which clips, and how many rows of each kind a step has: with a clip, text only
