@@ -22,6 +22,7 @@ ROWS = (  # recipe, GPUs, how accelerate divides the training
     ("qwen3-vl-8b/grpo-lora-80g", "1xA100-80G", "ddp"),
     ("qwen3-vl-8b/sft", "8xH100-80G", "zero2"),
     ("qwen3-vl-8b/grpo", "8xH100-80G", "fsdp2"),
+    ("qwen3-vl-8b/grpo-vllm", "8xH100-80G", "fsdp2"),
 )
 FAMILIES = {"qwen2.5-vl": "Qwen2.5-VL", "qwen3-vl": "Qwen3-VL"}
 HEAD = ("recipe", "GPUs", "tokens of a prompt", "memory of each GPU", "Tflop of a step on each")
@@ -35,7 +36,7 @@ def model_of(recipe: str) -> str:
 
 def cells(recipe: str, gpus: str, sharding: str, plan: CostEstimate) -> tuple[str, ...]:
     """One line of the table."""
-    used, room = sum(plan.memory.values()) / 1e9, plan.room / 1e9
+    used, room = plan.peak / 1e9, plan.room / 1e9
     fit = f"{used:.0f} of {room:.0f} GB" + ("" if plan.fits else ", does not fit")
     count, _, kind = gpus.partition("x")
     name = f"{count} × {kind}" + (f" ({sharding})" if sharding != "ddp" else "")

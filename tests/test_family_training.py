@@ -15,6 +15,7 @@ import torch
 from accelerate.utils import DynamoBackend
 from conftest import ROOT, load_script
 from families import SIDES, save_third, save_tiny
+from transformers import PreTrainedModel
 
 from videothinker.configs import TINY_BASES, base_model_path
 from videothinker.json_files import read_json
@@ -176,6 +177,35 @@ def test_sft_learns_the_same_with_padding_and_without(
     assert losses["default"] == pytest.approx(losses["checkpointing"], abs=1e-6)
     assert losses["default"] == pytest.approx(losses["padded"], abs=1e-4)
     assert losses["default"] != losses["noise"]
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_other_attention_kernels_give_the_same_losses(
+    family: str,
+    stage: str,
+    world: tuple[Path, list[Sample]],
+    bases: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []  # of policy, and of GRPO's reference
+    load = PreTrainedModel.from_pretrained.__func__
+
+    def seen(cls: Any, *args: Any, **options: Any) -> Any:
+        loaded = load(cls, *args, **options)
+        asked.append(loaded[0].config.vision_config._attn_implementation)
+        return loaded
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(seen))
+    losses = {}
+    for name in (None, "eager"):
+        asked.clear()
+        options = {"attn_implementation": name, "freeze_vision": False}
+        done = train(world, bases[family], family, tmp_path / str(name), stage, **options)
+        losses[name] = [row["loss"] for row in done["log"] if "loss" in row]
+        assert set(asked) == {name or "sdpa"} and len(asked) == (1 if stage == "sft" else 2)
+    assert losses["eager"] == pytest.approx(losses[None], abs=1e-4) and len(losses[None]) == 2
 
 
 def test_a_model_that_is_compiled_keeps_its_padding() -> None:

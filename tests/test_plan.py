@@ -100,6 +100,27 @@ def test_adapters_on_divided_weights_are_not_smaller() -> None:
     assert fsdp2.memory["reference"] == 0
 
 
+def test_an_engine_that_sleeps_shares_its_gpu_with_the_update() -> None:
+    """8B on eight GPUs of 80 GB, of which vLLM has 0.35, 28 GB.
+
+    Beside it while it draws: a whole copy, parts of the weights, gradients, averages and reference,
+    and a buffer; in the update also the copy's gradients and the activations.
+    """
+    name, gpus, model = "qwen3-vl-8b/grpo-vllm", "8xH100-80G", "Qwen/Qwen3-VL-8B-Instruct"
+    recipe = read_recipe(name)
+    awake = apply_overrides(recipe, ["train.vllm_enable_sleep_mode=false"])
+    server = apply_overrides(recipe, ["train.vllm_mode=server"])
+    asleep, always, elsewhere = (
+        plan_training(r, gpus, model, sharding="fsdp2") for r in (recipe, awake, server)
+    )
+    update = sum(asleep.memory.values())
+    staying = "whole copy", "weights", "gradients", "optimizer", "reference", "buckets"
+    assert asleep.peak == pytest.approx(28e9 + sum(asleep.memory[part] for part in staying))
+    assert update < asleep.peak < asleep.room and asleep.fits
+    assert always.peak == update + 28e9 and always.changes == ("vllm_enable_sleep_mode: true",)
+    assert elsewhere.peak == update and elsewhere.fits and not elsewhere.sleeps
+
+
 def test_the_residual_stream_has_the_type_of_the_weights() -> None:
     """3B, P 1483, C 1024, 8 completions, checkpointed, weights in 32 bits below autocast.
 

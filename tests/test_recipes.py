@@ -159,6 +159,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no rows": ({"rows": 0}, "`rows` must be at least 1"),
     "model": ({"model": 7}, "`model`"),
     "revision": ({"revision": 1.0}, "`revision`"),
+    "attention": ({"attn_implementation": True}, "`attn_implementation`"),
     "sampling key": ({"sampling": {"frames": 8}}, "'frames'"),
     "size": ({"sampling": {"size": 56}}, "`sampling` sets size: 56"),
     "fps": ({"sampling": {"fps": "2"}}, "`sampling` sets fps: the text '2'"),

@@ -172,7 +172,14 @@ LORA = {"r": 4, "target_modules": ["q_proj", "v_proj", "down_proj"]}
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("tower", {"freeze_vision": False}), ("lora", {"peft": LORA}), ("two", {"processes": 2})],
+    [
+        ("tower", {"freeze_vision": False}),
+        ("lora", {"peft": LORA}),
+        ("two", {"processes": 2}),
+        # the stand-in fails when it is woken without having slept, or handed weights in its sleep
+        ("asleep", {"vllm_enable_sleep_mode": True, "dynamic_sampling": 1}),
+        ("two-asleep", {"vllm_enable_sleep_mode": True, "processes": 2}),
+    ],
 )
 def test_an_engine_in_the_training_process(world: Path, name: str, options: dict) -> None:
     check(steps_of(world, name, **options))

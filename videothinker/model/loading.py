@@ -26,7 +26,7 @@ from ..video.frames import Sampling
 
 # %% auto #0
 __all__ = ['sampling_of', 'settings_file', 'Settings', 'PatchProjection', 'fast_patches', 'checked_device', 'readable_weights',
-           'check_weights', 'keep_frequencies', 'load_model', 'save_model']
+           'known_attention', 'check_weights', 'keep_frequencies', 'load_model', 'save_model']
 
 # %% ../../nbs/4_model/04_loading.ipynb #c08-017
 def sampling_of(values: Mapping[str, Any], where: str = "sampling") -> Sampling:
@@ -186,6 +186,23 @@ def readable_weights(path: str | Path) -> Iterator[None]:
         raise InputError(f"{path}: weights of other sizes than config.json says") from None
 
 
+@contextmanager
+def known_attention(attn_implementation: str | None) -> Iterator[None]:
+    """Say in one line that there are no such attention kernels here, as InputError.
+
+    Parameters
+    ----------
+    attn_implementation : that transformers is asked for; None for its own choice.
+    """
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        if attn_implementation is None:
+            raise
+        reason = str(error).splitlines()[0]
+        raise InputError(f"attn_implementation={attn_implementation!r}: {reason}") from None
+
+
 def check_weights(path: str | Path, info: Mapping[str, Any]) -> None:
     """Refuse a model of which weights were not in its files, and are random.
 
@@ -226,6 +243,7 @@ def load_model(
     device: str | None = None,
     quantization: dict[str, Any] | None = None,
     revision: str | None = None,
+    attn_implementation: str | None = None,
 ) -> tuple[Any, Any]:
     """Load a model (in evaluation mode) of any known family, and its processor.
 
@@ -239,24 +257,33 @@ def load_model(
     quantization : fields of `transformers.BitsAndBytesConfig`, such as {"load_in_4bit": True};
         tower and head stay as they are.
     revision : branch, tag or commit of a hub name.
+    attn_implementation : of the tower and of plain forward passes: `sdpa`, `eager`,
+        `flash_attention_2`, …; None for transformers' choice.
 
     Raises
     ------
     FileNotFoundError : `path` looks like a local folder but holds no model.
     InputError : the model is of no known family, some of its weights are missing or damaged, or
-        there is no such device.
+        there is no such device or attention.
     """
     from transformers import AutoProcessor, BitsAndBytesConfig
+    from transformers.integrations import is_deepspeed_zero3_enabled
 
     family = check_family(path, revision)
     device = checked_device(device)
-    options: dict[str, Any] = {"dtype": dtype, "revision": revision}
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "revision": revision,
+        "attn_implementation": attn_implementation,
+    }
     if quantization:
         # matched from the start of a module's whole name (`model.visual.blocks.0.…`), or at its end
         skip = {"llm_int8_skip_modules": ["lm_head", r".*\bvisual"]}
         options["quantization_config"] = BitsAndBytesConfig(**skip | quantization)
+    if quantization or (device != "cpu" and not is_deepspeed_zero3_enabled()):
+        # each weight on its own: eight processes of a machine have no eight copies in its memory
         options["device_map"] = {"": device}
-    with readable_weights(path):
+    with readable_weights(path), known_attention(attn_implementation):
         model, info = family.model_class().from_pretrained(
             path, output_loading_info=True, **options
         )

@@ -100,6 +100,7 @@ USED = frozenset(
         "vllm_mode",
         "vllm_max_model_length",
         "vllm_gpu_memory_utilization",
+        "vllm_enable_sleep_mode",
         "vllm_server_base_url",
         "vllm_server_host",
         "vllm_server_port",
@@ -599,6 +600,8 @@ class VideoGRPOTrainer(Trainer):
         for _ in range(self.args.dynamic_sampling):
             if not self.replace_dead(rollouts, step):
                 break
+        if self.engine:
+            self.engine.rest()
         return rollouts
 
     def roll_out(self, rows: Mapping[int, StepRow], step: StepRows) -> dict[int, Rollout]:
@@ -884,7 +887,12 @@ def train_grpo(job: TrainingJob) -> dict[str, Any]:
         model = get_peft_model(model, lora_config(recipe.peft, args.freeze_vision, args.seed))
     elif args.beta:
         # not yet on the GPU, where of a divided one a part alone has room
-        reference, _ = load_model(job.model, device="cpu", revision=recipe.revision)
+        reference, _ = load_model(
+            job.model,
+            device="cpu",
+            revision=recipe.revision,
+            attn_implementation=recipe.attn_implementation,
+        )
         reference.requires_grad_(False)
     callbacks = [checkpoint_mark(setup.settings), exact_buffers(model), *job.callbacks]
     trainer = VideoGRPOTrainer(

@@ -39,6 +39,8 @@ class Recipe:
     peft : fields of `peft.LoraConfig`; None for full fine-tuning.
     quantization : fields of `transformers.BitsAndBytesConfig`, for the frozen weights below
         adapters (QLoRA).
+    attn_implementation : attention kernels of the tower and of SFT's passes (see `load_model`);
+        None for transformers' choice.
     train : fields of `trl.SFTConfig`, or of `VideoGRPOConfig`.
     rows : train on the first so many rows; None for all.
     """
@@ -53,6 +55,7 @@ class Recipe:
     rewards: tuple[str, ...] = ("correct", "format")
     peft: dict[str, Any] | None = None
     quantization: dict[str, Any] | None = None
+    attn_implementation: str | None = None
     train: dict[str, Any] = field(default_factory=dict)
     rows: int | None = None
 
@@ -66,8 +69,10 @@ class Recipe:
         """The recipe as JSON values; of the sampling only the fields that are set."""
         sampling = {k: v for k, v in self.sampling.to_dict().items() if v is not None}
         values = asdict(self) | {"sampling": sampling, "rewards": list(self.rewards)}
-        if self.times == "own":  # a run from before there was a choice stays what it is
-            del values["times"]
+        # a run from before there was a choice stays what it is
+        for name, default in (("times", "own"), ("attn_implementation", None)):
+            if values[name] == default:
+                del values[name]
         return values
 
 # %% ../../nbs/5_training/08_job.ipynb #job-009

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from videothinker.model.family import Family
 
 # %% auto #0
-__all__ = ['SHARDING', 'BUCKET', 'GPUS', 'USABLE', 'LIBRARIES', 'CHANGES', 'PROJECTIONS', 'ADAPTERS', 'published_configs',
-           'config_of', 'parameters_of', 'Shape', 'Load', 'load_of', 'group_size', 'rows_of', 'is_checkpointed',
-           'step_flops', 'copies_whole', 'widths', 'layer_activations', 'update_activations', 'trained_parameters',
-           'optimizer_bytes', 'state_memory', 'memory_of', 'parse_gpus', 'CostEstimate', 'smaller_batch',
-           'changes_that_fit', 'check_place', 'plan_training', 'plan_lines']
+__all__ = ['SHARDING', 'BUCKET', 'GPUS', 'USABLE', 'LIBRARIES', 'TRANSIENT', 'CHANGES', 'PROJECTIONS', 'ADAPTERS',
+           'published_configs', 'config_of', 'parameters_of', 'Shape', 'Load', 'load_of', 'group_size', 'rows_of',
+           'is_checkpointed', 'step_flops', 'copies_whole', 'widths', 'layer_activations', 'update_activations',
+           'trained_parameters', 'optimizer_bytes', 'state_memory', 'memory_of', 'parse_gpus', 'CostEstimate',
+           'peak_memory', 'draws_beside', 'smaller_batch', 'sleeping_engine', 'changes_that_fit', 'check_place',
+           'plan_training', 'plan_lines']
 
 # %% ../../nbs/5_training/18_plan.ipynb #c17a-005
 def published_configs() -> dict[str, Any]:
@@ -515,6 +516,9 @@ def parse_gpus(text: str) -> tuple[int, str]:
     return int(match[1] or 1), kind
 
 # %% ../../nbs/5_training/18_plan.ipynb #c17a-025
+TRANSIENT = ("activations", "logits", "its gradients")  # not there while completions are drawn
+
+
 @dataclass(frozen=True)
 class CostEstimate:
     """What a recipe costs on some GPUs.
@@ -529,6 +533,7 @@ class CostEstimate:
     engine : bytes that vLLM keeps of each GPU when it draws the completions, 0 for a server; None
         without vLLM.
     engine_needs : bytes of its weights and of the keys and values of one completion.
+    sleeps : vLLM gives its memory back for the update.
     """
 
     load: Load
@@ -538,21 +543,54 @@ class CostEstimate:
     changes: tuple[str, ...] = ()
     engine: float | None = None
     engine_needs: float = 0.0
+    sleeps: bool = False
+
+    @property
+    def peak(self) -> float:
+        """Bytes on each GPU at most."""
+        return peak_memory(self.memory, self.engine or 0.0, self.sleeps)
 
     @property
     def fits(self) -> bool:
         """True if it fits as it is."""
-        return sum(self.memory.values()) <= self.room and not self.engine_lacks
+        return self.peak <= self.room and not self.engine_lacks
 
     @property
     def engine_lacks(self) -> bool:
         """True if a vLLM in the same process has too little."""
         return 0 < (self.engine or 0.0) < self.engine_needs
 
+
+def peak_memory(memory: dict[str, float], engine: float, sleeps: bool) -> float:
+    """Bytes on a GPU at most: in the update, or while an engine draws that sleeps in the update.
+
+    Parameters
+    ----------
+    memory : bytes of the training, by part.
+    engine : bytes of vLLM.
+    sleeps : it gives them back for the update.
+    """
+    update = sum(memory.values())
+    if not sleeps:
+        return update + engine
+    resting = sum(size for part, size in memory.items() if part not in TRANSIENT)
+    return max(update, resting + engine)
+
 # %% ../../nbs/5_training/18_plan.ipynb #plan-05
 def _with(recipe: Recipe, **train: Any) -> Recipe:
     """A recipe with other trainer fields."""
     return replace(recipe, train=recipe.train | train)
+
+
+def draws_beside(recipe: Recipe) -> bool:
+    """Return True if vLLM draws the completions on the GPUs of the training.
+
+    Parameters
+    ----------
+    recipe : of either stage.
+    """
+    train = recipe.train
+    return bool(train.get("use_vllm")) and train.get("vllm_mode", "colocate") == "colocate"
 
 
 def smaller_batch(recipe: Recipe) -> Recipe:
@@ -567,8 +605,19 @@ def smaller_batch(recipe: Recipe) -> Recipe:
     return _with(recipe, per_device_train_batch_size=per_device, gradient_accumulation_steps=more)
 
 
+def sleeping_engine(recipe: Recipe) -> Recipe:
+    """A vLLM on the same GPU that sleeps in the update; another recipe as it is.
+
+    Parameters
+    ----------
+    recipe : stays as it is.
+    """
+    return _with(recipe, vllm_enable_sleep_mode=True) if draws_beside(recipe) else recipe
+
+
 CHANGES: dict[str, Callable[[Recipe], Recipe]] = {
     "gradient_checkpointing: true": lambda r: _with(r, gradient_checkpointing=True),
+    "vllm_enable_sleep_mode: true": sleeping_engine,
     "one row (SFT) or one prompt (GRPO) in a micro-batch, and gradient_accumulation_steps higher "
     "by as much": smaller_batch,
     "update_rows: 1 (GRPO)": lambda r: _with(r, update_rows=1) if r.stage == "grpo" else r,
@@ -637,9 +686,14 @@ def _engine_memory(recipe: Recipe, gigabytes: int) -> float | None:
     """Bytes that vLLM keeps of a GPU: 0 for a server elsewhere, None without vLLM."""
     if not recipe.train.get("use_vllm"):
         return None
-    if recipe.train.get("vllm_mode", "colocate") != "colocate":
+    if not draws_beside(recipe):
         return 0.0
     return gigabytes * 1e9 * recipe.train.get("vllm_gpu_memory_utilization", 0.3)
+
+
+def _sleeps(recipe: Recipe) -> bool:
+    """True if a vLLM on the same GPU sleeps in the update."""
+    return draws_beside(recipe) and bool(recipe.train.get("vllm_enable_sleep_mode"))
 
 
 def check_place(recipe: Recipe, gpus: str, sharding: str = "ddp") -> tuple[int, str]:
@@ -696,10 +750,11 @@ def plan_training(
     counts = parameters_of(name)
     load = load_of(recipe, duration, answer, config)
     engine = _engine_memory(recipe, GPUS[kind])
-    room = GPUS[kind] * 1e9 * USABLE - LIBRARIES - (engine or 0.0)
+    room = GPUS[kind] * 1e9 * USABLE - LIBRARIES
 
     def need(changed: Recipe, how: str) -> float:
-        return sum(memory_of(shape, counts, changed, load, n, how).values())
+        memory = memory_of(shape, counts, changed, load, n, how)
+        return peak_memory(memory, engine or 0.0, _sleeps(changed))
 
     one_completion = 4.0 * shape.keys * shape.layers * (load.prompt + load.longest)
     return CostEstimate(
@@ -710,6 +765,7 @@ def plan_training(
         changes_that_fit(recipe, sharding, n, room, need),
         engine,
         2.0 * sum(counts.values()) + one_completion,
+        _sleeps(recipe),
     )
 
 # %% ../../nbs/5_training/18_plan.ipynb #plan-07
@@ -721,7 +777,7 @@ def _table(title: str, values: dict[str, float], unit: float) -> list[str]:
 
 def _verdict(plan: CostEstimate) -> list[str]:
     """Does it fit, and if not, what to change."""
-    used, room = sum(plan.memory.values()) / 1e9, plan.room / 1e9
+    used, room = plan.peak / 1e9, plan.room / 1e9
     verdict = "FITS" if plan.fits else "DOES NOT FIT"
     lines = [f"{verdict}: {used:.1f} of {room:.1f} GB that can be used"]
     if plan.engine_lacks:
@@ -750,8 +806,9 @@ def plan_lines(plan: CostEstimate) -> list[str]:
         *_table("memory of each GPU (GB)", plan.memory, 1e9),
     ]
     if plan.engine:
+        when = "while it draws" if plan.sleeps else "all the time"
         lines.append(
-            f"vLLM keeps {plan.engine / 1e9:.1f} GB of each GPU, and needs "
+            f"vLLM has {plan.engine / 1e9:.1f} GB of each GPU {when}, and needs "
             f"{plan.engine_needs / 1e9:.1f} GB at least"
         )
     assumed = f"assumed: {USABLE:g} of the memory is usable, libraries take {LIBRARIES / 1e9:g} GB"

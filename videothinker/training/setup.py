@@ -195,7 +195,11 @@ def set_up_training(job: TrainingJob) -> TrainingSetup:
     revision = recipe.revision if weights == job.model else None
     dtype = "auto" if recipe.peft else "float32"
     model, processor = load_model(
-        weights, dtype, quantization=recipe.quantization, revision=revision
+        weights,
+        dtype,
+        quantization=recipe.quantization,
+        revision=revision,
+        attn_implementation=recipe.attn_implementation,
     )
     tell_times(processor, recipe.times)
     options = job.encoder or EncoderOptions()

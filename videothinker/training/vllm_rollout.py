@@ -23,7 +23,7 @@ from .ranks import ranks
 from .setup import divides_weights
 
 # %% auto #0
-__all__ = ['Drawn', 'vllm_problem', 'merged_weights', 'VLLMRollout', 'engine_weights']
+__all__ = ['Drawn', 'ASLEEP', 'vllm_problem', 'merged_weights', 'VLLMRollout', 'engine_weights']
 
 # %% ../../nbs/5_training/15_vllm_rollout.ipynb #c11b-029
 def vllm_problem(config: Any) -> str:
@@ -31,8 +31,11 @@ def vllm_problem(config: Any) -> str:
 
     Parameters
     ----------
-    config : its temperature, what it cuts off, and the correction of the weights are looked at.
+    config : its temperature, what it cuts off, the correction of the weights, and whether a server
+        is to sleep are looked at.
     """
+    if config.vllm_enable_sleep_mode and config.vllm_mode != "colocate":
+        return "vllm_enable_sleep_mode is for vllm_mode: colocate; a server has its own memory"
     if not 0.01 <= config.temperature <= 2:
         return f"temperature={config.temperature} is not one that vLLM takes: from 0.01 to 2"
     cut_off = config.top_p < 1 or config.top_k or config.min_p
@@ -94,6 +97,7 @@ def _merged(layer: Any) -> dict[int, Tensor]:
 
 # %% ../../nbs/5_training/15_vllm_rollout.ipynb #c11b-020
 Drawn = tuple[list[int], list[float]]  # token ids of a completion, and their log-probabilities
+ASLEEP = -1  # in place of a step: the engine has nobody's weights
 
 
 class VLLMRollout:
@@ -148,7 +152,8 @@ class VLLMRollout:
         self.decoding = decoding
         self.finished = ending(decoding, family, processor.tokenizer)
         self.longest = config.vllm_max_model_length
-        self.synced = -1  # the step whose weights the engine has
+        self.sleeps = config.vllm_enable_sleep_mode  # between the draws of two steps
+        self.synced = ASLEEP  # the step whose weights the engine has
         self.requests = 0  # so far, for their names
         host = f"http://{config.vllm_server_host}:{config.vllm_server_port}"
         address = config.vllm_server_base_url or host
@@ -161,6 +166,7 @@ class VLLMRollout:
             server_timeout=config.vllm_server_timeout,
             group_port=config.vllm_group_port,
             gpu_memory_utilization=config.vllm_gpu_memory_utilization,
+            enable_sleep_mode=self.sleeps,
             max_model_length=self.longest,
         )
         if hasattr(model, "peft_config"):
@@ -188,11 +194,22 @@ class VLLMRollout:
             )
 
     def sync(self, step: int) -> None:
-        """Give the engine the policy's weights, once per step; every process has to call this."""
+        """Give the engine the policy's weights, once per step; every process has to call this.
+
+        An engine that sleeps is woken.
+        """
         if step != self.synced:
             self.generation.sync_weights()
+            if self.sleeps:  # its weights are awake, not yet its keys and values
+                self.generation.llm.wake_up(tags=["kv_cache"])
             ranks().barrier("weights of the policy in the engine")
             self.synced = step
+
+    def rest(self) -> None:
+        """Let an engine that may sleep leave the GPU to the update, until the next `sync`."""
+        if self.sleeps and self.synced != ASLEEP:
+            self.generation.llm.sleep(level=2)  # what it forgets it gets anew
+            self.synced = ASLEEP
 
     def generate(
         self, prompts: Sequence[Prompt], n: int, seeds: Sequence[int]

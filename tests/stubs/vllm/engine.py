@@ -61,8 +61,10 @@ class Weights:
     """The worker's model, as far as TRL reaches into it."""
 
     model: torch.nn.Module
+    asleep: set
 
     def load_weights(self, pairs):
+        assert "weights" not in self.asleep, "the weights are asleep"
         own = dict(self.model.named_parameters())
         for name, tensor in pairs:
             assert own[name].shape == tensor.shape, name
@@ -73,11 +75,13 @@ class Weights:
 class LLMEngine:
     model: torch.nn.Module
     tokenizer: object
+    asleep: set
     waiting: list = field(default_factory=list)
     seen: list = field(default_factory=list)  # every request: (input, parameters)
 
     def add_request(self, request_id, prompt, params):
         assert isinstance(request_id, str) and prompt["type"] in ("token", "multimodal")
+        assert not self.asleep, f"asleep: {sorted(self.asleep)}"
         assert params.output_kind == 2 or params.n == 1, (
             "only the sequence that ends last would come back"
         )
@@ -155,11 +159,25 @@ class LLM:
 
         loaded, processor = load_model(model, "float32")
         self.options, self.resets = options, 0
-        self.llm_engine = LLMEngine(loaded, processor.tokenizer)
-        runner = SimpleNamespace(model=Weights(loaded))
+        self.asleep = set()  # of "weights" and "kv_cache"
+        self.llm_engine = LLMEngine(loaded, processor.tokenizer, self.asleep)
+        runner = SimpleNamespace(model=Weights(loaded, self.asleep))
         self.llm_engine.model_executor = SimpleNamespace(
             driver_worker=SimpleNamespace(model_runner=runner)
         )
+
+    def sleep(self, level=1):
+        assert self.options.get("enable_sleep_mode"), "sleep mode is not enabled"
+        assert not self.llm_engine.waiting and not self.asleep
+        self.asleep |= {"weights", "kv_cache"}
+        if level == 2:  # the weights are nowhere
+            for weight in self.llm_engine.model.parameters():
+                weight.data.fill_(float("nan"))
+
+    def wake_up(self, tags=None):
+        tags = {"weights", "kv_cache"} if tags is None else set(tags)
+        assert tags <= self.asleep, f"awake: {sorted(tags - self.asleep)}"
+        self.asleep -= tags
 
     def reset_prefix_cache(self):
         self.resets += 1
