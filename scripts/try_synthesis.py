@@ -1,14 +1,17 @@
 """Let `synthesize` and `curate` make samples with an endpoint that fails, and compare the rows.
 
-    python scripts/try_synthesis.py [--samples 10000] [--faults 0.1] [--kills 0] [--switch]
-        [--latency 0.05] [--slots 64] [--timeout 10] [--random 0] [--folder FOLDER] [--json FILE]
+    python scripts/try_synthesis.py [--samples 10000] [--faults 0.1] [--kills 0]
+        [--switch batch ray] [--latency 0.05] [--slots 64] [--timeout 10] [--random 0]
+        [--folder FOLDER] [--json FILE]
 
 Toy clips get a question, a trace and a reading each, from an endpoint that writes them by rule
 (`chat_endpoint.py`); one trace in ten is of no use and has to be written again. The whole is done
 twice: with an endpoint without faults, and with one where something goes wrong with that fraction
 of the requests. There the commands are started again until nothing is missing, and before that
-they are killed (SIGKILL) at random moments, as often as `--kills` says. With `--switch` a batch API
-then answers a third of what there is to ask, and after that the chat API goes on.
+they are killed (SIGKILL) at random moments, as often as `--kills` says. With `--switch` other
+engines then answer up to a third of what there is to ask, each, and after that the chat API goes
+on: a batch API, or workers on a Ray cluster of this machine, which ask the endpoint in place of a
+model of their own.
 
 The rows must be the same in the end, byte for byte. No request whose answer was in a store when a
 command ended, killed or not, may come again; and none may be answered twice unless a kill lies
@@ -29,6 +32,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -37,6 +41,44 @@ from typing import Any
 from chat_endpoint import Running, Script, started
 
 COMMAND = "import sys; from videothinker.commands.main import main; main(sys.argv[1:])"
+# a worker's model is the endpoint, whose address stands where the model's folder would
+ON_RAY = """
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+from videothinker.commands.main import main
+from videothinker.synthesis import ray_engine
+
+
+class Endpoint:
+    def __init__(self, model, url):
+        from videothinker.synthesis.openai_engine import OpenAIEngine
+
+        self.model, self.engine = model, OpenAIEngine(url, model, None, timeout=10.0)
+
+    def answer(self, requests):
+        with ThreadPoolExecutor(32) as threads:
+            promises = {threads.submit(self.engine.ask, r): i for i, r in enumerate(requests)}
+            for promise in as_completed(promises):
+                yield promises[promise], promise.exception() or promise.result()
+
+    def close(self):
+        self.engine.close()
+
+
+class Recipe:
+    fields = None
+
+    def __init__(self, kind, model, path):
+        self.model, self.url = model, path
+
+    def __call__(self):
+        return Endpoint(self.model, self.url)
+
+
+ray_engine.BackendRecipe = Recipe
+main(sys.argv[1:])
+"""
 MOST_STARTS = 30  # of one command, kills not counted
 
 
@@ -50,7 +92,7 @@ class Pipeline:
     endpoint : that answers.
     args : of this script.
     kills : of both commands.
-    switch : one start of each asks a batch API.
+    switch : engines that one start of each command has, in this order.
     starts : of commands.
     killed : moments of kills, with nothing under way any more.
     known : keys whose answer was in a store when a command ended, with the first moment of that.
@@ -60,7 +102,7 @@ class Pipeline:
     endpoint: Running
     args: argparse.Namespace
     kills: int = 0
-    switch: bool = False
+    switch: Sequence[str] = ()
     starts: int = 0
     killed: list[float] = field(default_factory=list)
     known: dict[str, float] = field(default_factory=dict)
@@ -81,12 +123,13 @@ class Pipeline:
         command += ["--timeout", self.args.timeout]
         for start in range(MOST_STARTS + kills):
             again = ["--ask-again"] if start else []
-            switched = self.switch and start == kills
+            switched = dict(enumerate(self.switch, kills)).get(start, "")
             if switched:
                 room = len(self.stored()) + self.args.samples // 3
-                again += ["--engine", "batch", "--poll", 0.1, "--budget-requests", room]
+                again += [*self.engine_flags(switched), "--budget-requests", room]
             wait = self.rng.uniform(0, self.args.kill_within) if start < kills else None
-            code, said = self.start([*command, *again], wait)
+            program = ON_RAY if switched == "ray" else COMMAND
+            code, said = self.start([*command, *again], wait, program)
             if code == 0 and start >= kills and not switched:
                 return
             # a batch whose budget went into questions has made no row yet
@@ -94,14 +137,23 @@ class Pipeline:
                 break
         sys.exit(f"{command[0]} ended with {code}:\n{said}")
 
-    def start(self, command: list[Any], wait: float | None) -> tuple[int, str]:
+    def engine_flags(self, engine: str) -> list[Any]:
+        """Flags of a command for another engine."""
+        if engine == "batch":
+            return ["--engine", "batch", "--poll", 0.1]
+        paths = ["--teacher-path", self.endpoint.url, "--reader-path", self.endpoint.url]
+        return ["--engine", "ray", "--ray-address", "local", "--ray-workers", 2, *paths]
+
+    def start(
+        self, command: list[Any], wait: float | None, program: str = COMMAND
+    ) -> tuple[int, str]:
         """Run a command once, or kill it so many seconds after it began to ask."""
         self.starts += 1
         before = self.endpoint.counts()["came"]
         with (
             tempfile.TemporaryFile("w+") as said,
             subprocess.Popen(
-                [sys.executable, "-c", COMMAND, *map(str, command)], stdout=said, stderr=said
+                [sys.executable, "-c", program, *map(str, command)], stdout=said, stderr=said
             ) as process,
         ):
             if wait is not None:
@@ -266,7 +318,8 @@ def main() -> None:
     add("--samples", type=int, default=10_000, help="clips, with one question each")
     add("--faults", type=float, default=0.1, help="fraction of the requests that fail")
     add("--kills", type=int, default=0, help="of the commands, half of them of each")
-    add("--switch", action="store_true", help="to a batch API in the middle, and back")
+    engines = {"nargs": "+", "choices": ("batch", "ray"), "default": ()}
+    add("--switch", **engines, help="engines that go on in the middle, before the first does again")
     add("--kill-within", type=float, default=5.0, help="seconds after the first request")
     add("--latency", type=float, default=0.05, help="seconds of one request")
     add("--slots", type=int, default=64, help="requests that the endpoint works on at once")

@@ -23,7 +23,7 @@ def run_script(name: str, *args: object) -> str:
 
 def test_faults_kills_and_another_engine_leave_the_rows_of_a_good_day(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    args = ["--samples", 300, "--kills", 2, "--kill-within", 2, "--switch", "--timeout", 5]
+    args = ["--samples", 300, "--kills", 2, "--kill-within", 2, "--switch", "batch", "--timeout", 5]
     said = run_script("try_synthesis", *args, "--json", figures)
     assert "the rows are the same" in said
     clean, faulty = json.loads(figures.read_text())
