@@ -476,7 +476,9 @@ def test_a_kill_while_a_batch_is_collected_pays_nothing_twice(tmp_path: Path) ->
                 assert engine.complete(requests) == expected and len(lines(store)) == 6
                 assert engine.reason(requests[0]) == "empty" and engine.budget._lost == 0
         assert len(made.batches) == 1 and len(on_disk(store)) == 6
-        with batch_engine(url, store) as engine:  # what was empty is asked again, and paid again
+        with batch_engine(url, store, ask_again=True) as engine:  # the empty one is paid for again
+            assert engine.complete(requests) == expected and len(lines(store)) == 7
+        with batch_engine(url, store) as engine:
             assert engine.complete(requests) == expected and len(lines(store)) == 7
         assert [batch["n"] for batch in made.batches] == [6, 1]
 

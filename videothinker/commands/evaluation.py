@@ -324,8 +324,14 @@ def open_judge(args: argparse.Namespace) -> Any:
         raise InputError("--judge-url needs --judge-model")
     key = key_variable(args.judge_api_key_env)
     cache = Path(args.out) / "verdicts.jsonl"
-    # two further attempts: one who is not there is not awaited for minutes
-    return OpenAIEngine(args.judge_url, args.judge_model, cache=cache, api_key_env=key, retries=2)
+    return OpenAIEngine(
+        args.judge_url,
+        args.judge_model,
+        cache=cache,
+        api_key_env=key,
+        retries=2,  # one who is not there is not awaited for minutes
+        ask_again=True,  # a record without a verdict is the next run's to judge
+    )
 
 # %% ../../nbs/9_commands/03_evaluation.ipynb #cev-011
 def run_eval(args: argparse.Namespace, load: Callable[..., tuple[Any, Any]] | None = None) -> None:

@@ -209,8 +209,12 @@ class Answer:
 
     @property
     def lasting(self) -> bool:
-        """Return True if the same request would bring the same again: a text, or one cut off."""
-        return self.text is not None or self.reason.startswith(CUT_OFF)
+        """Return True if it stands until the user says that the server was mended.
+
+        All replies do, those of no use too, but for two kinds that say how the server was started:
+        with too small a context, or with a parser of thoughts.
+        """
+        return self.text is not None or not self.reason.startswith((SMALL_CONTEXT, EATEN))
 
     @property
     def cut_off(self) -> bool:

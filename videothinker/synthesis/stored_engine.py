@@ -151,11 +151,10 @@ class StoredEngine:
     budget : ceilings; None for none. Engines that share one budget stay below it together.
     budget_tokens : ceiling for tokens alone, in place of a budget.
     extra : further fields of every request, such as `{"top_p": 0.9}`; part of the key.
-    take_all : every reply is an answer for good, cut off, filtered and empty ones too, as when a
-        model is examined; else such a reply is a failure, and all but those cut off are asked for
-        again by the next engine.
-    ask_again : the server was mended: replies of earlier runs that were cut off are asked for
-        again, too.
+    take_all : every reply is an answer, cut off, filtered and empty ones too, as when a model is
+        examined; else such a reply is a failure.
+    ask_again : the server was mended: requests to which earlier runs had such a reply are sent
+        again.
     max_error_rate : fraction of the last `WINDOW` requests that may bring no answer before nothing
         more is sent; 1 for all.
     progress : show a progress bar for each batch.
