@@ -277,7 +277,8 @@ class StoredEngine:
         ----------
         answer : that is known.
         """
-        if answer.text is None and not self.is_final(answer):
+        failed = answer.text is None and not self.is_final(answer)
+        if failed and answer.key not in self._reasons:  # noted once, however often it is asked for
             self.fail(answer.key, answer.reason)
         return answer.text
 
