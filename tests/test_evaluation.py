@@ -206,6 +206,8 @@ class Script:
     name = "script"
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # what is imported for the first time while `load_model` is patched would keep the patch
+        import videothinker.training.grpo  # noqa: F401
         from videothinker.evaluation import video_engine
         from videothinker.model import loading
 
