@@ -51,6 +51,8 @@ def parsed() -> argparse.Namespace:
     add("--max-tokens", type=int, default=64, help="longest reply of the reader")
     wording = "take the letter from a reply without the tag, too"
     add("--any-wording", action="store_true", help=wording)
+    again = "the reader was mended: ask again for replies that were cut off, empty or refused"
+    add("--ask-again", action="store_true", help=again)
     return parser.parse_args()
 
 
@@ -62,10 +64,13 @@ def open_engine(args: argparse.Namespace) -> Any:
     if args.reader_url:
         from videothinker.synthesis.openai_engine import OpenAIEngine
 
-        return OpenAIEngine(args.reader_url, args.reader_model, cache=store)
+        return OpenAIEngine(
+            args.reader_url, args.reader_model, cache=store, ask_again=args.ask_again
+        )
     from videothinker.synthesis.transformers_engine import transformers_engine
 
-    return transformers_engine(args.reader_model, store, args.reader_path, max_error_rate=1.0)
+    options = {"max_error_rate": 1.0, "ask_again": args.ask_again}
+    return transformers_engine(args.reader_model, store, args.reader_path, **options)
 
 
 def judge_all(trials: list[Trial], reader: Any, workers: int) -> list[str]:

@@ -22,6 +22,7 @@ class ChatServer(ThreadingHTTPServer):
     Attributes
     ----------
     fail : gives a status for a question that came so many times: 200, another, or "no money".
+    say : gives the text of the reply to a question; None for an empty one.
     delay : seconds until it replies.
     seen, asked_at : requests by their question: how many, and when.
     busy, busiest : requests that it works on now, and the most of them that there were.
@@ -33,6 +34,7 @@ class ChatServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.fail: Callable[[str, int], int | str] = lambda question, seen: 200
+        self.say: Callable[[str], str | None] = str.upper
         self.delay = 0.0
         self.seen: Counter[str] = Counter()
         self.asked_at: dict[str, list[float]] = {}
@@ -66,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(self.server.delay)
         with self.server.lock:
             self.server.busy -= 1
-        choice = {"message": {"content": question.upper()}, "finish_reason": "stop"}
+        choice = {"message": {"content": self.server.say(question)}, "finish_reason": "stop"}
         usage = {"prompt_tokens": 10, "completion_tokens": 5}
         reply: Any = {"choices": [choice], "usage": usage}
         if status != 200:  # rude: it repeats the key

@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import MagicMock, patch
 
 import pytest
+from chat_server import running
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -390,6 +391,23 @@ def test_a_folder_of_another_model_is_refused_before_the_model_is_loaded(
     assert run_eval(tmp_path, [row("a"), row("b")], "--max-new-tokens", "7") == 2
     assert "max_new_tokens" in capsys.readouterr().err
     assert script.loaded == 1
+
+
+def test_a_verdict_of_no_use_is_paid_for_again_when_the_user_says_so(
+    script: Script, tmp_path: Path
+) -> None:
+    red = {"options": [], "problem_type": "free-form", "solution": "<answer>red</answer>"}
+    rows = [row(name, **red) for name in "ab"]
+    flags = ["--judge-model", "judge", "--judge-api-key-env", ""]
+    with running() as server:
+        server.say = lambda question: None
+        flags += ["--judge-url", server.url]
+        asked = []
+        for again in ([], [], ["--judge-ask-again"]):
+            server.seen.clear()
+            assert run_eval(tmp_path, rows, *flags, *again) == 0
+            asked.append(server.seen.total())
+    assert asked[0] > 2 and asked[1:] == [0, asked[0]]  # canaries among them
 
 
 def test_a_model_that_cannot_be_loaded_leaves_the_folder_free(

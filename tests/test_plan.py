@@ -109,7 +109,7 @@ def test_an_engine_that_sleeps_shares_its_gpu_with_the_update() -> None:
     name, gpus, model = "qwen3-vl-8b/grpo-vllm", "8xH100-80G", "Qwen/Qwen3-VL-8B-Instruct"
     recipe = read_recipe(name)
     awake = apply_overrides(recipe, ["train.vllm_enable_sleep_mode=false"])
-    server = apply_overrides(recipe, ["train.vllm_mode=server"])
+    server = apply_overrides(awake, ["train.vllm_mode=server"])
     asleep, always, elsewhere = (
         plan_training(r, gpus, model, sharding="fsdp2") for r in (recipe, awake, server)
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -330,7 +330,7 @@ def open_judge(args: argparse.Namespace) -> Any:
         cache=cache,
         api_key_env=key,
         retries=2,  # one who is not there is not awaited for minutes
-        ask_again=True,  # a record without a verdict is the next run's to judge
+        ask_again=args.judge_ask_again,
     )
 
 # %% ../../nbs/9_commands/03_evaluation.ipynb #cev-011
@@ -369,11 +369,14 @@ def run_eval(args: argparse.Namespace, load: Callable[..., tuple[Any, Any]] | No
     name = args.name or model_name(model_path(args.model))
     folder = Path(args.out) / name
     failed: list[str] = []
-    judge = open_judge(args)
-    with _described(args, folder, columns) as manifest:
-        engine = open_engine(args, roots, load)
-        _note_precision(manifest, engine)
-    try:
+    with ExitStack() as opened:
+        judge = open_judge(args)
+        if judge is not None:
+            opened.enter_context(judge)
+        with _described(args, folder, columns) as manifest:
+            engine = open_engine(args, roots, load)
+            opened.callback(engine.close)
+            _note_precision(manifest, engine)
         for column in columns:
             if len(columns) > 1:
                 print(f"{column.benchmark.title}, {column.name}:")
@@ -385,8 +388,6 @@ def run_eval(args: argparse.Namespace, load: Callable[..., tuple[Any, Any]] | No
                     raise
                 failed.append(f"{column.benchmark.name}/{column.name}: {error}")
                 print(f"  {error}")
-    finally:
-        engine.close()
     write_overview(args.out, FrameReader(roots, args.cache, args.timeout), args.baseline)
     if failed:
         raise InputError(f"{len(failed)} of {len(columns)} columns failed; first {failed[0]}")
@@ -716,6 +717,11 @@ def add_evaluation_command(command: Any) -> None:
     judge.add_argument(
         "--judge-api-key-env",
         help="environment variable with its key (default: OPENAI_API_KEY; '' sends none)",
+    )
+    judge.add_argument(
+        "--judge-ask-again",
+        action="store_true",
+        help="it was mended: ask again for verdicts that were cut off, empty or refused",
     )
     engine.add_argument(
         "--ray-address",

@@ -555,7 +555,7 @@ def exit_partial(failures: Sequence[Any], n: int, path: Path | None) -> None:
     """
     if not failures:
         return
-    again = "the same command tries them again, with --ask-again also those that were replied to"
+    again = "the same command tries them again (with --ask-again in the same words, too)"
     where = f", see {path}; {again}" if path else ":"
     print(f"{len(failures)} of {n} failed{where}")
     for failure in failures[:3]:
@@ -926,8 +926,8 @@ def add_synthesize_flags(parser: argparse.ArgumentParser) -> None:
 # %% ../../nbs/9_commands/07_synthesis.ipynb #scs-005
 EXIT_CODES = (
     "exit code 3: some rows could not be made or judged; the others are in OUT, the failures with "
-    "their reasons in OUT.failed.jsonl, and the same command tries them again (those whose reply "
-    "was of no use: with --ask-again)"
+    "their reasons in OUT.failed.jsonl, and the same command tries them again: a teacher with new "
+    "seeds, and what had a reply of no use, such as a reader's, with --ask-again"
 )
 
 

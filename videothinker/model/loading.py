@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from ..prompts import TIMES
 from ..video.frames import Sampling
 
 # %% auto #0
-__all__ = ['sampling_of', 'settings_file', 'Settings', 'PatchProjection', 'fast_patches', 'checked_device', 'readable_weights',
-           'known_attention', 'check_weights', 'keep_frequencies', 'load_model', 'save_model']
+__all__ = ['ATTENTION', 'sampling_of', 'settings_file', 'Settings', 'PatchProjection', 'fast_patches', 'check_attention',
+           'checked_device', 'readable_weights', 'check_weights', 'keep_frequencies', 'load_model', 'save_model']
 
 # %% ../../nbs/4_model/04_loading.ipynb #c08-017
 def sampling_of(values: Mapping[str, Any], where: str = "sampling") -> Sampling:
@@ -147,6 +148,36 @@ def fast_patches(model: Any) -> Any:
     return model
 
 # %% ../../nbs/4_model/04_loading.ipynb #mqwen-08
+# name of the kernels → package that has them; others would be fetched from the hub as code
+ATTENTION = {
+    "sdpa": "torch",
+    "eager": "torch",
+    "flash_attention_2": "flash_attn",
+    "flash_attention_3": "flash_attn_interface",
+}
+
+
+def check_attention(attn_implementation: str | None) -> None:
+    """Refuse attention kernels that this machine does not have.
+
+    Parameters
+    ----------
+    attn_implementation : a key of `ATTENTION`; None for transformers' choice.
+
+    Raises
+    ------
+    InputError : it is not known, or its package or a GPU is missing.
+    """
+    if attn_implementation is None:
+        return
+    where = f"attn_implementation {attn_implementation!r}"
+    if attn_implementation not in ATTENTION:
+        raise InputError(f"{where} is not known; known: {', '.join(ATTENTION)}")
+    package = ATTENTION[attn_implementation]
+    if find_spec(package) is None or (package != "torch" and not torch.cuda.is_available()):
+        raise InputError(f"{where} needs a GPU and the package {package}")
+
+
 def checked_device(device: str | None = None) -> str:
     """The device to load a model on: the given one if this machine has it, else GPU or CPU.
 
@@ -184,23 +215,6 @@ def readable_weights(path: str | Path) -> Iterator[None]:
         if "ignore_mismatched_sizes" not in str(error):
             raise
         raise InputError(f"{path}: weights of other sizes than config.json says") from None
-
-
-@contextmanager
-def known_attention(attn_implementation: str | None) -> Iterator[None]:
-    """Say in one line that there are no such attention kernels here, as InputError.
-
-    Parameters
-    ----------
-    attn_implementation : that transformers is asked for; None for its own choice.
-    """
-    try:
-        yield
-    except (ValueError, ImportError) as error:
-        if attn_implementation is None:
-            raise
-        reason = str(error).splitlines()[0]
-        raise InputError(f"attn_implementation={attn_implementation!r}: {reason}") from None
 
 
 def check_weights(path: str | Path, info: Mapping[str, Any]) -> None:
@@ -257,8 +271,8 @@ def load_model(
     quantization : fields of `transformers.BitsAndBytesConfig`, such as {"load_in_4bit": True};
         tower and head stay as they are.
     revision : branch, tag or commit of a hub name.
-    attn_implementation : of the tower and of plain forward passes: `sdpa`, `eager`,
-        `flash_attention_2`, …; None for transformers' choice.
+    attn_implementation : of the tower and of plain forward passes, a key of `ATTENTION`; None for
+        transformers' choice.
 
     Raises
     ------
@@ -267,10 +281,10 @@ def load_model(
         there is no such device or attention.
     """
     from transformers import AutoProcessor, BitsAndBytesConfig
-    from transformers.integrations import is_deepspeed_zero3_enabled
 
     family = check_family(path, revision)
     device = checked_device(device)
+    check_attention(attn_implementation)
     options: dict[str, Any] = {
         "dtype": dtype,
         "revision": revision,
@@ -280,10 +294,8 @@ def load_model(
         # matched from the start of a module's whole name (`model.visual.blocks.0.…`), or at its end
         skip = {"llm_int8_skip_modules": ["lm_head", r".*\bvisual"]}
         options["quantization_config"] = BitsAndBytesConfig(**skip | quantization)
-    if quantization or (device != "cpu" and not is_deepspeed_zero3_enabled()):
-        # each weight on its own: eight processes of a machine have no eight copies in its memory
         options["device_map"] = {"": device}
-    with readable_weights(path), known_attention(attn_implementation):
+    with readable_weights(path):
         model, info = family.model_class().from_pretrained(
             path, output_loading_info=True, **options
         )

@@ -212,7 +212,7 @@ class Answer:
         """Return True if it stands until the user says that the server was mended.
 
         All replies do, those of no use too, but for two kinds that say how the server was started:
-        with too small a context, or with a parser of thoughts.
+        with too small a context, or with a parser that took parts of a trace out.
         """
         return self.text is not None or not self.reason.startswith((SMALL_CONTEXT, EATEN))
 

@@ -127,7 +127,7 @@ class CurationReport:
     accepted_after : how many were accepted after 0, 1, … regenerations.
     reasons : rejected attempts by check (format, letter, time, frames, leak, reader).
     dropped, unfinished : id → reason, of samples that never passed, and of those that could not be
-        judged, which are tried again by the next run.
+        judged, which the next run tries again.
     planted : kind → counts `planted`, `caught`, `answer_changing`, `answer_changing_caught`.
     correct, false_rejects : traces known to be correct, and those of them that were rejected.
     """

@@ -278,7 +278,7 @@ class StoredEngine:
         answer : that is known.
         """
         failed = answer.text is None and not self.is_final(answer)
-        if failed and answer.key not in self._reasons:  # noted once, however often it is asked for
+        if failed and self._reasons.get(answer.key) != answer.reason:  # once, however often asked
             self.fail(answer.key, answer.reason)
         return answer.text
 

@@ -456,7 +456,7 @@ class VideoGRPOTrainer(Trainer):
         if args.freeze_vision:
             plain = plain_model(self.policy)
             self.features = feature_cache(plain, encoder, args.mixed_precision)
-        self.engine = self._start_engine() if args.use_vllm else None
+        self.engine: VLLMRollout | None = None  # begins with the first step
 
     def _copy_whole(self) -> None:
         """Copy the policy, before it is divided, and keep this process's part of the reference."""
@@ -566,6 +566,9 @@ class VideoGRPOTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
+        if self.args.use_vllm and self.engine is None:
+            # not before the weights are divided: whole ones leave it no room
+            self.engine = self._start_engine()
         if self.whole is not None:
             self.launch.barrier("weights of a step")
             self.whole.gather(self.model)

@@ -39,8 +39,8 @@ class Recipe:
     peft : fields of `peft.LoraConfig`; None for full fine-tuning.
     quantization : fields of `transformers.BitsAndBytesConfig`, for the frozen weights below
         adapters (QLoRA).
-    attn_implementation : attention kernels of the tower and of SFT's passes (see `load_model`);
-        None for transformers' choice.
+    attn_implementation : attention kernels of the tower and of SFT's passes (see
+        `check_attention`); None for transformers' choice.
     train : fields of `trl.SFTConfig`, or of `VideoGRPOConfig`.
     rows : train on the first so many rows; None for all.
     """
