@@ -1,7 +1,11 @@
 """Synthesis and curation with a real language model of 135 M parameters, behind a real server.
 
 `python scripts/language_model.py FOLDER` makes the model (98 MB are downloaded), and
-VT_LANGUAGE_MODEL=FOLDER runs these tests; without it they are skipped.
+VT_LANGUAGE_MODEL=FOLDER runs these tests with `transformers serve`; without it they are skipped.
+With VT_LANGUAGE_MODEL_URL they ask another server of this model, such as llama.cpp's:
+
+    llama-server -m SmolLM2-135M-Instruct.Q4_1.gguf --port 8080
+    VT_LANGUAGE_MODEL_URL=http://127.0.0.1:8080/v1 VT_LANGUAGE_MODEL=FOLDER pytest …
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from videothinker.toy.teacher import SymbolicReader
 from videothinker.toy.world import draw_scene
 
 MODEL = os.environ.get("VT_LANGUAGE_MODEL", "")
+URL = os.environ.get("VT_LANGUAGE_MODEL_URL", "")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not MODEL, reason="VT_LANGUAGE_MODEL names no folder of a language model"),
@@ -54,6 +59,12 @@ def run(
         return code, out + err
 
     return call
+
+
+@pytest.fixture
+def server_url(request: pytest.FixtureRequest) -> str:
+    """Of the server that is named, or of one that is started."""
+    return URL or str(request.getfixturevalue("transformers_server"))
 
 
 class CountingProxy(ThreadingHTTPServer):
@@ -87,9 +98,9 @@ class _HandOn(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def counted(transformers_server: str) -> Iterator[CountingProxy]:
+def counted(server_url: str) -> Iterator[CountingProxy]:
     """The server of a language model, behind a proxy that counts."""
-    with CountingProxy(transformers_server) as proxy:
+    with CountingProxy(server_url) as proxy:
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         yield proxy
         proxy.shutdown()
@@ -104,13 +115,14 @@ def traced(n: int) -> list[Sample]:
     ]
 
 
-def test_a_server_and_this_process_say_the_same(transformers_server: str) -> None:
+@pytest.mark.skipif(bool(URL), reason="another server computes in another way")
+def test_a_server_and_this_process_say_the_same(server_url: str) -> None:
     """Greedy replies of one model are the same words through HTTP and without."""
     requests = [
         Request(chat("Answer in one short sentence.", text), 0.0, 64)
         for text in ("What is a triangle?", "Name a colour.", "Is 3 more than 2?")
     ]
-    with OpenAIEngine(transformers_server, MODEL, api_key_env=None, concurrency=1) as served:
+    with OpenAIEngine(server_url, MODEL, api_key_env=None, concurrency=1) as served:
         there = served.complete(requests)
     here = transformers_engine(MODEL, batch_size=1)
     try:
@@ -147,7 +159,7 @@ def test_a_reader_behind_a_server_judges(
 
 
 def test_replies_that_break_the_rules_end_in_reasons(
-    transformers_server: str, tmp_path: Path, run: Callable[..., tuple[int, str]]
+    server_url: str, tmp_path: Path, run: Callable[..., tuple[int, str]]
 ) -> None:
     """A model of 135 M parameters writes hardly a usable question: what fails says why."""
     scenes = [draw_scene(f"train-{i:04d}", 0) for i in range(2)]
@@ -156,7 +168,7 @@ def test_replies_that_break_the_rules_end_in_reasons(
     out = tmp_path / "out.jsonl"
     code, words = run(
         *("synthesize", "--captions", tmp_path / "clips.jsonl", "--out", out, "--concurrency", 1),
-        *("--teacher-url", transformers_server, "--teacher-model", MODEL, "--max-tokens", 96),
+        *("--teacher-url", server_url, "--teacher-model", MODEL, "--max-tokens", 96),
         *("--tries", 2, "--temperature", 0.3, "--api-key-env", "CANARY_KEY"),
         *("--no-filter", "options"),
     )
@@ -170,13 +182,11 @@ def test_replies_that_break_the_rules_end_in_reasons(
         assert 4 <= len(row.options) <= 6 and row.answer in row.letters
 
 
-def test_it_reads_badly_and_says_so(transformers_server: str) -> None:
+def test_it_reads_badly_and_says_so(server_url: str) -> None:
     """Of correct traces, which the symbolic reader follows one and all, it rejects most."""
     rows = traced(8)
     texts = [f"{row.process} {row.solution}" for row in rows]
-    with OpenAIEngine(
-        transformers_server, MODEL, api_key_env=None, concurrency=1, take_all=True
-    ) as engine:
+    with OpenAIEngine(server_url, MODEL, api_key_env=None, concurrency=1, take_all=True) as engine:
         reader = EngineReader(engine, max_tokens=64)
         reasons = [judge(row, text, reader).reason for row, text in zip(rows, texts, strict=True)]
     symbolic = SymbolicReader()
