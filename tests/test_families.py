@@ -90,6 +90,12 @@ def processed(kit: SimpleNamespace, clips: list[Frames]) -> Any:
     )
 
 
+def test_the_plan_knows_of_norms_of_heads_what_the_model_has(kit: SimpleNamespace) -> None:
+    """The shared prefix asks the model, `plan` the family, which has no model."""
+    names = [name for name, _ in kit.model.named_parameters()]
+    assert kit.family.head_norms == any(name.endswith("q_norm.weight") for name in names)
+
+
 def test_encoding_does_not_warn(kit: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
     """Of a cap on pixels that frames in their size do not meet."""
     with patch.object(logging.getLogger("transformers"), "propagate", True):
