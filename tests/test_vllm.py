@@ -177,11 +177,10 @@ LORA = {"r": 4, "target_modules": ["q_proj", "v_proj", "down_proj"]}
     [
         ("tower", {"freeze_vision": False}),
         ("lora", {"peft": LORA}),
-        ("two", {"processes": 2}),
         # the stand-in fails when it is woken without having slept, or handed weights in its sleep
         # (and a dead group is drawn anew before it sleeps)
         ("asleep", {"vllm_enable_sleep_mode": True, "dynamic_sampling": 1}),
-        ("two-asleep", {"vllm_enable_sleep_mode": True, "processes": 2}),
+        ("two", {"vllm_enable_sleep_mode": True, "processes": 2}),
     ],
 )
 def test_an_engine_in_the_training_process(world: Path, name: str, options: dict) -> None:
