@@ -555,7 +555,7 @@ def exit_partial(failures: Sequence[Any], n: int, path: Path | None) -> None:
     """
     if not failures:
         return
-    again = "the same command tries them again (with --ask-again in the same words, too)"
+    again = "the same command tries them again, with --ask-again also what had a reply of no use"
     where = f", see {path}; {again}" if path else ":"
     print(f"{len(failures)} of {n} failed{where}")
     for failure in failures[:3]:
