@@ -195,6 +195,15 @@ def codes(pixels: np.ndarray) -> list[int]:
     return [int(number) if ok else -1 for number, ok in zip(numbers, good, strict=True)]
 
 
+def leave_real_time() -> None:
+    """Give back the real-time priority that SVT-AV1, run by root, takes for its process and keeps.
+
+    What a process with it starts has it, too, and others get hardly any processor time.
+    """
+    if hasattr(os, "sched_setscheduler"):  # not on macOS
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 def encode(path: Path, clip: Clip) -> None:
     """Encode one repeat of a clip."""
     import av
@@ -213,6 +222,7 @@ def encode(path: Path, clip: Clip) -> None:
             frame.pts, frame.time_base = round(shown * CLOCK), Fraction(1, CLOCK)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    leave_real_time()
 
 
 def repeat(source: Path, path: Path, times: int, span: int) -> None:

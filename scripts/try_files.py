@@ -42,6 +42,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from bench_video import leave_real_time
 
 from videothinker.video.backends import BACKENDS
 from videothinker.video.frames import Frames, Sampling, VideoError, VideoInfo
@@ -166,6 +167,7 @@ def make_sources(folder: Path) -> Sources:
     os.environ.setdefault("SVT_LOG", "1")  # only errors
     for name, source in SOURCES.items():
         make_source(folder / name, source)
+    leave_real_time()
     return {name: (folder / name).read_bytes() for name in SOURCES}
 
 

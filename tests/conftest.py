@@ -46,6 +46,15 @@ def notebooks() -> list[Path]:
     return sorted(ROOT / "nbs" / p for p in found if not any(part[0] in "._" for part in p.parts))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def usual_priority() -> Iterator[None]:
+    """No test leaves its process with real-time priority, as an encoder has done (SVT-AV1)."""
+    yield
+    if hasattr(os, "sched_getscheduler"):
+        policy = os.sched_getscheduler(0)
+        assert policy not in (os.SCHED_FIFO, os.SCHED_RR), "this process has real-time priority"
+
+
 def find_chromium() -> str | None:
     """The path of a Chromium, from CHROMIUM or the PATH."""
     names = (os.environ.get("CHROMIUM", ""), *BROWSERS)
