@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from ..files import InputError, UserError
 from .budget import Budget, most_spending
-from .engine import EATEN, SMALL_CONTEXT, Answer, EngineError, Request
+from .engine import Answer, EngineError, Request
 from .store import AnswerStore, Spending, total
 
 # %% auto #0
@@ -233,7 +233,7 @@ class StoredEngine:
             return answer
         if self.ask_again:
             return None
-        return answer if answer.lasting or self.is_final(answer) else None
+        return answer if answer.lasting else None
 
     def is_final(self, answer: Answer) -> bool:
         """Return True if a reply counts as it is, by `take_all`.
@@ -245,7 +245,7 @@ class StoredEngine:
         ----------
         answer : of this model.
         """
-        return self.take_all and not answer.reason.startswith((SMALL_CONTEXT, EATEN))
+        return self.take_all and answer.lasting
 
     @property
     def works(self) -> bool:
